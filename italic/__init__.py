@@ -1,0 +1,1 @@
+"""ITALIC: iterative and attentive lossless image compression."""
