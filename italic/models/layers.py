@@ -1,0 +1,99 @@
+"""Building blocks of the estimator (RNAN, Zhang et al. 2019, arXiv 1903.10082).
+
+Only convolutions, ReLU, sigmoid gates, softmax attention and sums: operations whose integer
+versions give the same numbers on every machine. No normalisation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """3×3 convolution that keeps the size (divided by the stride)."""
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(ReLU(conv(x))); starts as the identity. (B, C, H, W) → the same."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.first = conv3x3(features, features)
+        self.second = conv3x3(features, features)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        return x + self.second(F.relu(self.first(x)))
+
+
+class NonLocalBlock(nn.Module):
+    """x + W softmax(QKᵀ/√d)V over all positions; W starts at zero. (B, C, H, W) → the same."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.inner = features // 2
+        self.query_key_value = nn.Conv2d(features, 3 * self.inner, 1)
+        self.output = nn.Conv2d(self.inner, features, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        rows = self.query_key_value(x).flatten(2).transpose(1, 2)
+        query, key, value = rows.unsqueeze(1).chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        return x + self.output(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class MaskBranch(nn.Module):
+    """The sigmoid gate of an attention module, (B, C, H, W) → the same, values 0 to 1.
+
+    (Non-local block →) residual block → stride-2 convolution → 2 residual blocks → transposed
+    convolution → residual block on the skip sum → 1×1 convolution → sigmoid.
+    """
+
+    def __init__(self, features: int, attention: bool) -> None:
+        super().__init__()
+        self.non_local = NonLocalBlock(features) if attention else nn.Identity()
+        self.entry = ResidualBlock(features)
+        self.down = conv3x3(features, features, stride=2)
+        self.bottom = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
+        self.up = nn.ConvTranspose2d(features, features, 2, stride=2)
+        self.exit = ResidualBlock(features)
+        self.gate = nn.Conv2d(features, features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the branch."""
+        x = self.entry(self.non_local(x))
+        up = self.up(self.bottom(self.down(x)))[..., : x.shape[-2], : x.shape[-1]]
+        return torch.sigmoid(self.gate(self.exit(x + up)))
+
+
+class ResidualGroup(nn.Module):
+    """RNAN's group: a residual attention module and a convolution. (B, C, H, W) → the same.
+
+    Residual block → trunk · mask branch + identity → 2 residual blocks → convolution. The trunk
+    is 2 residual blocks. Without a mask branch the gate is 1, the trunk begins with the non-local
+    block, if any, and carries its own identity.
+    """
+
+    def __init__(self, features: int, attention: bool, mask_branch: bool) -> None:
+        super().__init__()
+        self.entry = ResidualBlock(features)
+        self.trunk = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
+        self.mask: nn.Module | None = MaskBranch(features, attention) if mask_branch else None
+        if attention and not mask_branch:
+            self.trunk.insert(0, NonLocalBlock(features))
+        self.exit = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
+        self.conv = conv3x3(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the group."""
+        x = self.entry(x)
+        x = self.trunk(x) if self.mask is None else x + self.trunk(x) * self.mask(x)
+        return self.conv(self.exit(x))

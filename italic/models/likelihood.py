@@ -1,0 +1,112 @@
+"""The discretised logistic mixture: what the estimator says of every sub-pixel."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 5.5  # natural log of grey levels
+CENTRE = 128.0  # grey level that the colour coefficients are relative to
+
+
+class Mixture(NamedTuple):
+    """A mixture of K logistics for each sub-pixel, all fields float (..., 3, K), in grey levels.
+
+    Green's mean moves with the red of its pixel, blue's with red and green (PixelCNN++, Salimans
+    et al. 2017); the weights are those of a sub-pixel, not of a pixel. `coefficients` holds
+    [red → green, red → blue, green → blue] and multiplies the colour's distance from `CENTRE`.
+    """
+
+    logits: Tensor
+    means: Tensor
+    log_scales: Tensor
+    coefficients: Tensor
+
+    def at(self, index: Tensor) -> Mixture:
+        """The mixtures of the pixels that a boolean mask (...) selects, fields (n, 3, K)."""
+        return Mixture(*(field[index] for field in self))
+
+    def conditional_means(self, pixels: Tensor) -> Tensor:
+        """Means given the earlier colours of each pixel.
+
+        Args:
+            pixels: float (..., 3), grey levels 0 to 255; blue is not read.
+
+        Returns:
+            float (..., 3, K).
+        """
+        red, green = (pixels[..., :2, None] - CENTRE).unbind(-2)
+        on_red, blue_red, blue_green = self.coefficients.unbind(-2)
+        shift = (torch.zeros_like(on_red), on_red * red, blue_red * red + blue_green * green)
+        return self.means + torch.stack(shift, dim=-2)
+
+    def bits(self, pixels: Tensor) -> Tensor:
+        """Cost of each sub-pixel: −log2 Σ_k w_k [σ((v + ½ − μ_k)/s_k) − σ((v − ½ − μ_k)/s_k)].
+
+        The ends are open: 0 takes everything below ½, 255 everything above 254½.
+
+        Args:
+            pixels: float (..., 3), grey levels 0 to 255.
+
+        Returns:
+            float32 (..., 3), bits.
+        """
+        inverse_scales = torch.exp(-self.log_scales)
+        distance = pixels[..., None] - self.conditional_means(pixels)
+        upper = (distance + 0.5) * inverse_scales
+        lower = (distance - 0.5) * inverse_scales
+        value = pixels[..., None]
+        # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^(l − u)): stable for any distance.
+        below, above = -F.softplus(-upper), -F.softplus(lower)
+        inner = below + above + torch.log(-torch.expm1(-inverse_scales))
+        log_likelihood = torch.where(value < 0.5, below, torch.where(value > 254.5, above, inner))
+        weights = torch.log_softmax(self.logits, dim=-1)
+        return torch.logsumexp(weights + log_likelihood, dim=-1) * (-1 / math.log(2))
+
+
+class MixtureHead(torch.nn.Module):
+    """The network's last numbers → a `Mixture`, its means as offsets from a base image.
+
+    At the start (raw output 0) the components are spread around the base image, green's mean
+    follows red's deviation from the base image and blue's follows green's.
+    """
+
+    SPREAD = 16.0  # grey levels that an offset of 1 stands for
+    START_LOG_SCALE = 2.3
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.components = components
+        spread = torch.linspace(-1, 1, components) if components > 1 else torch.zeros(1)
+        self.offset_start: Tensor
+        self.coefficient_start: Tensor
+        self.register_buffer("offset_start", spread, persistent=False)
+        start = torch.tensor([1.0, 0.0, 1.0])[:, None]
+        self.register_buffer("coefficient_start", start, persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Numbers that the network gives for a pixel: 3 colours × 4 parameters × K."""
+        return 12 * self.components
+
+    def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
+        """Mixtures from raw output (B, 12K, H, W) and a base image (B, 3, H, W) in grey levels.
+
+        Returns:
+            Mixture with fields (B, H, W, 3, K).
+        """
+        numbers = raw.permute(0, 2, 3, 1).unflatten(-1, (4, 3, self.components)).float()
+        logits, offsets, log_scales, coefficients = numbers.unbind(-3)
+        base = base_image.permute(0, 2, 3, 1)[..., None]
+        coefficients = (self.coefficient_start + 0.25 * coefficients).clamp(-4, 4)
+        means = base + self.SPREAD * (self.offset_start + offsets)
+        # mean = base + offset + Σ c·(colour − base of that colour), written around CENTRE.
+        red, green = (base[..., :2, :] - CENTRE).unbind(-2)
+        on_red, blue_red, blue_green = coefficients.unbind(-2)
+        shift = (torch.zeros_like(on_red), on_red * red, blue_red * red + blue_green * green)
+        log_scales = (self.START_LOG_SCALE + log_scales).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
+        return Mixture(logits, means - torch.stack(shift, dim=-2), log_scales, coefficients)

@@ -1,0 +1,119 @@
+"""The estimator network: (known pixels, base code, mask, last features) → mixtures, features."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from italic.models.base_image import fill
+from italic.models.layers import ResidualGroup, conv3x3
+from italic.models.likelihood import Mixture, MixtureHead
+
+STAGES = 21  # of the step embedding: twice log2 of the known pixels, counted in 1024ths
+
+
+class RNAN(nn.Module):
+    """Residual non-local attention network with a discretised logistic mixture at its end.
+
+    Args:
+        features: width C.
+        groups: residual groups; the first and the last attend (RNAN's 7+2 are 9).
+        components: logistics K in the mixture of a sub-pixel.
+        space_to_depth: side r of the pixel blocks that become channels; the body works at H/r×W/r.
+        attention: non-local blocks in the first and last group.
+        mask_branch: RNAN's gates; without them a group is a plain residual chain.
+        recurrent: the last application's features enter the next one.
+        step_embedding: features learned for the share of pixels already known.
+        position_period: period of a learned position encoding in pixels; 0 for none.
+        gradient_checkpointing: recompute the groups' activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        features: int = 64,
+        groups: int = 9,
+        components: int = 10,
+        space_to_depth: int = 1,
+        attention: bool = True,
+        mask_branch: bool = True,
+        recurrent: bool = True,
+        step_embedding: bool = True,
+        position_period: int = 0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if position_period % space_to_depth:
+            raise ValueError(
+                f"position_period must be a multiple of space_to_depth, {space_to_depth}; "
+                f"got {position_period}"
+            )
+        self.space_to_depth = space_to_depth
+        self.recurrent = recurrent
+        self.gradient_checkpointing = gradient_checkpointing
+        self.entry = conv3x3(7 * space_to_depth**2, features)
+        self.fuse = nn.Conv2d(2 * features, features, 1) if recurrent else None
+        self.step_embedding = nn.Embedding(STAGES, features) if step_embedding else None
+        self.position: nn.Parameter | None = None
+        if position_period:
+            side = position_period // space_to_depth
+            self.position = nn.Parameter(torch.zeros(1, features, side, side))
+        self.groups = nn.ModuleList(
+            ResidualGroup(features, attention and index in (0, groups - 1), mask_branch)
+            for index in range(groups)
+        )
+        self.head = MixtureHead(components)
+        self.exit = nn.Conv2d(features, self.head.channels * space_to_depth**2, 1)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+        if self.step_embedding is not None:
+            nn.init.zeros_(self.step_embedding.weight)
+
+    def forward(
+        self, image: Tensor, base: Tensor, known: Tensor, features: Tensor | None = None
+    ) -> tuple[Mixture, Tensor]:
+        """Estimate every pixel from those that are known.
+
+        Args:
+            image: float (B, 3, H, W), grey levels 0 to 255; unknown pixels are not read.
+            base: float (B, 3, H, W), grey levels: the base code's reconstruction.
+            known: float (B, 1, H, W), 1 at known pixels, else 0.
+            features: float (B, C, ⌈H/r⌉, ⌈W/r⌉) of the last application, if recurrent.
+
+        Returns:
+            The mixtures, fields (B, H, W, 3, K), and this application's features.
+        """
+        height, width = image.shape[-2:]
+        base_image = fill(image, base, known)
+        inputs = torch.cat([base_image / 127.5 - 1, base / 127.5 - 1, known], dim=1)
+        side = self.space_to_depth
+        pad = (0, -width % side, 0, -height % side)
+        x = self.entry(F.pixel_unshuffle(F.pad(inputs, pad), side))
+        if self.fuse is not None:
+            last = torch.zeros_like(x) if features is None else features.to(x.dtype)
+            x = self.fuse(torch.cat([x, last], dim=1))
+        if self.step_embedding is not None:
+            x = x + self.step_embedding(_stage(known))[:, :, None, None]
+        if self.position is not None:
+            rows, columns = (-(-size // len(self.position[0, 0])) for size in x.shape[-2:])
+            tiled = self.position.repeat(1, 1, rows, columns)
+            x = x + tiled[..., : x.shape[-2], : x.shape[-1]]
+        body = x
+        for group in self.groups:
+            if self.gradient_checkpointing and self.training:
+                body = checkpoint(group, body, use_reentrant=False)
+            else:
+                body = group(body)
+        x = x + body
+        raw = F.pixel_shuffle(self.exit(x), side)[..., :height, :width]
+        return self.head(raw, base_image), x
+
+
+def _stage(known: Tensor) -> Tensor:
+    """Index of the step embedding: the share of known pixels on a logarithmic scale, int64 (B,)."""
+    share = known.float().mean(dim=(1, 2, 3))
+    stage = torch.log2(1 + 1024 * share) * ((STAGES - 1) / math.log2(1025))
+    return stage.round().long()
