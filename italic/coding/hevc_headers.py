@@ -1,0 +1,299 @@
+"""The few HEVC parameter sets that a BPG file replaces by its own short header.
+
+ITU-T H.265 (2021), sections 7.3.1 (NAL units), 7.3.2.1-7.3.2.3 (VPS, SPS, PPS) and 9.2
+(Exp-Golomb codes); BPG specification 0.9.8, `hevc_header`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+
+START_CODE = b"\x00\x00\x01"
+
+
+class NalType(IntEnum):
+    """Values of nal_unit_type (H.265, table 7-1)."""
+
+    BLA_W_LP = 16
+    IDR_N_LP = 20
+    CRA_NUT = 21
+    VPS = 32
+    SPS = 33
+    PPS = 34
+
+
+class BPGError(ValueError):
+    """A BPG file or a request that cannot be served exactly, with the reason in one sentence."""
+
+
+class BitReader:
+    """Reads fields from the most significant bit on; reading past the end is a BPGError."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+        self.position = 0
+
+    def u(self, bits: int) -> int:
+        """Unsigned integer of `bits` bits, u(n)."""
+        if bits > self._left:
+            raise BPGError("The BPG header ends too early: the file is damaged; get a whole copy.")
+        self._left -= bits
+        self.position += bits
+        return (self._value >> self._left) & ((1 << bits) - 1)
+
+    def ue(self) -> int:
+        """Unsigned 0-th order Exp-Golomb code of at most 32 bits, ue(v)."""
+        zeros = 0
+        while not self.u(1):
+            zeros += 1
+            if zeros > 32:
+                raise BPGError("A BPG header field is too long: the file is damaged.")
+        return (1 << zeros) - 1 + self.u(zeros)
+
+    def ue7(self) -> int:
+        """Unsigned integer below 2^32 in bytes of 7 bits, ue7(32) of the BPG specification."""
+        value = 0
+        for count in range(5):
+            byte = self.u(8)
+            value = value << 7 | byte & 0x7F
+            if (count == 0 and byte == 0x80) or value >> 32:
+                break
+            if byte < 0x80:
+                return value
+        raise BPGError("The BPG header has a malformed number: the file is damaged.")
+
+    def skip_ue(self, count: int) -> None:
+        """Skip `count` Exp-Golomb codes."""
+        for _ in range(count):
+            self.ue()
+
+
+class BitWriter:
+    """Writes fields from the most significant bit on; every method returns the writer."""
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._bits = 0
+
+    def u(self, bits: int, value: int) -> BitWriter:
+        """Append an unsigned integer of `bits` bits, u(n)."""
+        self._value = self._value << bits | value
+        self._bits += bits
+        return self
+
+    def ue(self, *values: int) -> BitWriter:
+        """Append unsigned Exp-Golomb codes, ue(v)."""
+        for value in values:
+            self.u(2 * (value + 1).bit_length() - 1, value + 1)
+        return self
+
+    def ue7(self, value: int) -> BitWriter:
+        """Append an unsigned integer in bytes of 7 bits, ue7(32) of the BPG specification."""
+        for shift in range((max(value.bit_length(), 1) - 1) // 7 * 7, 0, -7):
+            self.u(8, 0x80 | value >> shift & 0x7F)
+        return self.u(8, value & 0x7F)
+
+    def bytes(self) -> bytes:
+        """All bits so far, filled up with zeros to whole bytes."""
+        fill = -self._bits % 8
+        return (self._value << fill).to_bytes((self._bits + fill) // 8, "big")
+
+
+def nal_type(nal: bytes) -> int:
+    """`nal_unit_type` of a NAL unit, 0..63."""
+    return nal[0] >> 1 & 63
+
+
+def split_nals(stream: bytes) -> list[bytes]:
+    """NAL units of a byte stream, without start codes (H.265, annex B)."""
+    # Zero bytes before a start code belong to the code, and no NAL unit may end in one.
+    return [nal.rstrip(b"\x00") for nal in stream.split(START_CODE) if nal.strip(b"\x00")]
+
+
+def count_pictures(nals: list[bytes]) -> int:
+    """Pictures in a stream without VPS and SPS; BPGError unless all NAL units are intra's."""
+    pictures = 0
+    for nal in nals:
+        if len(nal) < 3 or nal[0] & 0x81 or nal[1] != 1:
+            raise BPGError("The BPG file's picture has a malformed unit: the file is damaged.")
+        kind = nal_type(nal)
+        # A second SPS would take the place of the one made from the BPG header.
+        if not (NalType.BLA_W_LP <= kind <= NalType.CRA_NUT or kind >= NalType.PPS):
+            raise BPGError(f"The BPG file's picture has a unit of type {kind}: it is damaged.")
+        pictures += kind <= NalType.CRA_NUT and nal[2] >> 7  # first_slice_segment_in_pic_flag
+    return pictures
+
+
+def unescape(nal: bytes) -> bytes:
+    """Remove the emulation prevention bytes (H.265, 7.3.1.1)."""
+    return nal.replace(b"\x00\x00\x03", b"\x00\x00")
+
+
+def escape(rbsp: bytes) -> bytes:
+    """Insert emulation prevention bytes (H.265, 7.3.1.1)."""
+    return re.sub(rb"\x00\x00(?=[\x00-\x03])", b"\x00\x00\x03", rbsp)
+
+
+@dataclass(frozen=True)
+class CodingTools:
+    """The SPS fields that a BPG file keeps, named after the fields of H.265, 7.3.2.2.
+
+    `block_sizes` are log2_min_luma_coding_block_size_minus3, the difference to its maximum,
+    log2_min_transform_block_size_minus2, the difference to its maximum, and
+    max_transform_hierarchy_depth_intra. `pcm` is None or (luma bit depth - 1, chroma bit
+    depth - 1, log2 minimum size - 3, difference to its maximum, loop filter disabled).
+    `range_extension` is None or the nine flags of sps_range_extension.
+    """
+
+    block_sizes: tuple[int, int, int, int, int]
+    sao: int
+    pcm: tuple[int, int, int, int, int] | None
+    strong_intra_smoothing: int
+    range_extension: tuple[int, ...] | None = None
+
+    @property
+    def min_block(self) -> int:
+        """Smallest coding block in pixels: coded sides are multiples of it."""
+        return 8 << self.block_sizes[0]
+
+    @classmethod
+    def from_bpg(cls, header: bytes) -> CodingTools:
+        """Read a BPG `hevc_header` (without its length); BPGError if it cannot be decoded."""
+        bits = BitReader(header)
+        sizes = (bits.ue(), bits.ue(), bits.ue(), bits.ue(), bits.ue())
+        if sizes[0] + sizes[1] > 3 or sizes[2] + sizes[3] > 3 or sizes[4] > 4:
+            raise BPGError("The BPG header asks for blocks above 64 pixels: the file is damaged.")
+        sao = bits.u(1)
+        pcm = (bits.u(4), bits.u(4), bits.ue(), bits.ue(), bits.u(1)) if bits.u(1) else None
+        if pcm and max(pcm[2:4]) > 2:
+            raise BPGError("The BPG header asks for PCM blocks above 32 pixels: it is damaged.")
+        strong_intra_smoothing = bits.u(1)
+        range_extension = None
+        if bits.u(1):
+            has_range_extension = bits.u(1)
+            if bits.u(7):
+                raise BPGError("The BPG file uses an HEVC extension that BPG does not define.")
+            if has_range_extension:
+                range_extension = tuple(bits.u(1) for _ in range(9))
+        return cls(sizes, sao, pcm, strong_intra_smoothing, range_extension)
+
+    def check_decodable(self) -> None:
+        """BPGError for the tools that FFmpeg's decoder lacks or takes in another way."""
+        if self.range_extension is None:
+            return
+        _, _, implicit_rdpcm, _, extended_precision, _, _, _, bypass_alignment = (
+            self.range_extension
+        )
+        if implicit_rdpcm:
+            raise BPGError(
+                "The BPG file uses implicit RDPCM, as bpgenc's JCTVC encoder does with -lossless; "
+                "decode it with bpgdec."
+            )
+        if extended_precision or bypass_alignment:
+            raise BPGError("The BPG file uses HEVC tools for high bit depths; use bpgdec.")
+
+    @classmethod
+    def from_sps(cls, sps: bytes) -> CodingTools:
+        """Read the SPS NAL unit of an intra-only x265 stream without sps_extension."""
+        bits = BitReader(unescape(sps[2:]))
+        bits.u(4)
+        if bits.u(3):
+            raise BPGError("x265 wrote temporal sub-layers, which BPG cannot hold.")
+        bits.u(1 + 96)  # profile, tier, level
+        bits.ue()
+        if bits.ue() == 3:
+            bits.u(1)
+        bits.skip_ue(2)  # width, height
+        if bits.u(1):
+            bits.skip_ue(4)  # conformance window
+        bits.skip_ue(3)  # bit depths, POC length
+        bits.u(1)
+        bits.skip_ue(3)  # decoded picture buffer
+        sizes = (bits.ue(), bits.ue(), bits.ue(), bits.ue())
+        bits.ue()  # transform depth of inter blocks
+        depth = bits.ue()
+        if bits.u(1):
+            raise BPGError("x265 wrote scaling lists, which BPG cannot hold.")
+        bits.u(1)  # AMP: nothing to an intra picture, as is temporal MVP below
+        sao = bits.u(1)
+        if bits.u(1) or bits.ue() or bits.u(1):
+            raise BPGError("x265 wrote PCM or reference pictures; is it still an intra stream?")
+        bits.u(1)
+        return cls((*sizes, depth), sao, None, bits.u(1))
+
+    def to_bpg(self) -> bytes:
+        """The BPG `hevc_header`, without its length."""
+        bits = BitWriter().ue(*self.block_sizes)
+        self._write_sao_and_pcm(bits)
+        bits.u(1, self.strong_intra_smoothing)
+        self._write_extension(bits)
+        return bits.bytes()
+
+    def to_parameter_sets(self, width: int, height: int, chroma_format: int) -> bytes:
+        """VPS and SPS of an 8 bit picture as a byte stream, each after a start code.
+
+        `width` and `height` are coded sides in pixels, multiples of `min_block`;
+        `chroma_format` is chroma_format_idc: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
+        """
+        vps = BitWriter().u(4, 0).u(2, 3).u(6, 0).u(3, 0).u(1, 1).u(16, 0xFFFF)
+        _write_profile(vps)
+        vps.u(1, 1).ue(1, 0, 0).u(6, 0).ue(0).u(2, 0)
+
+        sps = BitWriter().u(4, 0).u(3, 0).u(1, 1)
+        _write_profile(sps)
+        sps.ue(0, chroma_format)
+        if chroma_format == 3:
+            sps.u(1, 0)
+        sps.ue(width, height).u(1, 0).ue(0, 0)
+        sps.ue(4).u(1, 1).ue(1, 0, 0)  # 8 bit POC, one reference picture
+        # BPG keeps the transform depth of intra blocks only: that of inter blocks equals it.
+        sps.ue(*self.block_sizes, self.block_sizes[4]).u(1, 0).u(1, 1)
+        self._write_sao_and_pcm(sps)
+        sps.ue(0).u(1, 0).u(1, 1).u(1, self.strong_intra_smoothing).u(1, 0)
+        self._write_extension(sps)
+        return b"".join(
+            START_CODE + bytes([kind << 1, 1]) + escape(bits.u(1, 1).bytes())
+            for kind, bits in ((NalType.VPS, vps), (NalType.SPS, sps))
+        )
+
+    def _write_sao_and_pcm(self, bits: BitWriter) -> None:
+        bits.u(1, self.sao).u(1, self.pcm is not None)
+        if self.pcm:
+            bits.u(4, self.pcm[0]).u(4, self.pcm[1]).ue(*self.pcm[2:4]).u(1, self.pcm[4])
+
+    def _write_extension(self, bits: BitWriter) -> None:
+        bits.u(1, self.range_extension is not None)
+        if self.range_extension:
+            bits.u(8, 0x80)
+            for flag in self.range_extension:
+                bits.u(1, flag)
+
+
+def _write_profile(bits: BitWriter) -> None:
+    """profile_tier_level of general_profile_idc 4, level 8.5.
+
+    Profile 4 (format range extensions) makes decoders parse the range extension of the PPS.
+    """
+    bits.u(8, 4).u(32, 1 << 27).u(4, 0b1001).u(44, 0).u(8, 255)
+
+
+def set_slice_loop_filter_flag(slice_nal: bytes, sao: int) -> bytes:
+    """Set slice_loop_filter_across_slices_enabled_flag in an IDR slice NAL unit of x265.
+
+    x265 toggles this flag, which means nothing in a picture of one slice, with the picture's
+    number modulo 31; set, the bytes no longer depend on how many pictures came before.
+    """
+    bits = BitReader(slice_nal[2:])
+    bits.u(2)
+    bits.skip_ue(2)  # parameter set, slice type
+    bits.u(2 * sao)
+    bits.ue()  # slice_qp_delta; the flag follows, and the header ends in 1 0…0
+    mask = 1 << (7 - bits.position % 8)
+    at = 2 + bits.position // 8
+    bits.u(1)
+    if bits.u(1) != 1 or bits.u(-bits.position % 8):
+        raise BPGError("This x265 writes another slice header than expected; use av 18.")
+    return slice_nal[:at] + bytes([slice_nal[at] | mask]) + slice_nal[at + 1 :]
