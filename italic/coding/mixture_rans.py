@@ -1,0 +1,272 @@
+"""The compiled half of the entropy coder: integer mixture CDFs, and rANS over them.
+
+Everything here is integer arithmetic on tables, so encoder and decoder agree bit for bit on every
+machine. All compiled functions live in this one file because numba's cache notices changes only in
+the file of the function called, not in the files of the functions it inlines.
+
+rANS: Duda, "Asymmetric numeral systems", arXiv 1311.2540, section 2.3 (the range variant).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import numba
+import numpy as np
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+# Logits, means, log-scales and coefficients: int32 (n, 3, K) each.
+Parameters = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+PRECISION = 22  # the probabilities of a sub-pixel's 256 values are integers that add to 2^22
+TOTAL = 1 << PRECISION
+SPREAD = TOTAL - 256  # what the mixture shares out; the other 256 keep every probability positive
+
+UNIT_BITS = 10  # the sigmoid's argument comes in steps of 2^-10 ...
+REACH = 16 << UNIT_BITS  # ... from -16 to 16, where the sigmoid rounds to 0 and 1
+SIGMOID_BITS = 22
+WEIGHT_BITS = 18  # WEIGHT_BITS + SIGMOID_BITS + PRECISION < 63: products stay within int64
+
+LOGIT_UNIT = 64
+FAINTEST = 1023  # in 1/64: a component this far below the largest logit has weight 0
+LOG_SCALE_UNIT = 32
+LOG_SCALE_MIN = -112  # exp(-3.5) = 0.030 grey levels: all the mass on one value
+LOG_SCALE_MAX = 183  # exp(5.72) = 304 grey levels: nearly flat
+MEAN_UNIT = 16
+# c [1/1024] × (v - 128) [grey level] -> mean [1/16 grey level] is a shift by 10 - 4 bits.
+COEFFICIENT_SHIFT = 6
+INVERSE_SCALE_BITS = 16
+RECIPROCAL_BITS = 58
+
+FIRST_STATE = TOTAL  # below the total, a state could carry symbols at no cost, unnoticed
+LOWER_BOUND = 1 << 32  # between symbols the state lies in [2^32, 2^64) while words are outstanding
+FIRST_STEP = 4  # grey levels; the decoder's first stride away from the mixture's mean
+
+
+class Tables(NamedTuple):
+    """The tables that turn integer mixture parameters into probabilities.
+
+    Attributes:
+        sigmoid: int32 (2 · 16384 + 1,): 2^22 · sigmoid(x / 1024) for x from -16384 to 16384.
+        exponential: int32 (1024,): 2^20 · exp(-x / 64), the weight of a component by its distance
+            from the largest logit.
+        inverse_scale: int64 (296,): 2^16 · 1024 / 16 · exp(-x / 32) for x from -112 to 183: takes
+            1/16 grey level to the sigmoid's steps.
+    """
+
+    sigmoid: np.ndarray
+    exponential: np.ndarray
+    inverse_scale: np.ndarray
+
+
+def build_tables() -> Tables:
+    """Compute the tables in float64 and round them.
+
+    No unrounded entry lies within 1e-6 of a rounding boundary (a test compares all of them with
+    40-digit arithmetic), so any processor's and any library's `exp` gives the same integers.
+    """
+    x = np.arange(-REACH, REACH + 1) / (1 << UNIT_BITS)
+    sigmoid = np.rint((1 << SIGMOID_BITS) / (1 + np.exp(-x)))
+    exponential = np.rint((1 << 20) * np.exp(-np.arange(FAINTEST + 1) / LOGIT_UNIT))
+    log_scale = np.arange(LOG_SCALE_MIN, LOG_SCALE_MAX + 1) / LOG_SCALE_UNIT
+    unit = (1 << (INVERSE_SCALE_BITS + UNIT_BITS)) // MEAN_UNIT
+    inverse_scale = np.rint(unit * np.exp(-log_scale))
+    return Tables(
+        sigmoid.astype(np.int32), exponential.astype(np.int32), inverse_scale.astype(np.int64)
+    )
+
+
+TABLES = build_tables()
+
+
+def _compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Compile a function on its first call, without the interpreter lock, cached where possible."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba found no writable folder for its cache
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def _mixture(
+    parameters: Parameters,
+    tables: Tables,
+    i: int,
+    colour: int,
+    pixel: np.ndarray,
+    weights: np.ndarray,
+    offsets: np.ndarray,
+    slopes: np.ndarray,
+) -> np.int64:
+    """Fill in one sub-pixel's mixture and return its mean, rounded to a grey level.
+
+    `weights` add to exactly 2^18; component k's sigmoid argument at the lower edge of value v is
+    (offsets[k] + v · slopes[k]) >> 16, counted from the start of the sigmoid table.
+    """
+    logits, means, log_scales, coefficients = parameters
+    components = logits.shape[2]
+
+    largest = np.int64(logits[i, colour, 0])
+    heaviest = 0
+    for k in range(1, components):
+        logit = np.int64(logits[i, colour, k])
+        if logit > largest:
+            largest = logit
+            heaviest = k
+    total = np.int64(0)
+    for k in range(components):
+        distance = min(largest - logits[i, colour, k], FAINTEST)
+        weights[k] = tables.exponential[distance]
+        total += weights[k]
+    # One division a sub-pixel. What rounding down leaves over goes to the heaviest component.
+    reciprocal = (1 << RECIPROCAL_BITS) // total
+    left = np.int64(1 << WEIGHT_BITS)
+    for k in range(components):
+        weights[k] = (weights[k] * reciprocal) >> (RECIPROCAL_BITS - WEIGHT_BITS)
+        left -= weights[k]
+    weights[heaviest] += left
+
+    red = np.int64(pixel[0]) - 128
+    green = np.int64(pixel[1]) - 128
+    average = np.int64(0)
+    for k in range(components):
+        by_colour = np.int64(0)
+        if colour == 1:
+            by_colour = coefficients[i, 0, k] * red
+        elif colour == 2:
+            by_colour = coefficients[i, 1, k] * red + coefficients[i, 2, k] * green
+        half = 1 << (COEFFICIENT_SHIFT - 1)
+        mean = means[i, colour, k] + ((by_colour + half) >> COEFFICIENT_SHIFT)
+        average += weights[k] * mean
+        log_scale = min(max(log_scales[i, colour, k], LOG_SCALE_MIN), LOG_SCALE_MAX)
+        inverse = tables.inverse_scale[log_scale - LOG_SCALE_MIN]
+        # The lower edge of value v lies at v - 1/2, in 1/16: 16 v - 8. With parameters anywhere in
+        # int32 the mean stays under 2^34 and the product under 2^62.
+        edge = -(MEAN_UNIT // 2) - mean
+        rounding = 1 << (INVERSE_SCALE_BITS - 1)
+        offsets[k] = edge * inverse + rounding + (REACH << INVERSE_SCALE_BITS)
+        slopes[k] = MEAN_UNIT * inverse
+    return ((average >> WEIGHT_BITS) + MEAN_UNIT // 2) // MEAN_UNIT
+
+
+@_compiled
+def _below(
+    value: np.int64,
+    sigmoid: np.ndarray,
+    weights: np.ndarray,
+    offsets: np.ndarray,
+    slopes: np.ndarray,
+) -> np.int64:
+    """Return the CDF: how much of 2^22 belongs to the values under `value`, which is in 1..255.
+
+    The mixture's part never decreases with `value`, `+ value` makes the sum strictly increasing.
+    """
+    mixture = np.int64(0)
+    for k in range(weights.size):
+        position = (offsets[k] + value * slopes[k]) >> INVERSE_SCALE_BITS
+        position = min(max(position, 0), 2 * REACH)
+        mixture += weights[k] * sigmoid[np.uint64(position)]
+    return ((mixture * SPREAD) >> (WEIGHT_BITS + SIGMOID_BITS)) + value
+
+
+@_compiled
+def intervals(
+    parameters: Parameters,
+    tables: Tables,
+    pixels: np.ndarray,
+    starts: np.ndarray,
+    frequencies: np.ndarray,
+) -> None:
+    """Fill in where each sub-pixel's value starts in the CDF, and how much of 2^22 it has."""
+    components = parameters[0].shape[2]
+    weights = np.empty(components, np.int64)
+    offsets = np.empty(components, np.int64)
+    slopes = np.empty(components, np.int64)
+    sigmoid = tables.sigmoid
+    for i in range(pixels.shape[0]):
+        for colour in range(3):
+            _mixture(parameters, tables, i, colour, pixels[i], weights, offsets, slopes)
+            value = np.int64(pixels[i, colour])
+            start = np.int64(0)
+            if value > 0:
+                start = _below(value, sigmoid, weights, offsets, slopes)
+            end = np.int64(TOTAL)
+            if value < 255:
+                end = _below(value + 1, sigmoid, weights, offsets, slopes)
+            starts[i, colour] = start
+            frequencies[i, colour] = end - start
+
+
+@_compiled
+def encode(starts: np.ndarray, frequencies: np.ndarray, words: np.ndarray) -> tuple[np.uint64, int]:
+    """Code all symbols, the last first; return the final state and how many words it shed.
+
+    `words` takes at most one word a symbol, in the reverse of the order in which they are read.
+    """
+    state = np.uint64(FIRST_STATE)
+    count = 0
+    for i in range(starts.size - 1, -1, -1):
+        frequency = np.uint64(frequencies[i])
+        # At or above this bound the next state would not fit in 64 bits.
+        if state >= frequency << np.uint64(64 - PRECISION):
+            words[count] = state & np.uint64(0xFFFFFFFF)
+            count += 1
+            state >>= np.uint64(32)
+        turns = state // frequency
+        rest = state - turns * frequency
+        state = (turns << np.uint64(PRECISION)) + np.uint64(starts[i]) + rest
+    return state, count
+
+
+@_compiled
+def decode(
+    parameters: Parameters,
+    tables: Tables,
+    words: np.ndarray,
+    position: int,
+    state: np.uint64,
+    pixels: np.ndarray,
+) -> tuple[int, np.uint64, bool]:
+    """Fill in `pixels`; return the words' new position, the new state and whether all went well.
+
+    It did not if the state sank below its first value: the words ended too soon.
+    """
+    components = parameters[0].shape[2]
+    weights = np.empty(components, np.int64)
+    offsets = np.empty(components, np.int64)
+    slopes = np.empty(components, np.int64)
+    sigmoid = tables.sigmoid
+    for i in range(pixels.shape[0]):
+        for colour in range(3):
+            mean = _mixture(parameters, tables, i, colour, pixels[i], weights, offsets, slopes)
+            slot = np.int64(state & np.uint64(TOTAL - 1))
+            # Look for the value whose interval [start, end) holds the slot: from the mixture's mean
+            # in doubling strides until the slot lies between two known edges, then by halves.
+            low, start = np.int64(0), np.int64(0)
+            high, end = np.int64(256), np.int64(TOTAL)
+            stride = np.int64(FIRST_STEP)
+            edge = np.int64(min(max(int(mean), 1), 255))
+            while high - low > 1:
+                below = _below(edge, sigmoid, weights, offsets, slopes)
+                if below <= slot:
+                    low, start = edge, below
+                    edge = low + stride
+                else:
+                    high, end = edge, below
+                    edge = high - stride
+                if low < edge < high and (low == 0 or high == 256):
+                    stride *= 2
+                else:
+                    edge = (low + high) >> 1
+            pixels[i, colour] = low
+            turns = state >> np.uint64(PRECISION)
+            state = np.uint64(end - start) * turns + np.uint64(slot - start)
+            if state < np.uint64(LOWER_BOUND):
+                if position < words.size:
+                    state = (state << np.uint64(32)) | np.uint64(words[position])
+                    position += 1
+                elif state < np.uint64(FIRST_STATE):
+                    return position, state, False
+    return position, state, True
