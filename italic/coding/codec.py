@@ -32,9 +32,7 @@ class Coded:
 class Coder(Protocol):
     """A `Writer` or a `Reader`: codes pixels and returns them."""
 
-    def code(
-        self, parameters: MixtureParameters, pixels: np.ndarray | None
-    ) -> np.ndarray: ...  # noqa: D102
+    def code(self, parameters: MixtureParameters, pixels: np.ndarray | None) -> np.ndarray: ...  # noqa: D102
 
 
 # Called after each step: step, flat indices of its pixels (n,), their mixtures (B, n, 3, K), the

@@ -12,8 +12,8 @@ def fill(image: Tensor, base: Tensor, known: Tensor) -> Tensor:
 
     The residual (image − base) of the known pixels is spread by normalised convolution with tents
     of 2^l pixels, l = 1, 2, … (the à trous cascade of [1 2 1]); each unknown pixel takes the
-    finest one that reaches a known pixel, so that a regular lattice is interpolated bilinearly.
-    With nothing known the base itself comes out.
+    finest one that reaches a known pixel, so that a lattice of every second pixel is interpolated
+    bilinearly. With nothing known the base itself comes out.
 
     Args:
         image: float (B, 3, H, W), grey levels; unknown pixels are not read.

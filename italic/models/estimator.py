@@ -146,9 +146,7 @@ class Estimator(pl.LightningModule):
             body = []
         in_body = set(map(id, body))
         rest = [p for p in self.network.parameters() if id(p) not in in_body]
-        optimiser = Muon(
-            body, rest, self.body_learning_rate, self.learning_rate, self.weight_decay
-        )
+        optimiser = Muon(body, rest, self.body_learning_rate, self.learning_rate, self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {
             "optimizer": optimiser,

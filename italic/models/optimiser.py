@@ -69,6 +69,7 @@ class Muon(AdamW):
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(gradient)
+            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
         momentum = state["momentum"].lerp_(gradient, 1 - self.MOMENTUM)
         update = orthogonalise(gradient.lerp(momentum, self.MOMENTUM).flatten(1))
         scale = 0.2 * max(update.shape) ** 0.5

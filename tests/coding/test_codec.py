@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from italic.coding.base import BPG, NoBase
+from italic.coding.codec import Codec, Coded, integer_parameters
+from italic.coding.entropy import StreamError, bits
+from italic.models.likelihood import Mixture
+from italic.models.rnan import RNAN
+
+
+@pytest.fixture(scope="module")
+def network() -> RNAN:
+    torch.manual_seed(0)
+    network = RNAN(features=8, groups=1, components=3, space_to_depth=2, mask_branch=False)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def images(count: int, height: int, width: int) -> np.ndarray:
+    """Smooth pictures with some noise."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    slopes = random.normal(size=(count, 2, 1, 1, 3))
+    smooth = 128 + slopes[:, 0] * y[..., None] + slopes[:, 1] * x[..., None]
+    return np.clip(smooth + random.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
+@pytest.mark.parametrize("steps", [1, 2, 7, 64])
+def test_what_is_decoded_is_what_was_encoded(network: RNAN, base: object, steps: int) -> None:
+    originals = images(3, 16, 16)
+    codec = Codec(network, base, steps)  # type: ignore[arg-type]
+    assert np.array_equal(codec.decode(codec.encode(originals), 16, 16), originals)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (13, 24)])
+def test_any_size_in_as_many_steps_as_pixels(network: RNAN, size: tuple[int, int]) -> None:
+    originals = images(1, *size)
+    codec = Codec(network, NoBase(), size[0] * size[1], order="nested", sizes="equal")
+    assert np.array_equal(codec.decode(codec.encode(originals), *size), originals)
+
+
+@pytest.mark.parametrize("order", ["normal", "raster", "uneven_1", "uneven_2", "quad"])
+def test_every_order(network: RNAN, order: str) -> None:
+    originals = images(2, 16, 16)
+    codec = Codec(network, NoBase(), 16, order, "equal")
+    assert np.array_equal(codec.decode(codec.encode(originals), 16, 16), originals)
+
+
+def test_coded_size_keeps_to_the_estimate(network: RNAN) -> None:
+    originals = images(4, 32, 32)
+    estimated = np.zeros(len(originals))
+
+    def count(step: int, due: np.ndarray, mixture: Mixture, pixels: torch.Tensor) -> None:
+        estimated[:] += mixture.bits(pixels).sum((1, 2)).double().numpy()
+
+    coded = Codec(network, NoBase(), 8).encode(originals, count)
+    for item, estimate in zip(coded, estimated, strict=True):
+        assert item.bits <= 1.005 * estimate + 64
+
+
+def test_integer_parameters_cost_what_the_floats_say() -> None:
+    torch.manual_seed(0)
+    shape = (1, 200, 3, 5)
+    mixture = Mixture(
+        torch.randn(shape),
+        60 + 120 * torch.rand(shape),
+        torch.randn(shape) + 2,
+        0.5 * torch.randn(shape),
+    )
+    pixels = torch.randint(60, 180, (1, 200, 3)).float()
+    (parameters,) = integer_parameters(mixture)
+    cost = bits(parameters, pixels[0].numpy().astype(np.uint8)).sum()
+    assert cost == pytest.approx(mixture.bits(pixels).sum().item(), rel=2e-3)
+
+
+def test_damaged_streams_never_pass_for_whole(network: RNAN) -> None:
+    originals = images(1, 8, 8)
+    codec = Codec(network, NoBase(), 4)
+    (coded,) = codec.encode(originals)
+    for length in range(len(coded.stream)):
+        with pytest.raises(StreamError):
+            codec.decode([Coded(b"", coded.stream[:length])], 8, 8)
+
+
+def test_images_of_another_kind_are_refused(network: RNAN) -> None:
+    with pytest.raises(ValueError, match="expected images as uint8"):
+        Codec(network, NoBase(), 4).encode(np.zeros((1, 8, 8, 3), np.float32))
+    with pytest.raises(ValueError, match="from 1 to the number of pixels"):
+        Codec(network, NoBase(), 65).encode(images(1, 8, 8))
+
+
+def test_a_network_gone_wrong_is_refused() -> None:
+    shape = (1, 1, 3, 2)
+    fields = [torch.zeros(shape) for _ in range(4)]
+    fields[1][...] = torch.nan
+    with pytest.raises(StreamError, match="not finite"):
+        integer_parameters(Mixture(*fields))

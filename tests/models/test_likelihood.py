@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from italic.models.likelihood import Mixture, MixtureHead
+
+
+def random_mixture(pixels: int, components: int) -> Mixture:
+    shape = (pixels, 3, components)
+    return Mixture(
+        torch.randn(shape),
+        256 * torch.rand(shape),
+        torch.randn(shape) + 1.5,
+        0.5 * torch.randn(shape),
+    )
+
+
+@pytest.mark.parametrize("components", [1, 5])
+def test_probabilities_of_all_values_sum_to_one(components: int) -> None:
+    mixture = random_mixture(4, components)
+    given = torch.randint(0, 256, (4, 3)).float()
+    for colour in range(3):
+        total = torch.zeros(4)
+        for value in range(256):
+            pixels = given.clone()
+            pixels[:, colour] = value
+            total += 2 ** -mixture.bits(pixels)[:, colour]
+        assert torch.allclose(total, torch.ones(4), atol=1e-4)
+
+
+def test_one_component_in_closed_form() -> None:
+    shape = (1, 3, 1)
+    mixture = Mixture(
+        torch.zeros(shape),
+        torch.tensor([100.0, 90.0, 80.0]).view(shape),
+        torch.full(shape, 2.0).log(),
+        torch.tensor([1.0, 0.5, -0.25]).view(shape),
+    )
+    pixels = torch.tensor([[138.0, 100.0, 0.0]])
+    red, green = 138 - 128, 100 - 128
+    means = torch.tensor([100.0, 90 + red, 80 + 0.5 * red - 0.25 * green])
+    cdf = torch.sigmoid((pixels + 0.5 - means) / 2), torch.sigmoid((pixels - 0.5 - means) / 2)
+    expected = cdf[0] - cdf[1]
+    expected[0, 2] = cdf[0][0, 2]  # 0 is open below
+    assert torch.allclose(2 ** -mixture.bits(pixels), expected, rtol=1e-4)
+
+
+def test_far_and_narrow_stays_finite_with_gradients() -> None:
+    shape = (2, 3, 4)
+    fields = [
+        torch.zeros(shape),
+        torch.full(shape, 5000.0),
+        torch.full(shape, -3.0),
+        torch.zeros(shape),
+    ]
+    fields = [field.requires_grad_() for field in fields]
+    bits = Mixture(*fields).bits(torch.tensor([[0.0, 128.0, 255.0], [255.0, 0.0, 1.0]]))
+    bits.sum().backward()
+    assert torch.isfinite(bits).all()
+    assert all(torch.isfinite(field.grad).all() for field in fields if field.grad is not None)
+
+
+def test_a_fresh_head_follows_the_base_image_and_the_colours_before() -> None:
+    head = MixtureHead(5)
+    base = torch.rand(1, 3, 2, 2) * 255
+    mixture = head(torch.zeros(1, head.channels, 2, 2), base)
+    pixels = (base + torch.tensor([7.0, -3.0, 0.0])[:, None, None]).permute(0, 2, 3, 1)
+    means = mixture.conditional_means(pixels).mean(-1)
+    expected = base.permute(0, 2, 3, 1) + torch.tensor([0.0, 7.0, -3.0])
+    assert torch.allclose(means, expected, atol=1e-3)

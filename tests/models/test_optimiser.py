@@ -1,0 +1,49 @@
+from copy import deepcopy
+
+import torch
+
+from italic.models.optimiser import Muon, orthogonalise
+
+
+def test_orthogonalise_keeps_directions_and_evens_their_lengths() -> None:
+    torch.manual_seed(0)
+    for shape in ((8, 40), (40, 8)):
+        matrix = torch.randn(shape)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        lengths = torch.diag(u.T @ orthogonalise(matrix) @ v.T)
+        assert ((lengths > 0.6) & (lengths < 1.3)).all()
+
+
+def test_both_kinds_of_parameters_reach_the_minimum_of_a_quadratic() -> None:
+    torch.manual_seed(0)
+    matrix, vector = torch.nn.Parameter(torch.randn(4, 6)), torch.nn.Parameter(torch.randn(5))
+    optimiser = Muon([matrix], [vector], 0.02, 0.02, 0.0)
+    for step in range(400):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.05 * (1 - step / 400)
+        optimiser.zero_grad()
+        ((matrix - 1).square().sum() + (vector - 1).square().sum()).backward()
+        optimiser.step()
+    assert torch.allclose(matrix, torch.ones(4, 6), atol=0.1)
+    assert torch.allclose(vector, torch.ones(5), atol=0.05)
+
+
+def test_the_state_survives_saving() -> None:
+    def make() -> tuple[torch.nn.Parameter, Muon]:
+        torch.manual_seed(0)
+        matrix, vector = torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.ones(2))
+        return matrix, Muon([matrix], [vector], 0.1, 0.1, 0.0)
+
+    def update(matrix: torch.nn.Parameter, optimiser: Muon) -> None:
+        matrix.grad = torch.arange(12.0).view(3, 4) - matrix.detach()
+        optimiser.step()
+
+    matrix, optimiser = make()
+    update(matrix, optimiser)
+    other, resumed = make()
+    resumed.load_state_dict(deepcopy(optimiser.state_dict()))
+    with torch.no_grad():
+        other.copy_(matrix)
+    update(matrix, optimiser)
+    update(other, resumed)
+    assert torch.equal(matrix, other)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from italic.models.rnan import RNAN
+
+OPTIONS = [
+    {},
+    {"attention": False},
+    {"mask_branch": False},
+    {"recurrent": False},
+    {"step_embedding": False},
+    {"position_period": 8},
+    {"space_to_depth": 2, "mask_branch": False, "recurrent": False},
+]
+
+
+def small(**options: object) -> RNAN:
+    torch.manual_seed(0)
+    network = RNAN(features=8, groups=2, components=3, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def inputs(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    image, base = (255 * torch.rand(2, 3, height, width) for _ in range(2))
+    return image, base, (torch.rand(2, 1, height, width) < 0.4).float()
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 1)])
+def test_every_option_estimates_every_pixel_of_any_size(
+    options: dict, size: tuple[int, int]
+) -> None:
+    network = small(**options)
+    mixture, features = network(*inputs(*size))
+    for field in mixture:
+        assert field.shape == (2, *size, 3, 3) and torch.isfinite(field).all()
+    again, _ = network(*inputs(*size), features)
+    assert torch.isfinite(again.means).all()
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_unknown_pixels_are_not_read(options: dict) -> None:
+    network = small(**options)
+    image, base, known = inputs(16, 16)
+    other = torch.where(known > 0, image, 255 * torch.rand_like(image))
+    for first, second in zip(
+        network(image, base, known)[0], network(other, base, known)[0], strict=True
+    ):
+        assert torch.equal(first, second)
+
+
+def test_last_features_matter_only_when_recurrent() -> None:
+    for recurrent in (True, False):
+        network = small(recurrent=recurrent)
+        arguments = inputs(16, 16)
+        _, features = network(*arguments)
+        same = torch.equal(network(*arguments)[0].means, network(*arguments, features)[0].means)
+        assert same is not recurrent
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        network = small(gradient_checkpointing=checkpointing).train()
+        torch.manual_seed(1)
+        network(*inputs(8, 8))[0].means.sum().backward()
+        gradients.append(network.entry.weight.grad)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def test_the_position_period_must_fit_the_blocks() -> None:
+    with pytest.raises(ValueError, match="multiple of space_to_depth"):
+        RNAN(space_to_depth=2, position_period=3)
