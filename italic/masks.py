@@ -44,7 +44,7 @@ def nested_rank(height: int, width: int) -> np.ndarray:
     """Rank of each pixel in the nested low-discrepancy order, int64 (H, W), values from 0, sparse.
 
     Every prefix of 4^k pixels of a 2^n square is a regular lattice, of 2·4^k its quincunx: the
-    recursive ordered-dither matrix (Bayer 1973), whose 2×2 tile is coded (0,0), (1,1), (0,1), (1,0).
+    recursive ordered-dither matrix (Bayer 1973); its 2×2 tile goes (0,0), (1,1), (0,1), (1,0).
     """
     quad = np.array([[0, 2], [3, 1]])
     y, x = np.mgrid[:height, :width]

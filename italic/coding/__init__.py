@@ -1,0 +1,1 @@
+"""The coding: base code, entropy coder, codec and file format."""

@@ -91,6 +91,12 @@ def encode(image: np.ndarray, qp: int, chroma: str = "420") -> bytes:
     return Encoder(image.shape[0], image.shape[1], qp, chroma).encode(image)
 
 
+def encode_lossless(image: np.ndarray) -> bytes:
+    """Encode a picture as a .bpg file without loss, RGB 4:4:4; else as `encode`."""
+    check_image(image)
+    return Encoder(image.shape[0], image.shape[1], 0, "444", lossless=True).encode(image)
+
+
 def decode(data: bytes) -> np.ndarray:
     """Decode a .bpg file to the pixels that libbpg gives, uint8 (H, W, 3).
 
@@ -144,22 +150,26 @@ def encoder_version() -> str:
 class Encoder:
     """One x265 kept open over many pictures of a size: the bytes of `encode`, but faster.
 
-    Arguments as for `encode`; BPGError if they are out of range. x265 opens with the first
+    Arguments as for `encode`; BPGError if they are out of range. `lossless` codes RGB without
+    loss at any qp, for which chroma must be "444". x265 opens with the first
     picture and closes before the process forks, which its threads would not survive; so an
     Encoder may be inherited, and pickled. Not to be shared between threads.
     """
 
-    def __init__(self, height: int, width: int, qp: int, chroma: str = "420") -> None:
+    def __init__(
+        self, height: int, width: int, qp: int, chroma: str = "420", lossless: bool = False
+    ) -> None:
         _check_size(height, width)
         check_settings(qp, chroma)
         self.height, self.width, self.qp, self.chroma = height, width, qp, chroma
+        self.lossless = lossless
         # Coded sides are whole blocks, and x265 takes none below 16 pixels.
         self._block = 16 if min(height, width) <= 8 else 8
         self._context: Any = None
         self._count = 0
 
-    def __reduce__(self) -> tuple[type[Encoder], tuple[int, int, int, str]]:
-        return Encoder, (self.height, self.width, self.qp, self.chroma)
+    def __reduce__(self) -> tuple[type[Encoder], tuple[int, int, int, str, bool]]:
+        return Encoder, (self.height, self.width, self.qp, self.chroma, self.lossless)
 
     def encode(self, image: np.ndarray) -> bytes:
         """Encode a picture, uint8 (H, W, 3) of this encoder's size, as a .bpg file."""
@@ -172,7 +182,12 @@ class Encoder:
         frame = self._frame(image)
         if self._context is None:
             self._context = _open_x265(
-                frame.height, frame.width, self.qp, frame.format.name, min_block=self._block
+                frame.height,
+                frame.width,
+                self.qp,
+                frame.format.name,
+                min_block=self._block,
+                lossless=self.lossless,
             )
             _open_encoders.add(self)
         frame.pts = self._count
@@ -188,8 +203,9 @@ class Encoder:
 
     def _frame(self, image: np.ndarray) -> av.VideoFrame:
         """The planes of a picture, edges repeated up to whole blocks."""
-        ycc = bpg_colour.rgb_to_ycc(image).transpose(2, 0, 1)
-        luma, chroma = ycc[0], ycc[1:]
+        # RGB is coded as green, blue, red.
+        pixels = image[..., [1, 2, 0]] if self.lossless else bpg_colour.rgb_to_ycc(image)
+        luma, chroma = pixels[..., 0], pixels[..., 1:].transpose(2, 0, 1)
         if self.chroma != "444":
             chroma = bpg_colour.downsample(chroma, vertically=self.chroma == "420")
         frame = av.VideoFrame(
@@ -198,9 +214,9 @@ class Encoder:
             FFMPEG_FORMATS[CHROMA_FORMATS[self.chroma]],
         )
         for target, plane in zip(frame.planes, (luma, *chroma), strict=True):
-            pixels = _pixels(target)
-            fill = [(0, to - of) for to, of in zip(pixels.shape, plane.shape, strict=True)]
-            pixels[:] = np.pad(plane, fill, mode="edge")
+            padded = _pixels(target)
+            fill = [(0, to - of) for to, of in zip(padded.shape, plane.shape, strict=True)]
+            padded[:] = np.pad(plane, fill, mode="edge")
         return frame
 
     def _file(self, stream: bytes) -> bytes:
@@ -215,7 +231,8 @@ class Encoder:
         body += nals[2] + START_CODE + set_slice_loop_filter_flag(nals[3], tools.sao)
         head = BitWriter().u(32, MAGIC)
         head.u(3, CHROMA_FORMATS[self.chroma]).u(1, 0).u(4, 0)  # no alpha, 8 bit
-        head.u(8, 0)  # BT.601, full range, no extension, no animation
+        head.u(4, bpg_colour.RGB if self.lossless else 0)  # else BT.601
+        head.u(4, 0)  # full range, no extension, no animation
         return head.ue7(self.width).ue7(self.height).ue7(len(body)).bytes() + body
 
 
@@ -329,13 +346,19 @@ def _pixels(plane: Any) -> np.ndarray:
 
 
 def _open_x265(
-    height: int, width: int, qp: int, form: str, min_block: int = 8, info: bool = False
+    height: int,
+    width: int,
+    qp: int,
+    form: str,
+    min_block: int = 8,
+    lossless: bool = False,
+    info: bool = False,
 ) -> Any:
     """An x265 for pictures of one size, multiples of `min_block`; `info` makes it name itself."""
     context: Any = av.CodecContext.create("libx265", "w")
     context.width, context.height, context.pix_fmt = width, height, form
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-    parameters = f"{X265_PARAMETERS}:qp={qp}:info={int(info)}"
+    parameters = f"{X265_PARAMETERS}:qp={qp}:info={int(info)}:lossless={int(lossless)}"
     if min_block == 16:
         parameters += ":min-cu-size=16:ctu=16"
     context.options = {"preset": X265_PRESET, "x265-params": parameters}

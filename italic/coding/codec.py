@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ class Coded:
 class Coder(Protocol):
     """A `Writer` or a `Reader`: codes pixels and returns them."""
 
-    def code(self, parameters: MixtureParameters, pixels: np.ndarray | None) -> np.ndarray: ...  # noqa: D102
+    def code(self, parameters: MixtureParameters, pixels: Any) -> np.ndarray:
+        """Code the pixels, uint8 (n, 3): given ones into a stream, or (None) from it."""
 
 
 # Called after each step: step, flat indices of its pixels (n,), their mixtures (B, n, 3, K), the

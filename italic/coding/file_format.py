@@ -40,7 +40,8 @@ class ItalicFile:
     @classmethod
     def of(cls, image: np.ndarray, steps: int, coded: Coded) -> ItalicFile:
         """The file of an image, uint8 (H, W, 3), and its coded form."""
-        return cls(steps, *image.shape[:2], zlib.crc32(np.ascontiguousarray(image)), coded)
+        height, width = image.shape[:2]
+        return cls(steps, height, width, _checksum(image), coded)
 
     def to_bytes(self) -> bytes:
         """The whole file."""
@@ -80,15 +81,19 @@ class ItalicFile:
         Raises:
             FileFormatError: they differ.
         """
-        if zlib.crc32(np.ascontiguousarray(image)) != self.checksum:
+        if _checksum(image) != self.checksum:
             raise FileFormatError(
                 "the decoded picture is not the one that was coded: the file is damaged, or was "
                 "written by another network, machine or configuration"
             )
 
 
+def _checksum(image: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(image).data)
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename: it appears whole or not at all."""
+    """Write under a temporary name beside it, then rename: the file appears whole or not at all."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

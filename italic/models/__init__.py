@@ -1,0 +1,1 @@
+"""The estimator: network, likelihood, base image, optimiser, LightningModule."""

@@ -254,3 +254,9 @@ def test_wrong_arguments() -> None:
         bpg.Encoder(4, 5, 30).encode(image)
     with pytest.raises(BPGError, match="at least one pixel"):
         bpg.encode(np.zeros((0, 3, 3), np.uint8), 30)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 33), (32, 32)])
+def test_lossless_pictures_come_back_as_they_were(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert np.array_equal(bpg.decode(bpg.encode_lossless(image)), image)

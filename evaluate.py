@@ -1,0 +1,28 @@
+"""Measure the time/bpsp curve: python evaluate.py ckpt_path=RUN_DIR steps=[1,2,4,8,16,32] …"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from italic.evaluation.session import evaluate
+from omegaconf import DictConfig
+
+from italic.config import register
+from italic.datamodules.images import DataError
+from italic.experiment import RunError
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """Evaluate one run, or several together."""
+    try:
+        evaluate(cfg)
+    except (RunError, DataError, ValueError) as error:
+        sys.exit(f"evaluate.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The structured configuration: every key with its type and default, registered with Hydra."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+RNAN = "italic.models.rnan.RNAN"
+
+
+@dataclass
+class ModelConfig:
+    """`italic.models.rnan.RNAN`."""
+
+    _target_: str = RNAN
+    features: int = 64
+    groups: int = 9
+    components: int = 10
+    space_to_depth: int = 1
+    attention: bool = True
+    mask_branch: bool = True
+    recurrent: bool = True
+    step_embedding: bool = True
+    position_period: int = 0
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class BaseConfig:
+    """A base code of `italic.coding.base`."""
+
+    _target_: str = MISSING
+
+
+@dataclass
+class NoBaseConfig(BaseConfig):
+    """No base code: the estimator starts from mid-grey."""
+
+    _target_: str = "italic.coding.base.NoBase"
+
+
+@dataclass
+class BPGConfig(BaseConfig):
+    """BPG, an HEVC intra picture."""
+
+    _target_: str = "italic.coding.base.BPG"
+    qp: int = 49
+    chroma: str = "420"
+
+
+@dataclass
+class ImagesConfig:
+    """A source of `italic.datamodules.images`."""
+
+    _target_: str = MISSING
+
+
+@dataclass
+class CIFAR10Config(ImagesConfig):
+    """CIFAR-10, from torchvision's files or from class folders."""
+
+    _target_: str = "italic.datamodules.images.CIFAR10"
+    data_dir: str = "data/cifar10"
+    validation: int = 5000
+    seed: int = 0
+    download: bool = True
+
+
+@dataclass
+class PhotosConfig(ImagesConfig):
+    """Tiles of the photographs that scikit-image brings along."""
+
+    _target_: str = "italic.datamodules.images.Photos"
+    size: int = 32
+
+
+@dataclass
+class FolderConfig(ImagesConfig):
+    """Tiles of the images in any directory tree."""
+
+    _target_: str = "italic.datamodules.images.Folder"
+    path: str = MISSING
+    size: int = 32
+    validation: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+
+@dataclass
+class MasksConfig:
+    """Pixel order, partition into steps, and how training draws from them."""
+
+    order: str = "nested"
+    sizes: Any = "power"  # equal, power, or a list with a relative size for each step
+    exponent: float = 1.0
+    unroll: int | None = None  # None: 2 for a recurrent network, else 1; 0: all steps
+    max_steps: int = 64
+
+
+@dataclass
+class DataModuleConfig:
+    """`italic.datamodules.step_masks.StepMasks`, without its masks."""
+
+    images: ImagesConfig = MISSING
+    cache_dir: str = "cache/pairs"
+    batch_size: int = 8
+    eval_batch_size: int = 64
+    eval_limit: int = 0
+    flip: bool = True
+    workers: int = 0
+
+
+@dataclass
+class TrainingConfig:
+    """Losses and optimiser of `italic.models.estimator.Estimator`."""
+
+    learning_rate: float = 1e-3
+    body_learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    decay_from: float = 0.5
+    auxiliary: float = 0.3
+    average_decay: float = 0.998  # of the exponential moving average of the weights
+    compile: bool = False
+
+
+@dataclass
+class LoggerConfig:
+    """Loggers besides the CSV that is always written."""
+
+    wandb: bool = False
+    mode: str = "offline"  # W&B's: offline, online, disabled
+    project: str = "italic"
+    pictures: int = 8  # validation images in the panel; 0 for none
+
+
+def _trainer_config() -> type:
+    """`pytorch_lightning.Trainer`'s own arguments, simple types checked, others as they come."""
+    fields: list[Any] = []
+    for name, parameter in inspect.signature(pl.Trainer).parameters.items():
+        if name in ("logger", "callbacks", "default_root_dir"):
+            continue
+        kind = str(parameter.annotation)
+        checked = {
+            "<class 'int'>": int,
+            "<class 'bool'>": bool,
+            "typing.Optional[int]": int | None,
+            "typing.Optional[bool]": bool | None,
+            "typing.Optional[str]": str | None,
+        }.get(kind, Any)
+        fields.append((name, checked, field(default=parameter.default)))
+    return dataclasses.make_dataclass("TrainerConfig", fields)
+
+
+TrainerConfig = _trainer_config()
+
+
+@dataclass
+class TrainConfig:
+    """Of `train.py`."""
+
+    model: ModelConfig = MISSING
+    base: BaseConfig = MISSING
+    datamodule: DataModuleConfig = MISSING
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # type: ignore[valid-type]
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    steps: int = 16  # at which a run is validated and codes by default
+    seed: int = 0
+    threads: int = 0  # of the processor; 0 leaves the choice to PyTorch
+    resume: str | None = None  # run directory to go on with
+
+
+@dataclass
+class EvaluationConfig:
+    """How a curve is measured."""
+
+    split: str = "test"
+    limit: int = 0  # only the first N images; 0 for all
+    batch_size: int = 64
+    timed: int = 16  # images that are also coded one by one, for the times at batch 1
+    sizes: Any = None  # step sizes as in `masks`; None for the run's own
+    exponent: float | None = None
+    codecs: bool = True  # the same images through the classical codecs
+    pictures: int = 4  # images in panel.png
+
+
+@dataclass
+class EvaluateConfig:
+    """Of `evaluate.py`."""
+
+    ckpt_path: str | None = None  # a run directory of train.py
+    runs: str | None = None  # a directory with several of them, such as a multirun's
+    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    datamodule: DataModuleConfig | None = None  # None for the run's own images
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    threads: int = 0
+    output: str | None = None  # directory of the results; None for one under evaluations/
+
+
+def _run_directory(resumed: str | None, fresh: str) -> str:
+    """Where a run writes: the resumed run's own directory, if it is one, else a new one."""
+    return resumed if resumed and (Path(resumed) / "config.yaml").is_file() else fresh
+
+
+def register() -> None:
+    """Put the schemas into Hydra's ConfigStore, where conf/*.yaml extend them."""
+    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+    OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(group="model", name="schema", node=ModelConfig)
+    store.store(group="masks", name="schema", node=MasksConfig)
+    store.store(group="training", name="schema", node=TrainingConfig)
+    store.store(group="trainer", name="schema", node=TrainerConfig)
+    store.store(group="logger", name="schema", node=LoggerConfig)
+    store.store(group="datamodule", name="schema", node=DataModuleConfig)
+    for name, base in {"none": NoBaseConfig, "bpg": BPGConfig}.items():
+        store.store(group="base", name=f"{name}_schema", node=base)
+    for name, images in {
+        "cifar10": CIFAR10Config,
+        "photos": PhotosConfig,
+        "folder": FolderConfig,
+    }.items():
+        store.store(group="datamodule/images", name=f"{name}_schema", node=images)

@@ -1,0 +1,1 @@
+"""The data: images, their base codes, step masks."""

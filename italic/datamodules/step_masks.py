@@ -1,0 +1,194 @@
+"""The DataModule: images with their base codes and random step masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from italic import masks
+from italic.coding.base import BaseCode
+from italic.datamodules.images import ImageSource, Split
+from italic.datamodules.pairs import Pairs, make_pairs
+
+
+class Batch(NamedTuple):
+    """Images and what of them is coded when.
+
+    image, base: uint8 (B, 3, H, W); base_bits: int64 (B,), bits of the whole base code.
+    reveal: int64 (B, H, W), the step that codes each pixel, counted from the batch's first step:
+    negative is known before it, and numbers beyond the batch's steps come later than its last.
+    """
+
+    image: Tensor
+    base: Tensor
+    base_bits: Tensor
+    reveal: Tensor
+
+
+class PairDataset(Dataset[int]):
+    """Pairs read a whole batch at a time, straight from the memory-mapped cache."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.pairs)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, bases (uint8 (B, 3, H, W)) and base bits (B,) of these indices."""
+        rows = np.asarray(indices)
+        image, base = (
+            torch.from_numpy(np.ascontiguousarray(array[rows].transpose(0, 3, 1, 2)))
+            for array in (self.pairs.images, self.pairs.bases)
+        )
+        return image, base, torch.from_numpy(np.array(self.pairs.base_bits[rows]))
+
+
+def random_windows(rank: Tensor, images: int, steps: int, max_steps: int) -> Tensor:
+    """Random consecutive steps of random partitions of an order, one window an image.
+
+    For each image: a number of steps K, log-uniform from 1 to `max_steps`; a growth of the step
+    sizes, uniform from 0 to 2.5; a step, with probability proportional to the pixels it codes.
+    The window is that step and the `steps − 1` before it. So the expected cost of a window's
+    sub-pixels is the bpsp of coding.
+
+    Args:
+        rank: int64 (H, W), the place of each pixel in the order.
+        images: number of windows B.
+        steps: steps in a window.
+        max_steps: the largest K.
+
+    Returns:
+        int64 (B, H, W): `Batch.reveal`.
+    """
+    pixels = rank.numel()
+    number = torch.ceil(max_steps ** torch.rand(images, dtype=torch.float64))
+    growth = 1 + 2.5 * torch.rand(images, dtype=torch.float64)
+    last = torch.floor(torch.rand(images, dtype=torch.float64) ** (1 / growth) * number)
+    first = (last - steps + 1).clamp(min=0)
+    edges = torch.minimum(first[:, None] + torch.arange(steps + 1), last[:, None] + 1)
+    bounds = torch.round(pixels * (edges / number[:, None]) ** growth[:, None])
+    # Rounding must not leave the drawn step without a pixel.
+    bounds[:, 0] = bounds[:, 0].clamp(max=pixels - 1)
+    bounds = torch.maximum(bounds, bounds[:, :1] + (edges > first[:, None]))
+    return (rank >= bounds[:, :, None, None]).sum(1) - 1
+
+
+class StepMasks(pl.LightningDataModule):
+    """Images paired with base reconstructions and step masks.
+
+    Args:
+        images: where the images come from.
+        base: the base code.
+        cache_dir: folder of the pair cache.
+        steps: steps of the partition that is validated (and trained, when unrolled over all).
+        order: name of the pixel order.
+        sizes: how a partition's step sizes are chosen, see `masks.step_bounds`.
+        exponent: growth of `power` sizes.
+        unroll: consecutive steps of a random partition in a training sample; 0 for the whole
+            fixed partition of `steps`, as in the original ITALIC.
+        max_steps: the largest number of steps of a random partition.
+        batch_size: images of a training batch.
+        eval_batch_size: images of a validation or test batch.
+        eval_limit: only the first images of the validation and test sets; 0 for all.
+        flip: mirror training images (and bases) at random.
+        workers: loader processes; 0 reads in the training process.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        base: BaseCode,
+        cache_dir: str | Path,
+        steps: int = 16,
+        order: str = "nested",
+        sizes: str | Sequence[float] = "power",
+        exponent: float = 1.0,
+        unroll: int = 1,
+        max_steps: int = 64,
+        batch_size: int = 8,
+        eval_batch_size: int = 64,
+        eval_limit: int = 0,
+        flip: bool = True,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.images, self.base, self.cache_dir = images, base, cache_dir
+        self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
+        self.unroll, self.max_steps = unroll, max_steps
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.eval_limit, self.flip, self.workers = eval_limit, flip, workers
+        self.pairs: dict[Split, Pairs] = {}
+
+    def prepare_data(self) -> None:
+        """Make the pair cache (one process a machine)."""
+        for split in ("train", "validation"):
+            self._make(split)
+
+    def setup(self, stage: str) -> None:
+        """Open the cache of the splits that a stage needs, and lay out the masks."""
+        needed: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "validation"),
+            "validate": ("validation",),
+            "test": ("test",),
+        }
+        for split in needed[stage]:
+            if split not in self.pairs:
+                self.pairs[split] = self._make(split)
+        height, width = next(iter(self.pairs.values())).images.shape[1:3]
+        order = masks.pixel_order(self.order, height, width)
+        bounds = masks.step_bounds(height * width, self.steps, self.sizes, self.exponent)
+        partition = masks.step_of_pixel(order, bounds).reshape(height, width)
+        self.partition = torch.from_numpy(partition).long()
+        self.rank = torch.from_numpy(np.argsort(order).reshape(height, width))
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Shuffled batches with random windows of steps."""
+        return self._loader("train", self._training_batch, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[int]:
+        """Validation batches with the whole partition."""
+        return self._loader("validation", self._whole_batch, self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[int]:
+        """Test batches with the whole partition."""
+        return self._loader("test", self._whole_batch, self.eval_batch_size)
+
+    def _make(self, split: Split) -> Pairs:
+        images = self.images.load(split)
+        if split != "train" and self.eval_limit:
+            images = images[: self.eval_limit]
+        return make_pairs(images, self.base, self.cache_dir)
+
+    def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]
+        return DataLoader(
+            PairDataset(self.pairs[split]),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle and len(self.pairs[split]) >= batch_size,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def _whole_batch(self, rows: tuple[Tensor, Tensor, Tensor]) -> Batch:
+        return Batch(*rows, self.partition.expand(len(rows[0]), -1, -1))
+
+    def _training_batch(self, rows: tuple[Tensor, Tensor, Tensor]) -> Batch:
+        image, base, base_bits = rows
+        if self.flip:
+            mirrored = torch.rand(len(image)) < 0.5
+            image[mirrored] = image[mirrored].flip(-1)
+            base[mirrored] = base[mirrored].flip(-1)
+        if self.unroll == 0:
+            return self._whole_batch((image, base, base_bits))
+        reveal = random_windows(self.rank, len(image), self.unroll, self.max_steps)
+        return Batch(image, base, base_bits, reveal)

@@ -1,0 +1,1 @@
+"""The evaluation: curves, classical codecs, figures, dashboards."""

@@ -1,0 +1,31 @@
+"""The panel: original, base reconstruction, what steps knew, the bits of each pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from italic import masks
+from italic.coding.codec import Codec
+from italic.evaluation.curve import Estimate
+from italic.evaluation.figures import draw_panel
+
+UNKNOWN = 128  # grey level shown for a pixel that is not known yet
+
+
+def make_panel(codec: Codec, images: np.ndarray) -> Figure:
+    """Encode images, uint8 (N, H, W, 3), and draw what the codec saw and spent."""
+    count, height, width, _ = images.shape
+    estimate = Estimate(count, height * width)
+    codes = [coded.base for coded in codec.encode(images, estimate)]
+    bases = np.stack([codec.base.decode(code, height, width) for code in codes])
+    order = masks.pixel_order(codec.order, height, width)
+    bounds = masks.step_bounds(len(order), codec.steps, codec.sizes, codec.exponent)
+    step_of_pixel = masks.step_of_pixel(order, bounds).reshape(height, width)
+    shown = sorted({codec.steps // 4, codec.steps // 2, codec.steps - 1} - {0})
+    known = [
+        np.where((step_of_pixel < step)[..., None], images, np.uint8(UNKNOWN)) for step in shown
+    ]
+    stack = np.stack(known, axis=1) if known else np.empty((count, 0, *images.shape[1:]), np.uint8)
+    bits = estimate.maps.reshape(count, height, width)
+    return draw_panel(images, bases, stack, [step + 1 for step in shown], bits)

@@ -1,0 +1,105 @@
+"""The rows of curve and codec tables, and their files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from italic.coding.file_format import write_whole
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """One number of steps: bits per sub-pixel by kind, milliseconds an image alone and in a batch.
+
+    `bpsp_base` is the base codes' share; the other two include it.
+    """
+
+    steps: int
+    images: int
+    bpsp_base: float
+    bpsp_estimated: float
+    bpsp_coded: float
+    encode_ms: float
+    decode_ms: float
+    batch: int
+    batch_encode_ms: float
+    batch_decode_ms: float
+    lossless: bool
+
+
+@dataclass(frozen=True)
+class CodecRow:
+    """One classical codec: bits per sub-pixel of whole files, milliseconds an image."""
+
+    codec: str
+    images: int
+    bpsp: float
+    encode_ms: float
+    decode_ms: float
+    lossless: bool
+
+
+Row = TypeVar("Row", CurveRow, CodecRow)
+
+
+def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> None:
+    """Write rows as .csv or .json, floats with 6 significant digits; whole or not at all.
+
+    Raises:
+        ValueError: another suffix, or no rows.
+    """
+    if not rows or path.suffix not in (".csv", ".json"):
+        raise ValueError(f"expected at least one row and a .csv or .json file; got {path.name}")
+    table = [
+        {name: _rounded(value) for name, value in asdict(row).items()}  # type: ignore[call-overload]
+        for row in rows
+    ]
+    if path.suffix == ".json":
+        text = json.dumps(table, indent=2) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        text = buffer.getvalue()
+    write_whole(path, text.encode())
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """Read what `write_rows` wrote.
+
+    Raises:
+        ValueError: a file of another kind.
+    """
+    kinds = {field.name: field.type for field in fields(row_type)}
+    try:
+        text = path.read_text()
+        table: list[dict[str, Any]] = (
+            json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        )
+        if not table or any(set(row) != set(kinds) for row in table):
+            raise ValueError("its columns differ")
+        return [
+            row_type(**{name: _parsed(row[name], kind) for name, kind in kinds.items()})  # type: ignore[arg-type]
+            for row in table
+        ]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the columns {', '.join(kinds)}: {error}") from error
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _parsed(value: Any, kind: Any) -> Any:
+    if kind == "bool":
+        if str(value) not in ("True", "False"):
+            raise ValueError(f"'{value}' is neither True nor False")
+        return str(value) == "True"
+    return {"int": int, "float": float, "str": str}[kind](value)

@@ -1,0 +1,125 @@
+"""From a configuration to its parts, and from a run directory back to its network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from italic.coding.base import BaseCode
+from italic.datamodules.images import ImageSource
+from italic.datamodules.step_masks import StepMasks
+from italic.models.estimator import Estimator
+
+CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
+CHECKPOINTS = "checkpoints"
+
+
+class RunError(RuntimeError):
+    """A run directory or a configuration that can't be used as asked."""
+
+
+def unroll(cfg: DictConfig) -> int:
+    """Steps of a training sample: as configured, else 2 for a recurrent network and 1 without."""
+    if cfg.masks.unroll is not None:
+        return cfg.masks.unroll
+    return 2 if cfg.model.recurrent and cfg.steps > 1 else 1
+
+
+def build_datamodule(cfg: DictConfig) -> StepMasks:
+    """The DataModule of a run: its images, base code and masks."""
+    settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
+    settings["images"] = build_images(cfg)
+    step_masks = dict(OmegaConf.to_container(cfg.masks, resolve=True))  # type: ignore[arg-type]
+    step_masks["unroll"] = unroll(cfg)
+    return StepMasks(base=build_base(cfg), steps=cfg.steps, **settings, **step_masks)
+
+
+def build_images(cfg: DictConfig) -> ImageSource:
+    """The image source of a configuration."""
+    return _instantiated(cfg.datamodule.images)
+
+
+def build_base(cfg: DictConfig) -> BaseCode:
+    """The base code of a configuration."""
+    return _instantiated(cfg.base)
+
+
+def build_network(cfg: DictConfig) -> nn.Module:
+    """The estimator network of a configuration, untrained."""
+    return _instantiated(cfg.model)
+
+
+def build_estimator(cfg: DictConfig) -> Estimator:
+    """The LightningModule of a configuration, its network untrained."""
+    settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
+    for elsewhere in ("average_decay", "compile"):
+        settings.pop(elsewhere)
+    network = build_network(cfg)
+    if cfg.training.compile:
+        network.compile()
+    return Estimator(network, steps=cfg.steps, unroll=unroll(cfg), **settings)
+
+
+def read_config(run_dir: Path) -> DictConfig:
+    """The configuration that a run was started with.
+
+    Raises:
+        RunError: the directory is not one of a run.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise RunError(
+            f"{run_dir} is not a run directory: expected {CONFIG} in it, "
+            "as train.py writes it under runs/ or multirun/"
+        )
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def find_checkpoint(run_dir: Path) -> Path:
+    """The last checkpoint of a run.
+
+    Raises:
+        RunError: the run has not saved one.
+    """
+    path = run_dir / CHECKPOINTS / "last.ckpt"
+    if not path.is_file():
+        raise RunError(f"{run_dir} holds no checkpoint yet: expected {CHECKPOINTS}/last.ckpt in it")
+    return path
+
+
+def load_network(run_dir: Path) -> nn.Module:
+    """A run's trained network (the average of its weights), in evaluation mode, on the CPU.
+
+    Raises:
+        RunError: no run, no checkpoint, or weights that don't fit the configuration.
+    """
+    network = build_network(read_config(run_dir))
+    path = find_checkpoint(run_dir)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        prefix = "network."
+        state = {
+            name.removeprefix(prefix): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(prefix)
+        }
+        network.load_state_dict(state)
+    except Exception as error:
+        raise RunError(f"{path} can't be loaded as the run's network: {error}") from error
+    return network.eval()
+
+
+def _instantiated(cfg: DictConfig) -> Any:
+    """The object that a configuration node describes; what it refuses, in its own words."""
+    try:
+        return instantiate(cfg)
+    except InstantiationException as error:
+        raise RunError(str(error.__cause__ or error)) from error

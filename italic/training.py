@@ -1,0 +1,157 @@
+"""One training run: directory, loggers, callbacks, trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    Timer,
+)
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from italic import experiment
+from italic.experiment import CHECKPOINTS, CONFIG, RunError
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> float:
+    """Train as configured, in Hydra's output directory.
+
+    Returns:
+        The best validation bpsp.
+
+    Raises:
+        RunError: a resumed run that is none, or changes that a resumed run can't take.
+    """
+    hydra_cfg = HydraConfig.get()
+    run_dir = Path(hydra_cfg.runtime.output_dir)
+    checkpoint = None
+    if cfg.resume is not None:
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            raise RunError("resume goes on with one run: leave out -m")
+        run_dir = Path(cfg.resume)
+        cfg = _resumed(run_dir, list(hydra_cfg.overrides.task))
+        checkpoint = experiment.find_checkpoint(run_dir)
+    if hydra_cfg.mode == RunMode.MULTIRUN and "ddp" in str(cfg.trainer.strategy):
+        raise RunError(
+            "several processes can't train inside a local multirun (each would start the whole "
+            "sweep again): run without -m, or with trainer.strategy=auto trainer.devices=1"
+        )
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    estimator = experiment.build_estimator(cfg)
+    datamodule = experiment.build_datamodule(cfg)
+    OmegaConf.save(cfg, run_dir / CONFIG)
+    loggers = _loggers(cfg, run_dir)
+    checkpoints = ModelCheckpoint(
+        run_dir / CHECKPOINTS,
+        "best",
+        monitor="val/bpsp",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = pl.Trainer(
+        **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]
+        logger=loggers,
+        callbacks=[*_callbacks(cfg), checkpoints],
+        default_root_dir=run_dir,
+    )
+    log.info("training in %s", run_dir)
+    try:
+        trainer.fit(estimator, datamodule, ckpt_path=checkpoint, weights_only=False)
+    finally:
+        if cfg.logger.wandb:
+            import wandb
+
+            wandb.finish()
+    best = checkpoints.best_model_score
+    log.info("best validation bpsp %s; weights in %s", best, run_dir / CHECKPOINTS)
+    return float("nan") if best is None else float(best)
+
+
+class CostNotice(Callback):
+    """Says early what a long training on a CPU will cost, and names the model made for it."""
+
+    HOURS = 6.0
+    STEP = 2  # the first steps warm up
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Speak up once, if the training will be long."""
+        bounded = any(isinstance(item, Timer) for item in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.global_step != self.STEP or pl_module.device.type != "cpu" or bounded:
+            return
+        seconds = time.perf_counter() - self.start
+        hours = seconds * float(trainer.estimated_stepping_batches) / 3600
+        if hours > self.HOURS:
+            log.warning(
+                "a training step takes %.1f s on this CPU, the whole training about %.0f hours; "
+                "model=rnan_small is made for a CPU, trainer.max_time=00:01:00:00 sets a bound",
+                seconds,
+                hours,
+            )
+
+
+def _resumed(run_dir: Path, overrides: list[str]) -> DictConfig:
+    cfg = experiment.read_config(run_dir)
+    changes = [change for change in overrides if not change.startswith("resume=")]
+    for change in changes:
+        key = change.split("=")[0]
+        if OmegaConf.is_dict(OmegaConf.select(cfg, key)) or "+" in key or "~" in key:
+            raise RunError(
+                f"'{change}' can't be changed in a resumed run: it goes on with its own "
+                "configuration; single values such as trainer.max_epochs=… may be given"
+            )
+        if OmegaConf.select(cfg, key, default=run_dir) is run_dir:
+            raise RunError(f"the run's configuration has no key '{key}'")
+    merged = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
+    if cfg.logger.wandb:
+        identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
+        wandb_logger = WandbLogger(
+            project=cfg.logger.project,
+            name=run_dir.name,
+            id=identity,  # a resumed run goes on under the same name
+            resume="allow",
+            mode=cfg.logger.mode,
+            save_dir=run_dir,
+            config=OmegaConf.to_container(cfg, resolve=True),
+        )
+        wandb_logger.experiment.define_metric("val/bpsp", summary="min")
+        loggers.append(wandb_logger)
+    return loggers
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    return [
+        EMAWeightAveraging(use_buffers=False, decay=cfg.training.average_decay),
+        LearningRateMonitor(),
+        *([RichProgressBar()] if cfg.trainer.enable_progress_bar is not False else []),
+        CostNotice(),
+    ]

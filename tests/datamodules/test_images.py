@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from italic.datamodules.images import CIFAR10, DataError, Folder, Photos
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array, mode).save(path)
+
+
+def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def as_set(images: np.ndarray) -> set[bytes]:
+    return {image.tobytes() for image in images}
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    for index in range(30):
+        part = "train" if index < 20 else "test"
+        save(tmp_path / part / f"class{index % 3}" / f"{index}.png", picture(index))
+    return tmp_path
+
+
+def test_class_folders_split_without_overlap_whatever_the_names(class_folders: Path) -> None:
+    source = CIFAR10(str(class_folders), validation=6)
+    train, validation, test = (source.load(split) for split in ("train", "validation", "test"))
+    assert (len(train), len(validation), len(test)) == (14, 6, 10)
+    assert not as_set(train) & as_set(validation)
+    assert as_set(train) | as_set(validation) == as_set(np.stack([picture(i) for i in range(20)]))
+    for path in (class_folders / "train").glob("*/*.png"):
+        path.rename(path.with_name(f"x{hash(path) % 1000}-{path.name}"))
+    assert np.array_equal(CIFAR10(str(class_folders), validation=6).load("train"), train)
+
+
+def test_decoded_images_are_kept_until_the_folder_changes(class_folders: Path) -> None:
+    CIFAR10(str(class_folders)).load("test")
+    kept = class_folders / ".test.npz"
+    assert kept.is_file()
+    kept.write_bytes(kept.read_bytes()[:100])  # damaged: read again
+    assert len(CIFAR10(str(class_folders)).load("test")) == 10
+    save(class_folders / "test" / "class0" / "new.png", picture(99))
+    assert len(CIFAR10(str(class_folders)).load("test")) == 11
+
+
+def test_missing_cifar10_names_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)cifar-10-batches-py.*class folders.*=photos"):
+        CIFAR10(str(tmp_path), download=False).load("train")
+
+
+def test_photographs_of_the_splits_differ() -> None:
+    source = Photos(32)
+    splits = [source.load(split) for split in ("train", "validation", "test")]
+    assert [len(images) for images in splits] == [9094, 260, 126]
+    assert all(images.shape[1:] == (32, 32, 3) for images in splits)
+    sets = [as_set(images) for images in splits]
+    assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+    assert np.array_equal(Photos(32).load("test"), splits[2])
+
+
+def test_folder_splits_files_and_cuts_tiles(tmp_path: Path) -> None:
+    for index in range(10):
+        save(tmp_path / "deep" / f"{index}.png", picture(index, 40, 70))
+    source = Folder(str(tmp_path), size=32)
+    splits = [source.load(split) for split in ("train", "validation", "test")]
+    assert [len(images) for images in splits] == [16, 2, 2]
+    assert len(as_set(np.concatenate(splits))) == 20
+
+
+def test_folder_takes_named_splits(tmp_path: Path) -> None:
+    for index, split in enumerate(("train", "val", "test")):
+        save(tmp_path / split / "a.png", picture(index))
+        loaded = Folder(str(tmp_path)).load("validation" if split == "val" else split)  # type: ignore[arg-type]
+        assert np.array_equal(loaded, picture(index)[None])
+
+
+def test_gray_and_palette_are_converted_without_loss(tmp_path: Path) -> None:
+    gray = picture(0)[..., 0]
+    save(tmp_path / "train" / "gray.png", gray)
+    assert np.array_equal(Folder(str(tmp_path)).load("train")[0], np.repeat(gray[..., None], 3, 2))
+
+
+@pytest.mark.parametrize(
+    "array, mode",
+    [
+        (np.zeros((32, 32, 4), np.uint8), "RGBA"),
+        (np.zeros((32, 32), np.uint16), "I;16"),
+    ],
+)
+def test_alpha_and_16_bit_are_refused_by_name(tmp_path: Path, array: np.ndarray, mode: str) -> None:
+    save(tmp_path / "train" / "odd.png", array)
+    with pytest.raises(DataError, match=rf"odd\.png' is of kind {mode}"):
+        Folder(str(tmp_path)).load("train")
+
+
+def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        Folder(str(tmp_path / "none")).load("train")
+    with pytest.raises(DataError, match="no images below"):
+        Folder(str(tmp_path)).load("train")
+    save(tmp_path / "a.png", picture(0, 8, 8))
+    with pytest.raises(DataError, match="holds 1 images"):
+        Folder(str(tmp_path)).load("train")
+    for name in "bc":
+        save(tmp_path / f"{name}.png", picture(0, 8, 8))
+    with pytest.raises(DataError, match=r"smaller datamodule\.images\.size"):
+        Folder(str(tmp_path)).load("train")
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="can't be read as an image"):
+        [Folder(str(tmp_path), size=8).load(split) for split in ("train", "validation", "test")]

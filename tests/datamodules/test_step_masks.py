@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from italic import masks
+from italic.coding.base import NoBase
+from italic.datamodules.step_masks import StepMasks, random_windows
+
+RANK = torch.from_numpy(np.argsort(masks.pixel_order("nested", 16, 16)).reshape(16, 16))
+
+
+class Noise:
+    """Random images; the first pixel of each holds its number."""
+
+    def load(self, split: str) -> np.ndarray:
+        images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+        images[:, 0, 0, 0] = np.arange(20)
+        return images
+
+
+def module(path: Path, **options: object) -> StepMasks:
+    data = StepMasks(Noise(), NoBase(), path, batch_size=4, **options)  # type: ignore[arg-type]
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("max_steps", [1, 64])
+def test_windows_are_segments_of_the_order_with_something_due(steps: int, max_steps: int) -> None:
+    torch.manual_seed(0)
+    reveal = random_windows(RANK, 500, steps, max_steps).flatten(1)
+    in_order = reveal[:, torch.argsort(RANK.flatten())]
+    assert (in_order.diff(dim=1) >= 0).all()
+    assert in_order.min() >= -1 and in_order.max() <= steps
+    assert ((reveal >= 0) & (reveal < steps)).any(1).all()
+
+
+def test_every_pixel_is_due_equally_often_relative_to_its_steps_size() -> None:
+    """A step is drawn by its pixels, so the mean cost of a window is the cost of an image."""
+    torch.manual_seed(0)
+    reveal = random_windows(RANK, 40_000, 1, 16)
+    due = (reveal == 0).double()
+    weight = (due / due.sum((1, 2), keepdim=True)).mean(0) * 256
+    assert weight.mean().item() == pytest.approx(1)
+    assert ((weight - 1).abs() < 0.25).all()
+
+
+def test_training_batches_carry_windows_and_validation_the_partition(tmp_path: Path) -> None:
+    data = module(tmp_path, steps=4, unroll=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.image.dtype == batch.base.dtype == torch.uint8
+    assert batch.image.shape == batch.base.shape == (4, 3, 16, 16)
+    assert batch.reveal.shape == (4, 16, 16) and batch.base_bits.tolist() == [0] * 4
+    whole = next(iter(data.val_dataloader()))
+    assert torch.equal(whole.reveal[0].unique(), torch.arange(4))
+
+
+def test_unrolled_over_all_steps_trains_on_the_partition(tmp_path: Path) -> None:
+    data = module(tmp_path, steps=4, unroll=0)
+    assert torch.equal(next(iter(data.train_dataloader())).reveal[0], data.partition)
+
+
+def test_every_image_is_seen_once_an_epoch_perhaps_mirrored(tmp_path: Path) -> None:
+    data = module(tmp_path, steps=4)
+    seen = torch.cat([batch.image for batch in data.train_dataloader()])
+    originals = torch.from_numpy(Noise().load("train")).permute(0, 3, 1, 2)
+    mirrored = 0
+    for image in seen:
+        straight = (originals == image).flatten(1).all(1)
+        flipped = (originals.flip(-1) == image).flatten(1).all(1)
+        assert straight.any() or flipped.any()
+        mirrored += int(flipped.any())
+    assert len(seen) == 20 and 0 < mirrored < 20
+
+
+def test_workers_read_the_same_way_and_a_limit_cuts_validation(tmp_path: Path) -> None:
+    data = module(tmp_path, steps=4, workers=1, flip=False, eval_limit=5, eval_batch_size=3)
+    assert sum(len(batch.image) for batch in data.train_dataloader()) == 20
+    assert [len(batch.image) for batch in data.val_dataloader()] == [3, 2]

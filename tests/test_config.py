@@ -1,0 +1,76 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from italic.config import register
+from italic.experiment import build_estimator
+
+register()
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def composed(config: str, *overrides: str) -> DictConfig:
+    with initialize(version_base="1.3", config_path="../conf"):
+        return compose(config, list(overrides))
+
+
+FILES = [
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in sorted(CONF.glob("*/**/*.yaml"))
+]
+
+
+@pytest.mark.parametrize("group, name", FILES)
+def test_every_yaml_composes(group: str, name: str) -> None:
+    override = {
+        "experiment": f"experiment={name}",
+        "datamodule/images": f"datamodule/images={name}",
+    }.get(group, f"{group}={name}")
+    cfg = composed("train", override)
+    assert OmegaConf.to_yaml(cfg)
+
+
+def test_evaluate_composes() -> None:
+    assert composed("evaluate").steps == [1, 2, 4, 8, 16, 32]
+    assert "Photos" in composed("evaluate", "datamodule=photos").datamodule.images._target_
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=many",
+        "stepz=8",
+        "model.features=wide",
+        "model.widht=3",
+        "base.qp=high",
+        "trainer.max_epochs=soon",
+        "trainer.max_epoch=3",
+        "datamodule.images.validation=some",
+        "model=transformer",
+    ],
+)
+def test_unknown_keys_and_wrong_types_fail_at_once(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        composed("train", override)
+
+
+def test_any_trainer_setting_may_be_given() -> None:
+    cfg = composed("train", "trainer.precision=bf16-mixed", "trainer.devices=2")
+    assert cfg.trainer.precision == "bf16-mixed" and cfg.trainer.devices == 2
+
+
+def test_each_part_of_rnan_can_be_switched_off() -> None:
+    for option in ("attention", "mask_branch", "recurrent", "step_embedding"):
+        cfg = composed("train", "model.features=8", "model.groups=2", f"model.{option}=false")
+        assert build_estimator(cfg).unroll == (1 if option == "recurrent" else 2)
+
+
+def test_the_job_configuration_can_be_shown() -> None:
+    command = [sys.executable, "train.py", "model=rnan_small", "steps=8", "--cfg", "job"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent)
+    assert shown.returncode == 0 and OmegaConf.create(shown.stdout).steps == 8

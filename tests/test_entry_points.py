@@ -1,0 +1,139 @@
+"""train.py and evaluate.py as a user runs them, on small models and few photographs."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "model=rnan_small",
+    "model.features=8",
+    "model.groups=1",
+    "model.components=2",
+    "datamodule=photos",
+    "datamodule.batch_size=4",
+    "datamodule.eval_limit=4",
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=3",
+    "trainer.check_val_every_n_epoch=null",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "threads=1",
+]
+
+
+def run(script: str, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def last_step(run_dir: Path) -> int:
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=False)["global_step"]
+
+
+def metrics(run_dir: Path, version: int) -> list[dict[str, str]]:
+    text = (run_dir / "csv" / f"version_{version}" / "metrics.csv").read_text()
+    return list(csv.DictReader(text.splitlines()))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    run("train.py", *SMALL, "base=none", "steps=4", f"hydra.run.dir={path}")
+    return path
+
+
+def test_a_run_leaves_configuration_checkpoints_and_losses_by_part(run_dir: Path) -> None:
+    assert (run_dir / "config.yaml").is_file() and last_step(run_dir) == 6
+    rows = metrics(run_dir, 0)
+    validated = [row for row in rows if row["val/bpsp"]]
+    assert len(validated) == 2
+    parts = ["val/bpsp_base", *(f"val/bpsp_step_{step:02d}" for step in range(1, 5))]
+    for row in validated:
+        assert float(row["val/bpsp"]) == pytest.approx(sum(float(row[part]) for part in parts))
+
+
+def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "evaluation"
+    run(
+        "evaluate.py",
+        f"ckpt_path={run_dir}",
+        "steps=[1,3]",
+        "evaluate.limit=3",
+        "evaluate.timed=1",
+        "evaluate.pictures=2",
+        f"output={output}",
+        "logger=wandb",
+    )
+    rows = json.loads((output / "curve.json").read_text())
+    assert [row["steps"] for row in rows] == [1, 3] and all(row["lossless"] for row in rows)
+    for row in rows:
+        assert 0 < row["bpsp_estimated"] < row["bpsp_coded"]
+        assert row["bpsp_coded"] < 1.005 * row["bpsp_estimated"] + 64 / 3072
+    names = ("curve.csv", "curve.png", "curve.svg", "codecs.csv", "panel.png", "example.italic")
+    assert all((output / name).stat().st_size for name in names)
+    assert list(output.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_a_resumed_run_goes_on_in_its_own_directory(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run("train.py", *SMALL, "base=none", "steps=2", "logger=wandb", f"hydra.run.dir={path}")
+    run("train.py", f"resume={path}", "trainer.max_steps=9")
+    assert last_step(path) == 9
+    rows = metrics(path, 1)
+    assert min(int(row["step"]) for row in rows if row["step"]) >= 5
+    identities = {item.name.split("-")[-1] for item in path.glob("wandb/offline-run-*")}
+    assert len(identities) == 1  # both parts belong to one W&B run
+    assert "single values" in run("train.py", f"resume={path}", "model=rnan", code=1)
+
+
+def test_a_multirun_and_the_figure_of_its_curves(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    run("train.py", "-m", "steps=1,2", *SMALL, "base=bpg", f"hydra.sweep.dir={sweep}")
+    runs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
+    assert [path.name for path in runs] == ["0_steps=1", "1_steps=2"]
+    output = tmp_path / "comparison"
+    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    run("evaluate.py", f"runs={sweep}", "steps=[1,2]", *limits, f"output={output}")
+    assert (output / "curve.png").is_file()
+    for path in runs:
+        rows = json.loads((output / path.name / "curve.json").read_text())
+        assert all(row["lossless"] and row["bpsp_base"] > 0 for row in rows)
+
+
+def test_unrolled_training_of_the_original_estimator(tmp_path: Path) -> None:
+    original = [argument for argument in SMALL if argument != "model=rnan_small"]
+    path = tmp_path / "run"
+    more = ["model=rnan", "masks=normal", "masks.unroll=0", "steps=4", "base=none"]
+    run("train.py", *original, *more, f"hydra.run.dir={path}")
+    assert last_step(path) == 6
+
+
+@pytest.mark.parametrize(
+    "script, arguments, message",
+    [
+        ("train.py", ["datamodule.images.data_dir=nowhere", "datamodule.images.download=false"],
+         "datamodule=photos"),
+        ("train.py", ["datamodule=photos", "base.qp=77"], "77"),
+        ("train.py", ["datamodule=photos", "masks.unroll=1"], "masks.unroll of 2 or more"),
+        ("train.py", ["datamodule=photos", "base=none", "steps=2000"], "1024"),
+        ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
+        ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
+        ("evaluate.py", [], "expected either ckpt_path=RUN_DIR or runs="),
+        ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
+        ("evaluate.py", ["runs=nowhere"], "no run lies below nowhere"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_in_one_sentence(
+    script: str, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    said = run(script, *arguments, f"hydra.run.dir={tmp_path}", code=1)
+    assert message in said.splitlines()[-1] and "Traceback" not in said

@@ -1,0 +1,28 @@
+"""Train an estimator: python train.py model=rnan_small steps=8 datamodule=photos …"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from italic.config import register
+from italic.datamodules.images import DataError
+from italic.experiment import RunError
+from italic.training import train
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """Train; a sweep's objective is the best validation bpsp."""
+    try:
+        return train(cfg)
+    except (RunError, DataError, ValueError) as error:
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
