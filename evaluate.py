@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import hydra
-from italic.evaluation.session import evaluate
 from omegaconf import DictConfig
 
 from italic.config import register
 from italic.datamodules.images import DataError
+from italic.evaluation.evaluate import evaluate
 from italic.experiment import RunError
 
 register()

@@ -18,6 +18,7 @@ from italic.models.estimator import Estimator
 
 CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
 CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
 
 
 class RunError(RuntimeError):
@@ -89,9 +90,9 @@ def find_checkpoint(run_dir: Path) -> Path:
     Raises:
         RunError: the run has not saved one.
     """
-    path = run_dir / CHECKPOINTS / "last.ckpt"
+    path = run_dir / CHECKPOINTS / LAST
     if not path.is_file():
-        raise RunError(f"{run_dir} holds no checkpoint yet: expected {CHECKPOINTS}/last.ckpt in it")
+        raise RunError(f"{run_dir} holds no checkpoint yet: expected {CHECKPOINTS}/{LAST} in it")
     return path
 
 

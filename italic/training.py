@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from italic import experiment
-from italic.experiment import CHECKPOINTS, CONFIG, RunError
+from italic.evaluation.dashboard import Dashboard
+from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +61,13 @@ def train(cfg: DictConfig) -> float:
     datamodule = experiment.build_datamodule(cfg)
     OmegaConf.save(cfg, run_dir / CONFIG)
     loggers = _loggers(cfg, run_dir)
-    checkpoints = ModelCheckpoint(
-        run_dir / CHECKPOINTS,
-        "best",
-        monitor="val/bpsp",
-        save_last=True,
-        enable_version_counter=False,
+    best = ModelCheckpoint(
+        run_dir / CHECKPOINTS, "best", monitor="val/bpsp", enable_version_counter=False
     )
     trainer = pl.Trainer(
         **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]
         logger=loggers,
-        callbacks=[*_callbacks(cfg), checkpoints],
+        callbacks=[LastCheckpoint(), *_callbacks(cfg), best],
         default_root_dir=run_dir,
     )
     log.info("training in %s", run_dir)
@@ -80,9 +78,29 @@ def train(cfg: DictConfig) -> float:
             import wandb
 
             wandb.finish()
-    best = checkpoints.best_model_score
-    log.info("best validation bpsp %s; weights in %s", best, run_dir / CHECKPOINTS)
-    return float("nan") if best is None else float(best)
+    score = best.best_model_score
+    bpsp = math.nan if score is None else float(score)
+    log.info("best validation bpsp %.4f; weights in %s", bpsp, run_dir / CHECKPOINTS)
+    return bpsp
+
+
+class LastCheckpoint(Callback):
+    """Saves last.ckpt at each validation and at the end, whether or not it is the best.
+
+    Place it before the callback that averages the weights, which swaps them when training ends.
+    """
+
+    def on_validation_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Save, unless it is the check before training."""
+        if not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Save."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / LAST)
 
 
 class CostNotice(Callback):
@@ -149,9 +167,12 @@ def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
-    return [
+    callbacks: list[Callback] = [
+        Dashboard(cfg.logger.pictures),
         EMAWeightAveraging(use_buffers=False, decay=cfg.training.average_decay),
         LearningRateMonitor(),
-        *([RichProgressBar()] if cfg.trainer.enable_progress_bar is not False else []),
         CostNotice(),
     ]
+    if cfg.trainer.enable_progress_bar is not False:
+        callbacks.append(RichProgressBar())
+    return callbacks

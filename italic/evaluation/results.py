@@ -102,4 +102,5 @@ def _parsed(value: Any, kind: Any) -> Any:
         if str(value) not in ("True", "False"):
             raise ValueError(f"'{value}' is neither True nor False")
         return str(value) == "True"
-    return {"int": int, "float": float, "str": str}[kind](value)
+    # By way of text, so that a fraction is refused where a whole number belongs.
+    return {"int": int, "float": float, "str": str}[kind](str(value))
