@@ -1,0 +1,74 @@
+"""Time of the pair cache and speed of reading it.
+
+Makes the BPG pairs of CIFAR-10 images afresh, then reads batches as training does, masks included.
+
+    python benchmarks/pairs.py --images 60000 --qp 49
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from italic.coding.base import BPG
+from italic.datamodules.images import CIFAR10
+from italic.datamodules.pairs import make_pairs
+from italic.datamodules.step_masks import StepMasks
+
+
+class Loaded:
+    """Images that are in memory already, the same for every split."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def load(self, _: str) -> np.ndarray:
+        """All images, uint8 (N, H, W, 3)."""
+        return self.images
+
+
+def main() -> None:
+    """Print a table and write it as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=3000, help="how many, at most 60,000")
+    parser.add_argument("--qp", type=int, default=49)
+    parser.add_argument("--data-dir", default="data/cifar10")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/pairs.csv"))
+    arguments = parser.parse_args()
+    source = CIFAR10(arguments.data_dir)
+    splits = [source.load(split) for split in ("train", "validation", "test")]
+    images = np.concatenate(splits)[: arguments.images]
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        start = time.perf_counter()
+        pairs = make_pairs(images, BPG(arguments.qp), cache)
+        seconds = time.perf_counter() - start
+        rows.append(
+            {"what": "make pairs", "seconds": seconds, "images_per_s": len(pairs) / seconds}
+        )
+        for batch_size in (8, 64):
+            data = StepMasks(
+                Loaded(images), BPG(arguments.qp), cache, batch_size=batch_size, eval_limit=1
+            )
+            data.prepare_data()
+            data.setup("fit")
+            start = time.perf_counter()
+            count = sum(len(batch.image) for batch in data.train_dataloader())
+            seconds = time.perf_counter() - start
+            what = f"read batches of {batch_size} with masks"
+            rows.append({"what": what, "seconds": seconds, "images_per_s": count / seconds})
+    for row in rows:
+        print(f"{row['what']:32} {row['seconds']:8.2f} s {row['images_per_s']:10.0f} images/s")
+    with arguments.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
