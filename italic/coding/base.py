@@ -26,7 +26,7 @@ class BaseCode(Protocol):
 
 
 class BPG:
-    """BPG files of a fixed quality.
+    """BPG files of a fixed quality, without what follows from the settings and the size.
 
     `qp` is 0..51 and `chroma` "420", "422" or "444", as for `bpg.encode`; ValueError otherwise.
     Keeps the encoders of the last picture sizes open; may be pickled, and inherited by forks.
@@ -41,32 +41,37 @@ class BPG:
     def identity(self) -> str:
         """The settings, and the versions and options of the encoder."""
         return (
-            f"BPG qp={self.qp} chroma={self.chroma}, {bpg.encoder_version()}, "
+            f"packed BPG qp={self.qp} chroma={self.chroma}, {bpg.encoder_version()}, "
             f"{bpg.X265_PRESET} {bpg.X265_PARAMETERS}"
         )
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Encode a picture, uint8 (H, W, 3), as a .bpg file; BPGError as `bpg.encode`."""
+        """Encode a picture, uint8 (H, W, 3), as a packed .bpg file; BPGError as `bpg.encode`."""
         bpg.check_image(image)
         size = image.shape[0], image.shape[1]
         encoder = self._encoders.pop(size, None) or bpg.Encoder(*size, self.qp, self.chroma)
         self._encoders[size] = encoder
         if len(self._encoders) > OPEN_ENCODERS:
             del self._encoders[next(iter(self._encoders))]
-        return encoder.encode(image)
+        return bpg.pack(encoder.encode(image), *size, self.qp, self.chroma)
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
-        """Decode a .bpg file of any quality, uint8 (height, width, 3); BPGError as `bpg.decode`.
+        """Decode a packed .bpg file, uint8 (height, width, 3); BPGError as `bpg.decode`.
 
-        ValueError, before anything is decoded, if the file is of another size.
+        BPGError, before anything is decoded, if it is one of another size.
         """
-        size = bpg.picture_size(data)
+        file = self.file(data, height, width)
+        size = bpg.picture_size(file)
         if size != (height, width):
-            raise ValueError(
+            raise bpg.BPGError(
                 f"The base code holds a picture of {size[0]}×{size[1]} pixels, "
                 f"but one of {height}×{width} is due; do they belong together?"
             )
-        return bpg.decode(data)
+        return bpg.decode(file)
+
+    def file(self, data: bytes, height: int, width: int) -> bytes:
+        """The whole .bpg file, which any BPG decoder reads, of a packed one; BPGError."""
+        return bpg.unpack(data, height, width, self.qp, self.chroma)
 
 
 class NoBase:

@@ -28,6 +28,7 @@ from italic.coding.hevc_headers import (
     CodingTools,
     NalType,
     count_pictures,
+    escape,
     nal_type,
     set_slice_loop_filter_flag,
     split_nals,
@@ -41,7 +42,9 @@ __all__ = [
     "decode",
     "encode",
     "encoder_version",
+    "pack",
     "picture_size",
+    "unpack",
 ]
 
 MAGIC = int.from_bytes(b"BPG\xfb", "big")
@@ -53,6 +56,10 @@ FFMPEG_FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p")  # by chroma_format_i
 # of 35 megapixels, and a bound to what a damaged header can make a reader allocate.
 MAX_SAMPLES = 35_651_584
 MAX_SIDE = 16_888
+
+# The first byte of what `pack` stores whole. Slice data never start with it: their first nine
+# bits are neither 510 nor 511 (H.265, 9.3.2.5).
+WHOLE = 0xFF
 
 # Every picture is coded by itself and at once: intra only, one thread, no lookahead. The rest
 # saves bytes at equal PSNR, 3 % at 32×32 and qp 49: psycho-visual choices cost PSNR, and deeper
@@ -136,6 +143,33 @@ def picture_size(data: bytes) -> tuple[int, int]:
     return header.height, header.width
 
 
+def pack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -> bytes:
+    """Leave out of a .bpg file what follows from the other arguments, 25 bytes or more.
+
+    They are the sides in pixels and the settings that the file was encoded with. Any other
+    bytes, such as files of other encoders, are kept whole and become one longer. BPGError if the
+    arguments are out of range.
+    """
+    payload = data.partition(_implied_body(height, width, qp, chroma))[2]
+    if payload and payload[0] != WHOLE and unpack(payload, height, width, qp, chroma) == data:
+        return payload
+    return bytes([WHOLE]) + data
+
+
+def unpack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -> bytes:
+    """The very bytes that `pack` was given with these arguments, whatever x265 is installed.
+
+    BPGError if `data` is empty or the arguments are out of range; other damage is for `decode`.
+    """
+    implied = _implied_body(height, width, qp, chroma)
+    if not data:
+        raise BPGError("The packed BPG file is empty: it is damaged; get a whole copy.")
+    if data[0] == WHOLE:
+        return data[1:]
+    body = implied + data
+    return _file_head(height, width, CHROMA_FORMATS[chroma], 0, len(body)) + body
+
+
 @cache
 def encoder_version() -> str:
     """Versions of PyAV and x265, on which the bytes of `encode` depend: "av X, x265 Y"."""
@@ -163,8 +197,7 @@ class Encoder:
         check_settings(qp, chroma)
         self.height, self.width, self.qp, self.chroma = height, width, qp, chroma
         self.lossless = lossless
-        # Coded sides are whole blocks, and x265 takes none below 16 pixels.
-        self._block = 16 if min(height, width) <= 8 else 8
+        self._block = _min_block(height, width)
         self._context: Any = None
         self._count = 0
 
@@ -229,11 +262,10 @@ class Encoder:
         header = tools.to_bpg()
         body = BitWriter().ue7(len(header)).bytes() + header
         body += nals[2] + START_CODE + set_slice_loop_filter_flag(nals[3], tools.sao)
-        head = BitWriter().u(32, MAGIC)
-        head.u(3, CHROMA_FORMATS[self.chroma]).u(1, 0).u(4, 0)  # no alpha, 8 bit
-        head.u(4, bpg_colour.RGB if self.lossless else 0)  # else BT.601
-        head.u(4, 0)  # full range, no extension, no animation
-        return head.ue7(self.width).ue7(self.height).ue7(len(body)).bytes() + body
+        pixel_format = CHROMA_FORMATS[self.chroma]
+        colour_space = bpg_colour.RGB if self.lossless else 0  # else BT.601
+        head = _file_head(self.height, self.width, pixel_format, colour_space, len(body))
+        return head + body
 
 
 _open_encoders: weakref.WeakSet[Encoder] = weakref.WeakSet()
@@ -277,6 +309,56 @@ def _check_size(height: int, width: int) -> None:
             f"A picture of {height}×{width} pixels is too large: at most {MAX_SIDE} a side and "
             f"{MAX_SAMPLES} in all, edges of 63 included; cut it into parts."
         )
+
+
+def _min_block(height: int, width: int) -> int:
+    """Side in pixels of the blocks to which `encode` pads: x265 takes no picture side below 16."""
+    return 16 if min(height, width) <= 8 else 8
+
+
+def _file_head(height: int, width: int, pixel_format: int, colour_space: int, length: int) -> bytes:
+    """The head of a BPG file with `length` bytes of picture data."""
+    head = BitWriter().u(32, MAGIC)
+    head.u(3, pixel_format).u(1, 0).u(4, 0)  # no alpha, 8 bit
+    head.u(4, colour_space).u(4, 0)  # full range, no extension, no animation
+    return head.ue7(width).ue7(height).ue7(length).bytes()
+
+
+def _implied_body(height: int, width: int, qp: int, chroma: str) -> bytes:
+    """The picture data of a file of `encode` up to the slice data.
+
+    What `encode` lets x265 choose, written down a second time, because packed files must not
+    depend on the version of x265. A change makes every packed file unreadable.
+    """
+    _check_size(height, width)
+    check_settings(qp, chroma)
+    block = _min_block(height, width)
+    side = -(-min(height, width) // block) * block
+    # Coding tree blocks are the largest that fit into the picture, up to 64 pixels, and
+    # transform blocks are from 4 pixels up to those, but at most 32.
+    log2_min, log2_max = block.bit_length() - 1, min(side.bit_length() - 1, 6)
+    sizes = (log2_min - 3, log2_max - log2_min, 0, min(log2_max, 5) - 2, 0)
+    tools = CodingTools(sizes, sao=0, pcm=None, strong_intra_smoothing=1).to_bpg()
+
+    pps = BitWriter().ue(0, 0).u(6, 1)  # sign data hiding
+    pps.u(1, 0).ue(0, 0, 0).u(3, 0).ue(0, 0)  # QP 26, no offsets
+    pps.u(6, 0).u(1, 1).u(3, 0).ue(0).u(2, 0)  # loop filter across slices
+    pps.u(1, 1)  # stop bit
+
+    # x265 codes intra pictures 3 below the qp it is asked for, as with libbpg.
+    delta = max(qp - 3, 0) - 26
+    header = BitWriter().u(2, 0b10).ue(0, 2)  # the first slice of its picture, intra
+    header.ue(2 * delta - 1 if delta > 0 else -2 * delta)
+    header.u(1, 1).u(1, 1)  # loop filter across slices; stop bit
+    return (
+        BitWriter().ue7(len(tools)).bytes()
+        + tools
+        + bytes([NalType.PPS << 1, 1])
+        + escape(pps.bytes())
+        + START_CODE
+        + bytes([NalType.IDR_N_LP << 1, 1])
+        + escape(header.bytes())
+    )
 
 
 def _split_file(data: bytes) -> tuple[_Header, bytes]:

@@ -27,8 +27,8 @@ def test_bpg_is_bpg() -> None:
     image = random_image(32, 32)
     base = BPG(40)
     data = base.encode(image)
-    assert data == base.encode(image) == bpg.encode(image, 40)
-    assert (base.decode(data, 32, 32) == bpg.decode(data)).all()
+    assert data == base.encode(image)
+    assert (base.decode(data, 32, 32) == bpg.decode(bpg.encode(image, 40))).all()
 
 
 def test_no_base_is_gray_and_costs_nothing() -> None:
@@ -37,6 +37,46 @@ def test_no_base_is_gray_and_costs_nothing() -> None:
     assert (base.decode(b"", 4, 5) == 128).all()
     with pytest.raises(ValueError, match="no bytes"):
         base.decode(b"x", 4, 5)
+
+
+@pytest.mark.parametrize("base", [BPG(), BPG(30, "444"), BPG(20, "422")])
+@pytest.mark.parametrize("size", [(32, 32), (5, 19)])
+def test_codes_are_packed_files(base: BPG, size: tuple[int, int]) -> None:
+    image = random_image(*size)
+    packed = base.encode(image)
+    file = base.file(packed, *size)
+    assert file == bpg.encode(image, base.qp, base.chroma)
+    assert len(packed) <= len(file) - 25
+
+
+def test_a_file_of_other_settings_is_decoded_too() -> None:
+    file = bpg.encode(random_image(8, 9), 30, "444")
+    packed = bpg.pack(file, 8, 9, 49)
+    assert len(packed) == len(file) + 1
+    assert (BPG().decode(packed, 8, 9) == bpg.decode(file)).all()
+
+
+def test_damaged_packed_codes_are_refused_or_give_a_picture() -> None:
+    rng = np.random.default_rng(0)
+    base = BPG(40)
+    image = random_image(8, 9)
+    refused = pictures = 0
+    for packed in (base.encode(image), bpg.pack(bpg.encode(image, 30, "444"), 8, 9, 40)):
+        damaged = [packed[:length] for length in range(0, len(packed), 3)]
+        for place, value in zip(
+            rng.integers(0, len(packed), 200), rng.integers(1, 256, 200), strict=True
+        ):
+            changed = bytearray(packed)
+            changed[place] ^= int(value)
+            damaged.append(bytes(changed))
+        for bad in damaged:
+            try:
+                assert base.decode(bad, 8, 9).shape == (8, 9, 3)
+                pictures += 1
+            except bpg.BPGError:
+                refused += 1
+    assert refused > 50
+    assert pictures > 50
 
 
 def test_identities_tell_codes_apart() -> None:
@@ -56,10 +96,10 @@ def test_wrong_settings() -> None:
 
 
 def test_wrong_size_is_refused_before_decoding() -> None:
-    data = bytearray(BPG().encode(random_image(8, 9)))
-    data[-1] ^= 255
-    with pytest.raises(ValueError, match=r"8×9 .* 9×8"):
-        BPG().decode(bytes(data), 9, 8)
+    file = bytearray(bpg.encode(random_image(8, 9), 30))
+    file[-1] ^= 255
+    with pytest.raises(bpg.BPGError, match=r"8×9 .* 9×8"):
+        BPG().decode(bpg.pack(bytes(file), 9, 8, 49), 9, 8)
 
 
 def test_wrong_images() -> None:
