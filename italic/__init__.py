@@ -1,1 +1,19 @@
 """ITALIC: iterative and attentive lossless image compression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from italic.compression import compress, decompress
+
+__all__ = ["compress", "decompress"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the compressor when it is first asked for: PyTorch takes seconds."""
+    if name in __all__:
+        from italic import compression
+
+        return getattr(compression, name)
+    raise AttributeError(f"module 'italic' has no attribute '{name}'")

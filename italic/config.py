@@ -25,6 +25,7 @@ class ModelConfig:
     components: int = 10
     space_to_depth: int = 1
     attention: bool = True
+    attention_window: int = 32
     mask_branch: bool = True
     recurrent: bool = True
     step_embedding: bool = True

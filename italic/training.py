@@ -27,6 +27,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from italic import experiment
 from italic.evaluation.dashboard import Dashboard
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
+from italic.export import MODEL, exported
+from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,9 @@ def train(cfg: DictConfig) -> float:
     score = best.best_model_score
     bpsp = math.nan if score is None else float(score)
     log.info("best validation bpsp %.4f; weights in %s", bpsp, run_dir / CHECKPOINTS)
+    if trainer.is_global_zero and isinstance(estimator.network, RNAN):
+        model = exported(run_dir)
+        log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
     return bpsp
 
 

@@ -1,10 +1,15 @@
-"""Image ↔ base code and stream, step by step: encoder and decoder share one loop."""
+"""Image ↔ base code and stream, step by step: encoder and decoder share one loop.
+
+Pictures larger than a tile are estimated tile by tile, with what is known of the neighbours around
+each: memory stays bounded, and as every step goes over the whole picture before the next one
+begins, a tile's edge knows as much on its outer side as on its inner one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +18,15 @@ from torch import Tensor, nn
 from italic import masks
 from italic.coding.base import BaseCode
 from italic.coding.entropy import MixtureParameters, Reader, StreamError, Writer
+from italic.coding.exact import exact_arithmetic
 from italic.models.likelihood import Mixture
+
+TILE = 192  # pixels a side
+HALO = 16  # pixels around a tile that its estimator sees
+REMEMBERED = 2**20  # pixels; a recurrent network's features of larger pictures are not kept
+# Sub-pixels that a byte of stream can hold. None costs nothing: the likeliest value has at most
+# 1 - 255/2^22 of the probability, which makes about 91 000 a byte.
+SYMBOLS_PER_BYTE = 2**17
 
 
 @dataclass(frozen=True)
@@ -36,19 +49,36 @@ class Coder(Protocol):
         """Code the pixels, uint8 (n, 3): given ones into a stream, or (None) from it."""
 
 
-# Called after each step: step, flat indices of its pixels (n,), their mixtures (B, n, 3, K), the
-# pixels (B, n, 3).
+# Called after each tile of each step: step, flat indices of the pixels coded (n,), their mixtures
+# (B, n, 3, K), the pixels (B, n, 3).
 Observer = Callable[[int, np.ndarray, Mixture, Tensor], None]
+
+
+class Tile(NamedTuple):
+    """A part of a picture: the crop that the estimator sees, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """The crop of a tensor (B, C, H, W)."""
+        return x[..., self.top : self.bottom, self.left : self.right]
+
+    def place(self, flat: np.ndarray, width: int) -> np.ndarray:
+        """Flat indices in the crop of flat indices in a picture of this width."""
+        y, x = np.divmod(flat, width)
+        return (y - self.top) * (self.right - self.left) + x - self.left
 
 
 class Codec:
     """Codes images of one size in a fixed number of steps.
 
-    The network computes in floating point: a stream decodes with the same network, batch size and
-    number of threads, on the kind of machine and library versions that wrote it.
-
     Args:
-        network: (image, base, known, features) → (mixtures, features), in evaluation mode.
+        network: (image, base, known, features) → (mixtures, features), in evaluation mode. Streams
+            of an exact network (`italic.coding.exact`) decode everywhere; those of another one,
+            with the same batch size and number of threads on the same machine.
         base: the base code.
         steps: number of steps.
         order: name of the pixel order.
@@ -86,21 +116,31 @@ class Codec:
         streams = [writer.finish() for writer in writers]
         return [Coded(*parts) for parts in zip(base_codes, streams, strict=True)]
 
-    def decode(self, coded: Sequence[Coded], height: int, width: int) -> np.ndarray:
+    def decode(
+        self, coded: Sequence[Coded], height: int, width: int, observer: Observer | None = None
+    ) -> np.ndarray:
         """The images, uint8 (B, H, W, 3), of as many coded ones, given their size.
 
         Raises:
             ValueError: a base code or stream that is damaged or of another size
                 (`StreamError`, `BPGError`).
         """
-        bases = np.stack([self.base.decode(code.base, height, width) for code in coded])
+        # Before anything of the picture's size is made: a few bytes may claim any size.
+        for code in coded:
+            if 3 * height * width > SYMBOLS_PER_BYTE * len(code.stream):
+                raise StreamError(
+                    f"The stream is truncated or damaged: {len(code.stream)} bytes are too few for "
+                    f"{height} × {width} pixels."
+                )
         readers = [Reader(code.stream) for code in coded]
-        images = self._code(readers, bases, None, None)
+        bases = np.stack([self.base.decode(code.base, height, width) for code in coded])
+        images = self._code(readers, bases, None, observer)
         for reader in readers:
             reader.finish()
         return images
 
     @torch.inference_mode()
+    @exact_arithmetic()
     def _code(
         self,
         coders: Sequence[Coder],
@@ -111,30 +151,65 @@ class Codec:
         batch, height, width, _ = bases.shape
         order = masks.pixel_order(self.order, height, width)
         bounds = masks.step_bounds(len(order), self.steps, self.sizes, self.exponent)
+        tiles, tile_of_pixel = cut_into_tiles(height, width)
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).permute(0, 3, 1, 2).float().contiguous().to(device)
         canvas = torch.zeros_like(base)  # what both sides know
         known = torch.zeros(batch, 1, height, width, device=device)
         flat = None if images is None else images.reshape(batch, -1, 3)
-        features: Tensor | None = None
+        recurrent = getattr(self.network, "recurrent", False) and height * width <= REMEMBERED
+        features: list[Tensor | None] = [None] * len(tiles)
         for step in range(self.steps):
-            mixture, last = self.network(canvas, base, known, features)
-            features = last if getattr(self.network, "recurrent", False) else None
             due = order[bounds[step] : bounds[step + 1]]
-            here = torch.from_numpy(due).to(device)
-            mixture = Mixture(*(field.flatten(1, 2)[:, here] for field in mixture))
-            pixels = np.empty((batch, len(due), 3), np.uint8)
-            for row, (coder, parameters) in enumerate(
-                zip(coders, integer_parameters(mixture), strict=True)
-            ):
-                truth = None if flat is None else np.ascontiguousarray(flat[row, due])
-                pixels[row] = coder.code(parameters, truth)
-            coded = torch.from_numpy(pixels).float().to(device)
-            canvas.flatten(2)[:, :, here] = coded.transpose(1, 2)
-            known.flatten(2)[:, :, here] = 1
-            if observer is not None:
-                observer(step, due, mixture, coded)
+            due = due[np.argsort(tile_of_pixel[due], kind="stable")]
+            shares = np.split(due, np.cumsum(np.bincount(tile_of_pixel[due], minlength=len(tiles))))
+            coded = []
+            for number, (tile, here) in enumerate(zip(tiles, shares[:-1], strict=True)):
+                if not len(here) and not recurrent:
+                    continue
+                mixture, last = self.network(
+                    tile.of(canvas), tile.of(base), tile.of(known), features[number]
+                )
+                features[number] = last if recurrent else None
+                index = torch.from_numpy(tile.place(here, width)).to(device)
+                mixture = Mixture(*(field.flatten(1, 2)[:, index] for field in mixture))
+                pixels = np.empty((batch, len(here), 3), np.uint8)
+                for row, (coder, parameters) in enumerate(
+                    zip(coders, integer_parameters(mixture), strict=True)
+                ):
+                    truth = None if flat is None else np.ascontiguousarray(flat[row, here])
+                    pixels[row] = coder.code(parameters, truth)
+                coded.append((here, pixels))
+                if observer is not None:
+                    observer(step, here, mixture, torch.from_numpy(pixels).float().to(device))
+            for here, pixels in coded:
+                index = torch.from_numpy(here).to(device)
+                values = torch.from_numpy(pixels).float().to(device)
+                canvas.flatten(2)[:, :, index] = values.transpose(1, 2)
+                known.flatten(2)[:, :, index] = 1
         return canvas.permute(0, 2, 3, 1).to(torch.uint8).contiguous().cpu().numpy()
+
+
+def cut_into_tiles(height: int, width: int) -> tuple[list[Tile], np.ndarray]:
+    """Tiles of about equal size, at most `TILE` a side, in reading order, each seen with its halo.
+
+    Returns:
+        The tiles, and the number of the tile that codes each pixel, int32 (H·W,).
+    """
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    tops, lefts = np.searchsorted(row, range(rows + 1)), np.searchsorted(column, range(columns + 1))
+    tiles = [
+        Tile(
+            max(0, int(tops[y]) - HALO),
+            min(height, int(tops[y + 1]) + HALO),
+            max(0, int(lefts[x]) - HALO),
+            min(width, int(lefts[x + 1]) + HALO),
+        )
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    return tiles, (row[:, None] * columns + column).astype(np.int32).ravel()
 
 
 def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:

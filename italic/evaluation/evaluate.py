@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from italic import experiment
-from italic.coding.codec import Codec
-from italic.coding.file_format import ItalicFile, write_whole
+from italic.coding.files import write_whole
+from italic.coding.pictures import from_array
+from italic.compression import compress_pictures, to_file
 from italic.evaluation import classical, figures
 from italic.evaluation.curve import measure_curve
 from italic.evaluation.dashboard import log_evaluation
 from italic.evaluation.panel import make_panel
 from italic.evaluation.results import CodecRow, CurveRow, write_rows
 from italic.experiment import CONFIG, RunError
+from italic.export import exported
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +53,10 @@ def evaluate(cfg: DictConfig) -> None:
     output = Path(HydraConfig.get().runtime.output_dir)
     log.info("%d images of %d×%d pixels; results go to %s", len(images), *images.shape[1:3], output)
     curves: dict[str, list[CurveRow]] = {}
-    for name, run in sources.items():
+    for name in sources:
         folder = output if len(sources) == 1 else output / name
         folder.mkdir(parents=True, exist_ok=True)
-        curves[name] = _evaluate_run(cfg, Path(runs[name]), run, images, folder, name)
+        curves[name] = _evaluate_run(cfg, Path(runs[name]), images, folder, name)
     codecs = _classical(cfg, images, output)
     published = figures.PUBLISHED_CIFAR10 if "CIFAR10" in first.datamodule.images._target_ else {}
     figures.draw_curve(curves, codecs, published, output / "curve")
@@ -102,23 +105,19 @@ def _check_steps(steps: Sequence[int], images: np.ndarray) -> None:
 
 
 def _evaluate_run(
-    cfg: DictConfig, run_dir: Path, run: DictConfig, images: np.ndarray, folder: Path, name: str
+    cfg: DictConfig, run_dir: Path, images: np.ndarray, folder: Path, name: str
 ) -> list[CurveRow]:
-    network = experiment.load_network(run_dir)
-    base = experiment.build_base(run)
-    sizes = run.masks.sizes if cfg.evaluate.sizes is None else cfg.evaluate.sizes
-    exponent = run.masks.exponent if cfg.evaluate.exponent is None else cfg.evaluate.exponent
+    model = exported(run_dir)
+    sizes = cfg.evaluate.sizes
     if OmegaConf.is_list(sizes):
         sizes = list(sizes)
-
-    def codec_for(steps: int) -> Codec:
-        fitting = "equal" if isinstance(sizes, list) and len(sizes) != steps else sizes
-        return Codec(network, base, steps, run.masks.order, fitting, exponent)
-
+    changes = {"sizes": sizes, "exponent": cfg.evaluate.exponent}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    planned = replace(model, recipe=replace(model.recipe, **changes))
     log.info("%s: coding and decoding", name)
     rows = []
     for row in measure_curve(
-        codec_for, images, cfg.steps, cfg.evaluate.batch_size, cfg.evaluate.timed
+        planned.codec, images, cfg.steps, cfg.evaluate.batch_size, cfg.evaluate.timed
     ):
         rows.append(row)
         log.info(
@@ -133,18 +132,17 @@ def _evaluate_run(
         )
         write_rows(rows, folder / "curve.csv")
         write_rows(rows, folder / "curve.json")
-    example = codec_for(run.steps)
-    (coded,) = example.encode(images[:1])
-    file = ItalicFile.of(images[0], run.steps, coded)
-    write_whole(folder / "example.italic", file.to_bytes())
+    (record,) = compress_pictures([from_array(images[0])], model)
+    file = to_file(record, model)
+    write_whole(folder / "example.italic", file)
     log.info(
         "%s: wrote example.italic, the first image in %d bytes (%d uncompressed)",
         name,
-        len(file.to_bytes()),
+        len(file),
         images[0].size,
     )
     if cfg.evaluate.pictures:
-        panel = make_panel(example, images[: cfg.evaluate.pictures])
+        panel = make_panel(planned.codec(model.steps), images[: cfg.evaluate.pictures])
         figures.save_figure(panel, folder / "panel.png")
     return rows
 

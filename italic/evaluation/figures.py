@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from italic.coding.file_format import write_whole
+from italic.coding.files import write_whole
 from italic.evaluation.results import CodecRow, CurveRow
 
 # CIFAR-10 test, bpsp, as the original ITALIC reports them. Its own figure is an estimate at 16

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from italic.coding.file_format import write_whole
+from italic.coding.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,14 @@ class ResidualBlock(nn.Module):
 
 
 class NonLocalBlock(nn.Module):
-    """x + W softmax(QKᵀ/√d)V over all positions; W starts at zero. (B, C, H, W) → the same."""
+    """x + W softmax(QKᵀ/√d)V over all positions; W starts at zero. (B, C, H, W) → the same.
 
-    def __init__(self, features: int) -> None:
+    What is larger than `window`×`window` positions is cut into windows of about equal size.
+    """
+
+    def __init__(self, features: int, window: int) -> None:
         super().__init__()
-        self.inner = features // 2
+        self.inner, self.window = features // 2, window
         self.query_key_value = nn.Conv2d(features, 3 * self.inner, 1)
         self.output = nn.Conv2d(self.inner, features, 1)
         nn.init.zeros_(self.output.weight)
@@ -44,10 +47,25 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        rows = self.query_key_value(x).flatten(2).transpose(1, 2)
-        query, key, value = rows.unsqueeze(1).chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
-        return x + self.output(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
+        query_key_value = self.query_key_value(x)
+        rows = [
+            torch.cat([self._window(part) for part in self._parts(row, -1)], dim=-1)
+            for row in self._parts(query_key_value, -2)
+        ]
+        return x + self.output(torch.cat(rows, dim=-2))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(QKᵀ/√d)V, float (B, N, d) each → the same."""
+        query, key, value = (part.unsqueeze(1) for part in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value).squeeze(1)
+
+    def _parts(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
+        return x.tensor_split(-(-x.shape[axis] // self.window), dim=axis)
+
+    def _window(self, query_key_value: Tensor) -> Tensor:
+        rows = query_key_value.flatten(2).transpose(1, 2)
+        attended = self.attend(*rows.chunk(3, dim=-1))
+        return attended.transpose(1, 2).unflatten(2, query_key_value.shape[2:])
 
 
 class MaskBranch(nn.Module):
@@ -57,21 +75,30 @@ class MaskBranch(nn.Module):
     convolution → residual block on the skip sum → 1×1 convolution → sigmoid.
     """
 
-    def __init__(self, features: int, attention: bool) -> None:
+    def __init__(self, features: int, window: int) -> None:
         super().__init__()
-        self.non_local = NonLocalBlock(features) if attention else nn.Identity()
+        self.non_local = NonLocalBlock(features, window) if window else nn.Identity()
         self.entry = ResidualBlock(features)
         self.down = conv3x3(features, features, stride=2)
         self.bottom = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
         self.up = nn.ConvTranspose2d(features, features, 2, stride=2)
         self.exit = ResidualBlock(features)
         self.gate = nn.Conv2d(features, features, 1)
+        self.sigmoid = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the branch."""
         x = self.entry(self.non_local(x))
         up = self.up(self.bottom(self.down(x)))[..., : x.shape[-2], : x.shape[-1]]
-        return torch.sigmoid(self.gate(self.exit(x + up)))
+        return self.sigmoid(self.gate(self.exit(x + up)))
+
+
+class Product(nn.Module):
+    """The product of two tensors of one shape."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Multiply."""
+        return x * y
 
 
 class ResidualGroup(nn.Module):
@@ -80,20 +107,26 @@ class ResidualGroup(nn.Module):
     Residual block → trunk · mask branch + identity → 2 residual blocks → convolution. The trunk
     is 2 residual blocks. Without a mask branch the gate is 1, the trunk begins with the non-local
     block, if any, and carries its own identity.
+
+    Args:
+        features: width C.
+        window: side of the non-local block's windows; 0 for no non-local block.
+        mask_branch: see above.
     """
 
-    def __init__(self, features: int, attention: bool, mask_branch: bool) -> None:
+    def __init__(self, features: int, window: int, mask_branch: bool) -> None:
         super().__init__()
         self.entry = ResidualBlock(features)
         self.trunk = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
-        self.mask: nn.Module | None = MaskBranch(features, attention) if mask_branch else None
-        if attention and not mask_branch:
-            self.trunk.insert(0, NonLocalBlock(features))
+        self.mask: nn.Module | None = MaskBranch(features, window) if mask_branch else None
+        self.gated = Product()
+        if window and not mask_branch:
+            self.trunk.insert(0, NonLocalBlock(features, window))
         self.exit = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
         self.conv = conv3x3(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the group."""
         x = self.entry(x)
-        x = self.trunk(x) if self.mask is None else x + self.trunk(x) * self.mask(x)
+        x = self.trunk(x) if self.mask is None else x + self.gated(self.trunk(x), self.mask(x))
         return self.conv(self.exit(x))

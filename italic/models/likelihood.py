@@ -81,7 +81,8 @@ class MixtureHead(torch.nn.Module):
     def __init__(self, components: int) -> None:
         super().__init__()
         self.components = components
-        spread = torch.linspace(-1, 1, components) if components > 1 else torch.zeros(1)
+        last = max(1, components - 1)
+        spread = torch.tensor([(2 * k - components + 1) / last for k in range(components)])
         self.offset_start: Tensor
         self.coefficient_start: Tensor
         self.register_buffer("offset_start", spread, persistent=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +11,12 @@ from italic.models.base_image import fill
 from italic.models.layers import ResidualGroup, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 
-STAGES = 21  # of the step embedding: twice log2 of the known pixels, counted in 1024ths
+# Where the stages of the step embedding begin, in 2^-20 of the pixels: stage k from 1 to 20 at
+# (1025^((k − ½)/20) − 1)/1024, so that 1024 pixels known one after another pass through all.
+STAGES = [
+    *(194, 699, 1412, 2421, 3849, 5867, 8722, 12759, 18469, 26544, 37964, 54116, 76960, 109267),
+    *(154959, 219579, 310971, 440225, 623027, 881560),
+]
 
 
 class RNAN(nn.Module):
@@ -25,6 +28,7 @@ class RNAN(nn.Module):
         components: logistics K in the mixture of a sub-pixel.
         space_to_depth: side r of the pixel blocks that become channels; the body works at H/r×W/r.
         attention: non-local blocks in the first and last group.
+        attention_window: side of the windows that they attend within, in pixels.
         mask_branch: RNAN's gates; without them a group is a plain residual chain.
         recurrent: the last application's features enter the next one.
         step_embedding: features learned for the share of pixels already known.
@@ -39,6 +43,7 @@ class RNAN(nn.Module):
         components: int = 10,
         space_to_depth: int = 1,
         attention: bool = True,
+        attention_window: int = 32,
         mask_branch: bool = True,
         recurrent: bool = True,
         step_embedding: bool = True,
@@ -56,13 +61,14 @@ class RNAN(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.entry = conv3x3(7 * space_to_depth**2, features)
         self.fuse = nn.Conv2d(2 * features, features, 1) if recurrent else None
-        self.step_embedding = nn.Embedding(STAGES, features) if step_embedding else None
+        self.step_embedding = nn.Embedding(len(STAGES) + 1, features) if step_embedding else None
         self.position: nn.Parameter | None = None
         if position_period:
             side = position_period // space_to_depth
             self.position = nn.Parameter(torch.zeros(1, features, side, side))
+        window = -(-attention_window // space_to_depth) if attention else 0
         self.groups = nn.ModuleList(
-            ResidualGroup(features, attention and index in (0, groups - 1), mask_branch)
+            ResidualGroup(features, window if index in (0, groups - 1) else 0, mask_branch)
             for index in range(groups)
         )
         self.head = MixtureHead(components)
@@ -114,6 +120,5 @@ class RNAN(nn.Module):
 
 def _stage(known: Tensor) -> Tensor:
     """Index of the step embedding: the share of known pixels on a logarithmic scale, int64 (B,)."""
-    share = known.float().mean(dim=(1, 2, 3))
-    stage = torch.log2(1 + 1024 * share) * ((STAGES - 1) / math.log2(1025))
-    return stage.round().long()
+    starts = torch.tensor(STAGES, device=known.device) * known[0].numel()
+    return (known.sum((1, 2, 3)).long()[:, None] << 20 >= starts).sum(1)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from italic.coding import codec as codec_module
 from italic.coding.base import BPG, NoBase
-from italic.coding.codec import Codec, Coded, integer_parameters
+from italic.coding.codec import HALO, TILE, Codec, Coded, cut_into_tiles, integer_parameters
 from italic.coding.entropy import StreamError, bits
 from italic.models.likelihood import Mixture
 from italic.models.rnan import RNAN
@@ -41,6 +42,30 @@ def test_any_size_in_as_many_steps_as_pixels(network: RNAN, size: tuple[int, int
     originals = images(1, *size)
     codec = Codec(network, NoBase(), size[0] * size[1], order="nested", sizes="equal")
     assert np.array_equal(codec.decode(codec.encode(originals), *size), originals)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (192, 5), (193, 400), (32, 1000)])
+def test_tiles_share_out_the_picture(size: tuple[int, int]) -> None:
+    height, width = size
+    tiles, tile_of_pixel = cut_into_tiles(height, width)
+    assert tile_of_pixel.shape == (height * width,) and set(tile_of_pixel) == set(range(len(tiles)))
+    for number, tile in enumerate(tiles):
+        y, x = np.divmod(np.flatnonzero(tile_of_pixel == number), width)
+        assert max(0, y.min() - HALO) == tile.top and min(height, y.max() + 1 + HALO) == tile.bottom
+        assert max(0, x.min() - HALO) == tile.left and min(width, x.max() + 1 + HALO) == tile.right
+        assert y.max() - y.min() < TILE and x.max() - x.min() < TILE
+
+
+@pytest.mark.parametrize("remembered", [0, 2**20])
+def test_pictures_of_several_tiles_come_back(
+    network: RNAN, remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec_module, "TILE", 16)
+    monkeypatch.setattr(codec_module, "HALO", 3)
+    monkeypatch.setattr(codec_module, "REMEMBERED", remembered)
+    originals = images(2, 33, 50)
+    codec = Codec(network, NoBase(), 5)
+    assert np.array_equal(codec.decode(codec.encode(originals), 33, 50), originals)
 
 
 @pytest.mark.parametrize("order", ["normal", "raster", "uneven_1", "uneven_2", "quad"])

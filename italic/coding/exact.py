@@ -1,0 +1,371 @@
+"""Exact inference: the estimator computes the same numbers on every machine.
+
+Floating-point sums depend on their order, and the order on batch size, threads, processor and
+library. Here every number that enters a sum is a small integer times a power of two, so that a
+float32 holds all partial sums exactly (they stay below 2^24 units) and any order gives the same
+result, at the speed of ordinary convolutions. Between the sums stand only element-wise IEEE
+operations, rounded once each, and tables that are stored with the weights.
+
+A network is made exact by exchanging the modules that sum (convolutions, attention) or that need a
+transcendental function (sigmoid) for those of this file; its `forward` stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from italic.models.layers import NonLocalBlock, Product
+from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.rnan import RNAN
+
+EXACT = 2**24  # float32 holds every integer up to this one
+WEIGHT_LIMIT = 2047  # units of a weight, either sign
+ATTENTION_LIMIT = 511  # units of query, key and value, where their sums allow as many
+UNIT = 2.0**-8  # of the network's last numbers: 1/16 grey level, 1/1024 of a coefficient
+SIGMOID_UNIT = 2.0**-7  # step of the sigmoid's argument in its table, from -8 to 8
+SIGMOID_REACH = 1024
+EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
+EXPONENTIAL_TOP = 2**14  # exp(0) in its table
+SHARES = 2**15  # the whole of a position's attention
+CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
+
+
+class InexactError(ValueError):
+    """Weights whose sums could leave the integers that a float32 holds."""
+
+
+def counted(x: Tensor, unit: Tensor, limit: int) -> Tensor:
+    """Round to multiples of a power of two, at most `limit` of them either way, and count these."""
+    return (x * (1 / unit)).round_().clamp_(-limit, limit)
+
+
+class _ExactConvolution(nn.Module):
+    """What both exact convolutions hold; the weights are those for inputs counted in `input_unit`.
+
+    Attributes:
+        input_unit: float32 (), a power of two: the grid that inputs are rounded to.
+        units: float32 (O,), powers of two: all weights and the bias of an output channel are
+            multiples of its unit.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    input_unit: Tensor
+    units: Tensor
+    output_axis = 0  # of the weights
+
+    def add_grids(self) -> None:
+        """Register the grids, with all units 1."""
+        self.register_buffer("input_unit", torch.ones(()))
+        self.register_buffer("units", torch.ones(len(self.bias)))
+
+    @property
+    def input_limit(self) -> int:
+        """Units of an input: it gets about a bit more of the 24 than the weights do."""
+        terms = self.weight.numel() / len(self.bias)
+        bits = math.floor((25 - math.log2(max(terms / 4, 1))) / 2 + 0.5)
+        return int(2 ** min(bits, 11) - 1)
+
+    def set_weights(self, weight: Tensor, bias: Tensor, largest_input: float) -> None:
+        """Round each output channel's weights to the finest grid whose sums stay exact."""
+        input_unit = _power_of_two_at_least(largest_input / (self.input_limit + 1))
+        weight, bias = weight.double() * input_unit, bias.double()
+        terms = weight.numel() / len(bias)
+        # Rounding may add half a unit to each weight and to the bias.
+        room = EXACT - 1 - (self.input_limit * terms + 1) / 2
+        reach = self.input_limit * self._over_inputs(weight.abs(), torch.sum) + bias.abs()
+        largest = self._over_inputs(weight.abs(), torch.amax)
+        finest = torch.maximum(reach / room, largest / WEIGHT_LIMIT).tolist()
+        units = torch.tensor([_power_of_two_at_least(unit) for unit in finest]).double()
+        self.input_unit.fill_(input_unit)
+        self.units.copy_(units)
+        self.weight.copy_((weight / self.shaped(units)).round() * self.shaped(units))
+        self.bias.copy_((bias / units).round() * units)
+
+    def is_exact(self) -> bool:
+        """Whether all weights lie on their grids and no sum can leave the exact integers."""
+        weight, bias = self.in_units()
+        reach = self.input_limit * self._over_inputs(weight.abs(), torch.sum) + bias.abs()
+        return bool(
+            (torch.frexp(torch.cat([self.units, self.input_unit[None]])).mantissa == 0.5).all()
+            and (weight == weight.round()).all()
+            and (weight.abs() <= WEIGHT_LIMIT).all()
+            and (bias == bias.round()).all()
+            and (reach < EXACT).all()
+        )
+
+    def in_units(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias counted in units, float64."""
+        units = self.units.double()
+        return self.weight.double() / self.shaped(units), self.bias.double() / units
+
+    def shaped(self, channels: Tensor) -> Tensor:
+        """A number for each output channel, shaped as the weights are."""
+        return channels.view([-1 if axis == self.output_axis else 1 for axis in range(4)])
+
+    def _over_inputs(self, weight: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+        return reduce(weight, dim=[axis for axis in range(4) if axis != self.output_axis])
+
+
+class ExactConv2d(_ExactConvolution, nn.Conv2d):  # type: ignore[misc]
+    """Convolution of inputs on a grid by weights on grids."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        nn.Conv2d.__init__(
+            self,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+        )
+        self.add_grids()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Conv2d."""
+        return nn.Conv2d.forward(self, counted(x, self.input_unit, self.input_limit))
+
+
+class ExactConvTranspose2d(_ExactConvolution, nn.ConvTranspose2d):  # type: ignore[misc]
+    """Transposed convolution whose stride is its kernel's side, as `ExactConv2d`."""
+
+    output_axis = 1
+
+    def __init__(self, conv: nn.ConvTranspose2d) -> None:
+        nn.ConvTranspose2d.__init__(
+            self,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+        )
+        self.add_grids()
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As nn.ConvTranspose2d."""
+        counts = counted(x, self.input_unit, self.input_limit)
+        return nn.ConvTranspose2d.forward(self, counts, output_size)
+
+
+class ExactNonLocalBlock(NonLocalBlock):
+    """Attention in integers, its exponential from a table.
+
+    Attributes:
+        units: float32 (3,), powers of two: the grids of query, key and value.
+        exponential: float32 (L,), 2^14 · exp(−i/64) rounded down to integers; the last one is 0.
+    """
+
+    units: Tensor
+    exponential: Tensor
+
+    def __init__(self, block: NonLocalBlock) -> None:
+        super().__init__(block.query_key_value.in_channels, block.window)
+        self.query_key_value = block.query_key_value
+        self.output = block.output
+        length = math.ceil(math.log(EXPONENTIAL_TOP) / EXPONENTIAL_UNIT) + 1
+        argument = torch.arange(length, dtype=torch.float64) * EXPONENTIAL_UNIT
+        self.register_buffer("units", torch.ones(3))
+        table = torch.floor(EXPONENTIAL_TOP * torch.exp(-argument)).float()
+        self.register_buffer("exponential", table)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(QKᵀ/√d)V, float (B, N, d) each → the same."""
+        query = counted(query, self.units[0], self.score_limit)
+        key = counted(key, self.units[1], self.score_limit)
+        value = counted(value, self.units[2], self.value_limit)
+        scale = float(self.units[0] * self.units[1]) / (math.sqrt(self.inner) * EXPONENTIAL_UNIT)
+        few = max(1, CACHED_SCORES // query.shape[1] ** 2)  # images at a time
+        parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
+        return torch.cat([self._attend(*part, scale) for part in parts])
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        scores = query @ key.transpose(1, 2)
+        distance = scores.amax(-1, keepdim=True).sub(scores).mul_(scale).round_()
+        index = distance.clamp_(max=len(self.exponential) - 1).int()
+        weight = self.exponential.index_select(0, index.flatten()).view_as(scores)
+        # Shares of 2^15, so that the weighted sum of the values stays exact.
+        share = weight.mul_(SHARES / weight.sum(-1, keepdim=True)).round_()
+        return (share @ value).mul_(self.units[2]).div_(share.sum(-1, keepdim=True))
+
+    @property
+    def score_limit(self) -> int:
+        """Units of query and key: the sum of d products stays exact."""
+        return min(ATTENTION_LIMIT, math.isqrt(EXACT // self.inner))
+
+    @property
+    def value_limit(self) -> int:
+        """Units of the value: rounding may add half a share for each position."""
+        return min(ATTENTION_LIMIT, EXACT // (SHARES + self.window**2))
+
+
+class ExactSigmoid(nn.Module):
+    """The sigmoid from a table with 8 bits behind the point, by the argument in 1/128."""
+
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        argument = torch.arange(-SIGMOID_REACH, SIGMOID_REACH + 1, dtype=torch.float64)
+        table = torch.sigmoid(argument * SIGMOID_UNIT)
+        self.register_buffer("table", (table / UNIT).round().mul(UNIT).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As torch.sigmoid."""
+        index = (x / SIGMOID_UNIT).round_().clamp_(-SIGMOID_REACH, SIGMOID_REACH)
+        return self.table[(index + SIGMOID_REACH).int()]
+
+
+class ExactProduct(Product):
+    """A product rounded to 2^-12, so that no compiler can fuse it with the sum that follows."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Multiply."""
+        return (x * y * 2.0**12).round_().mul_(2.0**-12)
+
+
+class ExactHead(MixtureHead):
+    """The head on integers: the network's numbers and the base image rounded to their units."""
+
+    def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
+        """As MixtureHead."""
+        return super().forward(
+            (raw / UNIT).round_().mul_(UNIT), (base_image * 16).round_().mul_(1 / 16)
+        )
+
+
+def exchange_modules(network: RNAN) -> RNAN:
+    """A copy of a network, its modules exchanged for exact ones with no grids set yet."""
+    exact = copy.deepcopy(network).requires_grad_(False).eval()
+    makers: dict[type, Callable[..., nn.Module]] = {
+        nn.Conv2d: ExactConv2d,
+        nn.ConvTranspose2d: ExactConvTranspose2d,
+        NonLocalBlock: ExactNonLocalBlock,
+        nn.Sigmoid: lambda _: ExactSigmoid(),
+        Product: lambda _: ExactProduct(),
+        MixtureHead: lambda head: ExactHead(head.components),
+    }
+    for kinds in ((NonLocalBlock,), tuple(makers)):  # blocks first: they hold convolutions
+        for parent in list(exact.modules()):
+            for name, child in list(parent.named_children()):
+                if type(child) in kinds:
+                    setattr(parent, name, makers[type(child)](child))
+    return exact.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def make_exact(network: RNAN, calibrate: Callable[[nn.Module], None]) -> RNAN:
+    """The exact form of a trained network.
+
+    Args:
+        network: the trained network.
+        calibrate: applies the network it is given to typical inputs, in every stage of coding;
+            what enters each convolution there sets its grid.
+
+    Raises:
+        InexactError: weights that fit no grid, such as infinite ones.
+    """
+    largest = _largest_inputs(network, calibrate)
+    exact = exchange_modules(network)
+    for name, module in network.named_modules():
+        target = exact.get_submodule(name)
+        if isinstance(target, _ExactConvolution):
+            target.set_weights(module.weight, module.bias, largest[name])  # type: ignore[arg-type]
+        elif isinstance(target, ExactNonLocalBlock):
+            limits = (target.score_limit, target.score_limit, target.value_limit)
+            for row, limit in enumerate(limits):
+                reach = largest[f"{name}.{row}"]
+                target.units[row] = _power_of_two_at_least(reach / (limit + 1))
+    check(exact)
+    return exact
+
+
+def check(exact: nn.Module) -> None:
+    """Prove that no sum of an exact network can leave the integers that a float32 holds.
+
+    Raises:
+        InexactError: one could.
+    """
+    for name, module in exact.named_modules():
+        if isinstance(module, _ExactConvolution) and not module.is_exact():
+            raise InexactError(f"the sums of {name} are not exact: the weights are damaged")
+
+
+def integer_state(exact: nn.Module) -> dict[str, Tensor]:
+    """The tensors of an exact network, weights of convolutions as int16 and biases as int32."""
+    state = {name: value.contiguous() for name, value in exact.state_dict().items()}
+    for name, module in exact.named_modules():
+        if isinstance(module, _ExactConvolution):
+            weight, bias = module.in_units()
+            state[f"{name}.weight"] = weight.to(torch.int16)
+            state[f"{name}.bias"] = bias.to(torch.int32)
+    return state
+
+
+def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
+    """Set the tensors of a network whose modules are exchanged from its `integer_state`.
+
+    Raises:
+        RuntimeError: tensors are missing, or of other shapes.
+    """
+    exact.load_state_dict(state)
+    for module in exact.modules():
+        if isinstance(module, _ExactConvolution):
+            module.weight.mul_(module.shaped(module.units))
+            module.bias.mul_(module.units)
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Switch off what is not a plain sum of float32 products: NNPACK, TF32, cuDNN's Winograd."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    enabled, tf32 = cudnn.enabled, matmul.allow_tf32
+    with torch.backends.nnpack.flags(enabled=False):
+        cudnn.enabled, matmul.allow_tf32 = False, False
+        try:
+            yield
+        finally:
+            cudnn.enabled, matmul.allow_tf32 = enabled, tf32
+
+
+def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> dict[str, float]:
+    """The largest absolute input of each convolution; of query, key, value of each block."""
+    largest: dict[str, float] = {}
+
+    def note(name: str, x: Tensor) -> None:
+        largest[name] = max(largest.get(name, 2.0**-20), float(x.detach().abs().max()))
+
+    def of_conv(name: str) -> Callable[..., None]:
+        return lambda _, inputs: note(name, inputs[0])
+
+    def of_block(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            for row, part in enumerate(output.chunk(3, dim=1)):
+                note(f"{name}.{row}", part)
+
+        return hook
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            hooks.append(module.register_forward_pre_hook(of_conv(name)))
+        elif isinstance(module, NonLocalBlock):
+            hooks.append(module.query_key_value.register_forward_hook(of_block(name)))
+    try:
+        calibrate(network)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
+
+
+def _power_of_two_at_least(x: float) -> float:
+    if not math.isfinite(x):
+        raise InexactError("the network's numbers are not finite: its weights are damaged")
+    mantissa, exponent = math.frexp(max(x, 2.0**-40))
+    return math.ldexp(1.0, exponent - (mantissa == 0.5))

@@ -1,0 +1,213 @@
+"""Model files: an exact network with all that a decoder needs besides a compressed file.
+
+A model is one .safetensors file: the tensors, and a JSON text under the key `italic` of its
+metadata. The SHA-256 of the whole file names the model; compressed files hold its first 8 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from italic.coding import exact
+from italic.coding.base import BPG, BaseCode, NoBase
+from italic.coding.codec import Codec
+from italic.coding.container import Plan
+from italic.coding.files import write_whole
+from italic.models.rnan import RNAN
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+WEIGHTS = Path(__file__).parents[2] / "weights"  # models that come with the project
+SEARCH_PATH = "ITALIC_MODELS"  # environment variable: more folders, separated as in PATH
+DEFAULT = "cifar10"
+
+
+class ModelError(ValueError):
+    """A model that is unknown, damaged, or of another version."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a model but its tensors; plain values, as they stand in the file.
+
+    Attributes:
+        network: arguments of `RNAN`.
+        base: None, or the arguments of `BPG`.
+        steps: by default.
+        order: of the pixels, see `masks.pixel_order`.
+        sizes: of the steps, see `masks.step_bounds`; a list holds for `steps` of its length only,
+            and others take equal sizes.
+        exponent: of `power` sizes.
+    """
+
+    network: dict[str, Any]
+    base: dict[str, Any] | None
+    steps: int
+    order: str
+    sizes: str | list[float]
+    exponent: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An exact network, its base code and its plan of steps.
+
+    Attributes:
+        name: of its file, without the suffix.
+        sha256: of its file, 64 hexadecimal digits.
+        recipe: what it was made with.
+        network: the exact network.
+    """
+
+    name: str
+    sha256: str
+    recipe: Recipe
+    network: RNAN
+
+    @property
+    def hash(self) -> bytes:
+        """What compressed files name the model by: 8 bytes."""
+        return bytes.fromhex(self.sha256)[:8]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that it codes in unless told otherwise."""
+        return self.recipe.steps
+
+    @property
+    def base(self) -> BaseCode:
+        """A new coder of its base code."""
+        return NoBase() if self.recipe.base is None else BPG(**self.recipe.base)
+
+    def codec(self, steps: int, plan: Plan | None = None) -> Codec:
+        """The codec of a number of steps, by the model's own plan unless another is given."""
+        recipe = self.recipe
+        sizes, exponent = recipe.sizes, recipe.exponent
+        if plan is not None and plan.kind != "own":
+            sizes, exponent = plan.kind, plan.exponent
+        elif isinstance(sizes, list) and len(sizes) != steps:
+            sizes = "equal"
+        return Codec(self.network, self.base, steps, recipe.order, sizes, exponent)
+
+
+def save_model(path: Path, network: RNAN, recipe: Recipe) -> str:
+    """Write a model file, whole or not at all.
+
+    Args:
+        path: its name ends in .safetensors.
+        network: an exact network, see `exact.make_exact`.
+        recipe: what goes with it.
+
+    Returns:
+        The file's SHA-256, in hexadecimal digits.
+    """
+    text = json.dumps({"format": FORMAT, **asdict(recipe)}, sort_keys=True)
+    data = save(exact.integer_state(network), {"italic": text})
+    write_whole(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_model(name: str | Path | None = None) -> Model:
+    """Load a model by its path, or by its name among the installed ones.
+
+    Args:
+        name: None for the default model.
+
+    Raises:
+        ModelError: no such model, or a damaged file.
+    """
+    path = Path(name or DEFAULT)
+    if path.suffix == SUFFIX or path.is_file():
+        if not path.is_file():
+            raise ModelError(f"there is no model file {path}")
+        return _load(path.resolve())
+    installed = {found.stem: found for found in reversed(list(_installed()))}
+    if str(path) not in installed:
+        known = ", ".join(sorted(installed)) or "none"
+        raise ModelError(
+            f"there is no model '{path}': expected the path of a {SUFFIX} file, or one of the "
+            f"installed models: {known}"
+        )
+    return _load(installed[str(path)])
+
+
+def model_of(hash: bytes) -> Model:
+    """The installed model that a compressed file names by the first 8 bytes of its SHA-256.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    for path in _installed():
+        if _sha256(path).startswith(hash.hex()):
+            return _load(path)
+    raise ModelError(
+        f"the file was made with the model {hash.hex()}…, which is not installed: put its "
+        f"{SUFFIX} file into a folder and name that folder in the environment variable "
+        f"{SEARCH_PATH}"
+    )
+
+
+def installed_models() -> list[Path]:
+    """The files of the models in `weights/` and in the folders of ITALIC_MODELS."""
+    return list(_installed())
+
+
+def _installed() -> Iterator[Path]:
+    folders = [WEIGHTS, *map(Path, filter(None, os.environ.get(SEARCH_PATH, "").split(os.pathsep)))]
+    for folder in folders:
+        yield from sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, _size: int, _time: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(path: Path) -> Model:
+    """The model of a file; its hash must be the one on its card, if there is a card."""
+    sha256 = _sha256(path)
+    card = path.with_suffix(".json")
+    try:
+        if card.is_file() and json.loads(card.read_text())["sha256"] != sha256:
+            raise ModelError(
+                f"the model file {path} is not the one that {card.name} describes: its SHA-256 is "
+                f"{sha256}; get both again"
+            )
+        return _loaded(path, sha256)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"the model file {path} is damaged: {error}; get it again") from error
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, sha256: str) -> Model:
+    with safe_open(path, "pt") as file:
+        text = json.loads((file.metadata() or {})["italic"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    version = text.pop("format")
+    if version != FORMAT:
+        raise ModelError(
+            f"the model file {path} has format {version}; this ITALIC reads {FORMAT}: update it"
+        )
+    recipe = Recipe(**text)
+    network = exact.exchange_modules(RNAN(**recipe.network))
+    exact.load_integer_state(network, state)
+    exact.check(network)
+    return Model(path.stem, sha256, recipe, network)

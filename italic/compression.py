@@ -1,0 +1,257 @@
+"""Pictures ↔ records and files: the estimator, or a classical codec where that is smaller."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import torch
+
+from italic.coding.codec import Coded, Observer, cut_into_tiles
+from italic.coding.container import FileFormatError, Method, Record, pack, unpack
+from italic.coding.exact import exact_arithmetic
+from italic.coding.model import Model, load_model, model_of
+from italic.coding.pictures import Picture, from_array, join, split
+
+BATCH = 64  # pictures coded together at most ...
+BATCH_PIXELS = 2**20  # ... and pixels, unless a single picture has more
+MOST_STEPS = 256  # that a time budget is filled with
+
+Progress = Callable[[float], None]  # called with the share done, 0 to 1
+
+# The main picture in another codec, and back; each refuses pictures that it has no room for.
+_ENCODERS: dict[Method, Callable[[np.ndarray], bytes | bytearray]] = {
+    Method.PNG: partial(imagecodecs.png_encode, level=9),
+    Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
+    Method.JPEG_XL: partial(imagecodecs.jpegxl_encode, lossless=True, effort=7),
+}
+_DECODERS: dict[Method, Callable[..., np.ndarray]] = {
+    Method.PNG: imagecodecs.png_decode,
+    Method.WEBP: imagecodecs.webp_decode,
+    Method.JPEG_XL: imagecodecs.jpegxl_decode,
+}
+
+
+def compress(
+    array: np.ndarray, model: str | Path | Model | None = None, steps: int | None = None
+) -> bytes:
+    """Compress a picture into a file.
+
+    Args:
+        array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
+        model: a model, its name or the path of its file; None for the default one.
+        steps: from 1 (fast) to the number of pixels (small); None for the model's default.
+
+    Returns:
+        The file, to be written as it is.
+
+    Raises:
+        ValueError: another array, or no such model.
+    """
+    chosen = model if isinstance(model, Model) else load_model(model)
+    (record,) = compress_pictures([from_array(array)], chosen, steps)
+    return to_file(record, chosen)
+
+
+def decompress(data: bytes) -> np.ndarray:
+    """The samples of a file of one picture, in the shape and type that `compress` was given.
+
+    Raises:
+        ValueError: the file is damaged, or its model is not installed.
+    """
+    picture = from_file(data)
+    return picture.samples
+
+
+def compress_pictures(
+    pictures: Sequence[Picture],
+    model: Model,
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> list[Record]:
+    """Compress pictures, those of one size together.
+
+    Args:
+        pictures: of any kinds and sizes.
+        model: the model.
+        steps: None for the model's default; pictures with fewer pixels take as many as those.
+        progress: called after each part of the work.
+
+    Returns:
+        A record each.
+
+    Raises:
+        ValueError: fewer than one step.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"expected 1 step or more; got {steps}")
+    parts = [split(picture) for picture in pictures]
+    track = _Track(progress, sum(main[..., 0].size for _, main, _ in parts))
+    records: dict[int, Record] = {}
+    for members in _batches([main.shape[:2] for _, main, _ in parts]):
+        mains = np.stack([parts[member][1] for member in members])
+        height, width = mains.shape[1:3]
+        number = min(steps or model.steps, height * width)
+        codec = model.codec(number)
+        coded = codec.encode(mains, track.observer(len(members), height, width, number))
+        for member, item in zip(members, coded, strict=True):
+            colour, main, chunks = parts[member]
+            raw = Record(
+                Method.RAW,
+                height,
+                width,
+                _checksum(main),
+                colour,
+                tuple(chunks),
+                stream=main.tobytes(),
+            )
+            estimated = replace(
+                raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
+            )
+            records[member] = min(
+                [estimated, raw, *_classical(main, raw)],
+                key=lambda record: len(record.stream) + len(record.base),
+            )
+    return [records[member] for member in range(len(parts))]
+
+
+def decompress_records(
+    records: Sequence[Record], model: Model | None, progress: Progress | None = None
+) -> list[Picture]:
+    """The pictures of records, those of one size and plan together.
+
+    Args:
+        records: as `compress_pictures` made them.
+        model: that made them; None if none of them needs one, see `model_for`.
+        progress: called after each part of the work.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    track = _Track(progress, sum(record.height * record.width for record in records))
+    mains: dict[int, np.ndarray] = {}
+    kinds = [
+        (record.height, record.width, record.method, record.steps, record.plan)
+        for record in records
+    ]
+    for members in _batches(kinds):
+        height, width, method, steps, plan = kinds[members[0]]
+        batch = [records[member] for member in members]
+        if method == Method.ESTIMATOR:
+            if model is None:
+                raise ValueError("the record needs the model that made it, but none was given")
+            coded = [Coded(record.base, record.stream) for record in batch]
+            observer = track.observer(len(batch), height, width, steps)
+            decoded = model.codec(steps, plan).decode(coded, height, width, observer)
+        else:
+            decoded = np.stack([_classical_main(record) for record in batch])
+        mains.update(zip(members, decoded, strict=True))
+    return [_joined(record, mains[member]) for member, record in enumerate(records)]
+
+
+def steps_within(seconds: float, picture: Picture, model: Model) -> int:
+    """How many steps of coding a picture fit into a time on this machine, by a trial: 1 to 256."""
+    _, main, _ = split(picture)
+    height, width = main.shape[:2]
+    tiles, _ = cut_into_tiles(height, width)
+    crop = np.ascontiguousarray(tiles[0].of(torch.from_numpy(main).permute(2, 0, 1)))
+    image = torch.from_numpy(crop)[None].float()
+    known = torch.zeros_like(image[:, :1])
+    with torch.inference_mode(), exact_arithmetic():
+        model.network(image, image, known)  # the first application is slower
+        start = time.perf_counter()
+        model.network(image, image, known)
+        step = (time.perf_counter() - start) * len(tiles)
+    return max(1, min(int(seconds / step), MOST_STEPS, height * width))
+
+
+def model_for(model_hash: bytes, records: Sequence[Record]) -> Model | None:
+    """The installed model that records need, if any of them needs one; ModelError."""
+    needed = any(record.method == Method.ESTIMATOR for record in records)
+    return model_of(model_hash) if needed else None
+
+
+def to_file(record: Record, model: Model) -> bytes:
+    """The file of one picture."""
+    needed = record.method == Method.ESTIMATOR
+    return pack(model.hash if needed else bytes(8), record)
+
+
+def from_file(data: bytes) -> Picture:
+    """The picture of a file.
+
+    Raises:
+        ValueError: the file is damaged, too large, or its model is not installed.
+    """
+    model_hash, record = unpack(data)
+    (picture,) = decompress_records([record], model_for(model_hash, [record]))
+    return picture
+
+
+def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
+    for method, encode in _ENCODERS.items():
+        try:
+            yield replace(raw, method=method, stream=bytes(encode(main)))
+        except Exception:  # a codec's own limits of size; raw samples always go
+            continue
+
+
+def _classical_main(record: Record) -> np.ndarray:
+    shape = (record.height, record.width, 3)
+    try:
+        if record.method == Method.RAW:
+            return np.frombuffer(record.stream, np.uint8).reshape(shape)
+        return _DECODERS[record.method](record.stream, out=np.empty(shape, np.uint8))
+    except Exception as error:
+        raise FileFormatError(f"the {record.method.name} picture in it is damaged") from error
+
+
+def _joined(record: Record, main: np.ndarray) -> Picture:
+    if _checksum(main) != record.checksum:
+        raise FileFormatError(
+            "the decoded picture is not the one that was coded: the file is damaged, or was "
+            "written on a machine whose arithmetic is not IEEE 754"
+        )
+    return join(record.colour, main, list(record.chunks))
+
+
+def _checksum(main: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(main).data)
+
+
+def _batches(kinds: Sequence[Hashable]) -> Iterator[list[int]]:
+    """Indices of equal kinds, (height, width, …), in batches."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(index)
+    for kind, members in groups.items():
+        height, width = kind[:2]  # type: ignore[index]
+        size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+class _Track:
+    """Adds up the work that observers see and passes on its share of the whole."""
+
+    def __init__(self, progress: Progress | None, pixels: int) -> None:
+        self.progress, self.total, self.done = progress, pixels, 0.0
+
+    def observer(self, pictures: int, height: int, width: int, steps: int) -> Observer | None:
+        """An observer of a batch; each application of the network counts the same."""
+        if self.progress is None:
+            return None
+        report = self.progress
+        share = pictures * height * width / steps / len(cut_into_tiles(height, width)[0])
+
+        def observe(*_: object) -> None:
+            self.done += share
+            report(min(1.0, self.done / self.total))
+
+        return observe

@@ -1,0 +1,132 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from italic.coding.base import NoBase
+from italic.coding.codec import Codec
+from italic.coding.container import Plan
+from italic.coding.exact import make_exact
+from italic.coding.model import (
+    SEARCH_PATH,
+    Model,
+    ModelError,
+    Recipe,
+    installed_models,
+    load_model,
+    model_of,
+    save_model,
+)
+from italic.models.rnan import RNAN
+
+NETWORK = {"features": 8, "groups": 1, "components": 2}
+RECIPE = Recipe(NETWORK, {"qp": 40, "chroma": "420"}, 4, "nested", "power", 1.5)
+
+
+def tiny_network() -> RNAN:
+    torch.manual_seed(0)
+    network = RNAN(**NETWORK).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+
+    def calibrate(untouched: nn.Module) -> None:
+        Codec(untouched, NoBase(), 2).encode(images)
+
+    return make_exact(network, calibrate)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    save_model(path, tiny_network(), RECIPE)
+    return path
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(saved, tmp_path))
+
+
+def test_a_loaded_model_is_the_saved_one(saved: Path) -> None:
+    model = load_model(saved)
+    assert (model.name, model.recipe, model.steps) == ("tiny", RECIPE, 4)
+    for name, tensor in tiny_network().state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], tensor), name
+
+
+def test_the_same_network_gives_the_same_file(saved: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    save_model(again, tiny_network(), RECIPE)
+    assert again.read_bytes() == saved.read_bytes()
+    assert load_model(again).hash == load_model(saved).hash
+
+
+def test_models_are_found_by_name_and_hash(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SEARCH_PATH, str(saved.parent))
+    assert saved in installed_models()
+    model = load_model("tiny")
+    assert model_of(model.hash).sha256 == model.sha256
+    with pytest.raises(ModelError, match=r"ffffffffffffffff.*ITALIC_MODELS"):
+        model_of(b"\xff" * 8)
+    with pytest.raises(ModelError, match=r"no model 'absent'.*tiny"):
+        load_model("absent")
+    with pytest.raises(ModelError, match="no model file"):
+        load_model("absent.safetensors")
+
+
+def test_the_plan_of_a_file_goes_before_the_models_own(saved: Path) -> None:
+    model = load_model(saved)
+    assert (model.codec(7).sizes, model.codec(7).exponent) == ("power", 1.5)
+    assert model.codec(7, Plan("equal")).sizes == "equal"
+    assert model.codec(7, Plan("power", 0.25)).exponent == 0.25
+    listed = Model("m", "0" * 64, Recipe(NETWORK, None, 2, "nested", [1, 3], 0.0), model.network)
+    assert listed.codec(2).sizes == [1, 3] and listed.codec(3).sizes == "equal"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "no network", "empty"])
+def test_damaged_files_are_refused_in_one_sentence(copy: Path, damage: str) -> None:
+    data = bytearray(copy.read_bytes())
+    if damage == "cut":
+        copy.write_bytes(data[:-100])
+    elif damage == "flipped":
+        data[30] ^= 255
+        copy.write_bytes(data)
+    elif damage == "foreign":
+        save_file({"x": torch.zeros(3)}, copy)
+    elif damage == "no network":
+        state = load_file(copy)
+        state.pop("entry.weight")
+        text = {"format": 1, **RECIPE.__dict__}
+        save_file(state, copy, {"italic": json.dumps(text)})
+    else:
+        copy.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"tiny\.safetensors is damaged"):
+        load_model(copy)
+
+
+def test_a_file_that_is_not_the_one_on_its_card_is_refused(copy: Path) -> None:
+    card = copy.with_suffix(".json")
+    card.write_text(json.dumps({"sha256": load_model(copy).sha256}))
+    load_model(copy)
+    card.write_text(json.dumps({"sha256": "0" * 64}))
+    with pytest.raises(ModelError, match="not the one"):
+        load_model(copy)
+
+
+def test_weights_whose_sums_are_not_exact_are_refused(copy: Path) -> None:
+    state = load_file(copy)
+    state["entry.weight"] = torch.full_like(state["entry.weight"], 32000)
+    text = {"format": 1, **RECIPE.__dict__}
+    save_file(state, copy, {"italic": json.dumps(text)})
+    with pytest.raises(ModelError, match="not exact"):
+        load_model(copy)
+    save_file(state, copy, {"italic": json.dumps({**text, "format": 2})})
+    with pytest.raises(ModelError, match="format 2"):
+        load_model(copy)

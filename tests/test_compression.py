@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import italic
+from italic import compression
+from italic.coding.base import NoBase
+from italic.coding.codec import Codec
+from italic.coding.container import FileFormatError, Method
+from italic.coding.exact import make_exact
+from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.pictures import from_array
+from italic.compression import (
+    compress_pictures,
+    decompress_records,
+    from_file,
+    model_for,
+    steps_within,
+    to_file,
+)
+from italic.models.rnan import RNAN
+
+NETWORK = {
+    "features": 8,
+    "groups": 1,
+    "components": 2,
+    "space_to_depth": 2,
+    "mask_branch": False,
+    "recurrent": False,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    images = smooth(2, 16, 16)
+
+    def calibrate(untouched: nn.Module) -> None:
+        Codec(untouched, NoBase(), 2).encode(images)
+
+    network = make_exact(RNAN(**NETWORK).eval(), calibrate)
+    save_model(path, network, Recipe(NETWORK, None, 4, "nested", "power", 1.0))
+    return load_model(path)
+
+
+@pytest.fixture(autouse=True)
+def installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "tiny.safetensors", model.network, model.recipe)
+    monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
+
+
+@pytest.fixture
+def no_classical_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The untrained estimator would lose to them."""
+    monkeypatch.setattr(compression, "_ENCODERS", {})
+
+
+def smooth(count: int, height: int, width: int) -> np.ndarray:
+    """Noisy waves, which even an untrained estimator makes smaller."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    waves = 120 + 60 * np.sin(x / 5 + y / 7) + 20 * np.cos(x / 3)
+    grey = waves[None, ..., None] + random.normal(0, 2, (count, height, width, 1))
+    return (grey + random.normal(0, 2, (count, height, width, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (16, 16, 3), (9, 5), (7, 8, 2), (6, 11, 4)])
+def test_arrays_come_back(shape: tuple[int, ...], dtype: type) -> None:
+    array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, True)
+    decoded = italic.decompress(italic.compress(array, "tiny", 3))
+    assert decoded.dtype == dtype and np.array_equal(decoded, array)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_pictures_of_any_sizes_in_one_call(model: Model) -> None:
+    pictures = [
+        from_array(array)
+        for array in (*smooth(3, 16, 16), *smooth(1, 8, 20), smooth(1, 16, 16)[0, ..., 0])
+    ]
+    seen: list[float] = []
+    records = compress_pictures(pictures, model, progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
+    assert {record.method for record in records[:4]} == {Method.ESTIMATOR}
+    assert records == [compress_pictures([picture], model)[0] for picture in pictures]
+    decoded = decompress_records(records, model)
+    for one, other in zip(pictures, decoded, strict=True):
+        assert np.array_equal(one.samples, other.samples)
+
+
+def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    flat = np.zeros((32, 32, 3), np.uint8)
+    for array, bound in ((noise, noise.size + 50), (flat, 100)):
+        (record,) = compress_pictures([from_array(array)], model)
+        file = to_file(record, model)
+        assert record.method != Method.ESTIMATOR and len(file) < bound
+        assert file[6:14] == bytes(8) and model_for(bytes(8), [record]) is None
+        assert np.array_equal(from_file(file).samples, array)
+
+
+def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
+    (record,) = compress_pictures([from_array(smooth(1, 12, 12)[0])], model, 10**6)
+    assert record.steps in (0, 144)
+    with pytest.raises(ValueError, match="1 step or more"):
+        compress_pictures([], model, 0)
+
+
+def test_a_time_budget_gives_a_number_of_steps(model: Model) -> None:
+    picture = from_array(smooth(1, 16, 16)[0])
+    assert steps_within(1e-9, picture, model) == 1
+    assert steps_within(1e9, picture, model) == 256
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_a_wrong_picture_is_never_given_out(model: Model) -> None:
+    file = bytearray(italic.compress(smooth(1, 16, 16)[0], model))
+    with pytest.raises(FileFormatError):
+        italic.decompress(bytes(file[:-1]))
+    file[40] ^= 1
+    with pytest.raises(FileFormatError):
+        italic.decompress(bytes(file))
