@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from italic.coding.codec import Coded, Observer, cut_into_tiles
-from italic.coding.container import FileFormatError, Method, Record, pack, unpack
+from italic.coding.container import MAX_STEPS, FileFormatError, Method, Record, pack, unpack
 from italic.coding.exact import exact_arithmetic
 from italic.coding.model import Model, load_model, model_of
 from italic.coding.pictures import Picture, from_array, join, split
@@ -97,7 +97,7 @@ def compress_pictures(
     for members in _batches([main.shape[:2] for _, main, _ in parts]):
         mains = np.stack([parts[member][1] for member in members])
         height, width = mains.shape[1:3]
-        number = min(steps or model.steps, height * width)
+        number = min(steps or model.steps, height * width, MAX_STEPS)
         codec = model.codec(number)
         coded = codec.encode(mains, track.observer(len(members), height, width, number))
         for member, item in zip(members, coded, strict=True):

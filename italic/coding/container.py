@@ -20,6 +20,7 @@ VERSION = 2
 MAX_SIDE = 2**31 - 1  # pixels
 MAX_AREA = 2**32  # pixels
 DEFAULT_MAX_PIXELS = 2**28
+MAX_STEPS = 2**16  # the network is applied as often, however short the stream is
 MAX_CHUNKS = 32
 MAX_NAME = 4096  # bytes: the longest path of Linux
 MAX_INDEX = 2**26  # bytes, decompressed
@@ -120,7 +121,8 @@ class Record:
         colour: what the original's samples are.
         chunks: types (0 to 255) and contents of what goes with the main picture, in the order of
             the file, at most 32; each type once only, except TEXT and OTHER.
-        steps: of the estimator, 1 to the number of pixels; 0 for the other methods.
+        steps: of the estimator, 1 to the number of pixels, at most 2^16; 0 for the
+            other methods.
         plan: of the estimator's steps; `Plan()` for the other methods.
         base: the estimator's base code; empty for the other methods.
         stream: the estimator's stream, or the blob of the other methods.
@@ -148,10 +150,11 @@ class Record:
             raise FileFormatError(f"the checksum is {self.checksum}: expected 0 to 2^32 - 1")
         self._check_chunks()
         if self.method == Method.ESTIMATOR:
-            pixels = self.height * self.width
-            if not 1 <= self.steps <= pixels:
+            most = min(self.height * self.width, MAX_STEPS)
+            if not 1 <= self.steps <= most:
                 raise FileFormatError(
-                    f"the record has {self.steps} steps: expected 1 to its {pixels} pixels"
+                    f"the record has {self.steps} steps: expected 1 to {most}, as many as pixels "
+                    f"and at most {MAX_STEPS}"
                 )
         elif self.steps or self.base or self.plan != Plan():
             raise FileFormatError(

@@ -166,6 +166,11 @@ class ExactNonLocalBlock(NonLocalBlock):
 
     def __init__(self, block: NonLocalBlock) -> None:
         super().__init__(block.query_key_value.in_channels, block.window)
+        if EXPONENTIAL_TOP * block.window**2 > EXACT:
+            raise InexactError(
+                f"attention over windows of {block.window} positions a side is not exact: expected "
+                "32 at most, which is model.attention_window / model.space_to_depth"
+            )
         self.query_key_value = block.query_key_value
         self.output = block.output
         length = math.ceil(math.log(EXPONENTIAL_TOP) / EXPONENTIAL_UNIT) + 1

@@ -94,7 +94,9 @@ class RNAN(nn.Module):
         """
         height, width = image.shape[-2:]
         base_image = fill(image, base, known)
-        inputs = torch.cat([base_image / 127.5 - 1, base / 127.5 - 1, known], dim=1)
+        # Not x / 127.5 - 1, which CUDA and compilers may round otherwise than a CPU does.
+        grey = (torch.cat([base_image, base], dim=1) - 127.5) * (1 / 127.5)
+        inputs = torch.cat([grey, known], dim=1)
         side = self.space_to_depth
         pad = (0, -width % side, 0, -height % side)
         x = self.entry(F.pixel_unshuffle(F.pad(inputs, pad), side))

@@ -1,0 +1,704 @@
+"""Damaged files never get through: .italic and .bpg files are damaged in many ways and opened.
+
+Every case must end in a ValueError or in a picture, within a time and a memory that the size in the
+file's own header allows; in the layer `file`, where no checksum is mended afterwards, the picture
+must be the true one. Anything else is a failure, is shown with the bytes, and makes the exit status
+1: another exception, the death of the process, a wrong picture. Cases run in worker processes whose
+address space is limited; for Linux. Prints a table and writes it as CSV:
+
+    layer      what is damaged, everything around it being right again, CRCs and compression too:
+               file (nothing mended), record, stream, base (code), chunk (uncompressed), png (its
+               CRCs), index (of an archive, uncompressed), bpg (such files on their own)
+    damage     byte, cut: one changed, or cut off there, for each position in turn; others by chance
+    cases      how many were tried, of them:
+    refused    ended in a ValueError
+    same       gave the true picture all the same
+    other      gave another one, which nothing but a checksum could tell
+    too_large  did not get the memory for the size that they claim
+    failed     see above
+    slowest_s  the longest time of a case, in seconds
+    peak_MiB   the most memory that a case took beyond what the process had before it
+
+    OMP_NUM_THREADS=1 python benchmarks/fuzz.py --cases 100000
+    python benchmarks/fuzz.py --layers bpg base      # the BPG reader alone, and under a network
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import math
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import torch
+from torch import nn
+
+from italic.coding import bpg, container, pictures
+from italic.coding.base import NoBase
+from italic.coding.codec import Codec
+from italic.coding.container import ArchiveReader, ArchiveWriter, Method, Record
+from italic.coding.exact import make_exact
+from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.pictures import Picture
+from italic.compression import decompress_records, from_file, model_for
+from italic.models.rnan import RNAN
+
+ADDRESS_SPACE = 6 * 2**30  # bytes of a worker; PyTorch's libraries alone take more than half
+SECONDS, SECONDS_PER_PIXEL = 10, 2e-6  # that a case may take, and more by the claimed size
+MEMORY, MEMORY_PER_PIXEL = 2**27, 256  # bytes, likewise
+LAYERS = ("file", "record", "stream", "base", "chunk", "png", "index", "bpg")
+BASE: dict[str, Any] = {"qp": 40, "chroma": "420"}
+SYSTEMATIC = ("byte", "cut")
+OUTCOMES = ("refused", "same", "other", "too_large", "failed")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of a good file that is to be damaged.
+
+    Attributes:
+        name: one of `LAYERS`.
+        kind: of the file, one of `OPENERS`.
+        data: the part.
+        wrap: a part, damaged → the file with it.
+        truth: what opening the whole file gives.
+        record: that `data` holds, if it is one.
+    """
+
+    name: str
+    kind: str
+    data: bytes
+    wrap: Callable[[bytes], bytes]
+    truth: object
+    record: Record | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A damaged file to come, the same every time: its number is the seed of its damage."""
+
+    number: tuple[int, int]
+    layer: int
+    damage: str
+    position: int | None = None
+
+
+@dataclass
+class Result:
+    """How cases ended; `failures` holds a line and the bytes of each failed one."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    peak: int = 0  # bytes
+    failures: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+# --- A corpus of good files
+
+
+def tiny_model(folder: Path, name: str, base: dict | None, **options: bool) -> Model:
+    """An untrained exact model, saved into a folder and loaded again."""
+    shape = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
+    recipe = Recipe({**shape, "mask_branch": False, **options}, base, 2, "nested", "power", 1.0)
+    torch.manual_seed(0)
+    network = RNAN(**recipe.network).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    noise = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+
+    def calibrate(untouched: nn.Module) -> None:
+        Codec(untouched, NoBase(), 4).encode(noise)
+
+    path = folder / f"{name}.safetensors"
+    save_model(path, make_exact(network, calibrate), recipe)
+    return load_model(path)
+
+
+def small_pictures() -> list[Picture]:
+    """Pictures of every kind of colour, with metadata here and there."""
+    rng = np.random.default_rng(0)
+
+    def samples(*shape: int, kind: type = np.uint8) -> np.ndarray:
+        ramp = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) * 5
+        noise = rng.integers(0, 9, shape)
+        scale = 1 if kind is np.uint8 else 257
+        return (scale * (ramp.reshape(*ramp.shape, *[1] * (len(shape) - 2)) + noise)).astype(kind)
+
+    text = (b"tEXt", b"Title\0fuzz"), (b"gAMA", b"\0\0\xb1\x8f"), (b"pHYs", bytes(8) + b"\1")
+    palette = bytes(range(30)) * 2  # every colour twice
+    return [
+        Picture(samples(1, 1, 3)),
+        Picture(samples(5, 7, 3), icc=b"a profile", exif=b"II*\0", chunks=text),
+        Picture(samples(4, 4, 3), transparency=b"\0\1\0\2\0\3"),
+        Picture(samples(6, 3)),
+        Picture(samples(3, 3), transparency=b"\0\5"),
+        Picture(samples(4, 5) % 20, palette, b"\0\x80"),
+        Picture(samples(4, 4, 2), chunks=text[:1] * 2),
+        Picture(samples(5, 5, 4)),
+        Picture(samples(4, 6, kind=np.uint16)),
+        Picture(samples(4, 4, 3, kind=np.uint16)),
+        Picture(samples(4, 3, 4, kind=np.uint16)),
+        Picture(samples(3, 5, 2, kind=np.uint16)),
+        Picture((samples(9, 4) % 2 * 255).astype(np.uint8), bilevel=True),
+        Picture(samples(32, 32, 3)),
+    ]
+
+
+def coded(picture: Picture, method: Method, model: Model) -> Record:
+    """The record of a picture by the method asked for, whether or not it is the smallest."""
+    colour, main, chunks = pictures.split(picture)
+    height, width, _ = main.shape
+    raw = Record(Method.RAW, height, width, zlib.crc32(main.tobytes()), colour, tuple(chunks))
+    if method == Method.ESTIMATOR:
+        steps = min(4, height * width)
+        (item,) = model.codec(steps).encode(main[None])
+        return replace(raw, method=method, steps=steps, base=item.base, stream=item.stream)
+    encode: dict[Method, Callable[[], bytes | bytearray]] = {
+        Method.RAW: main.tobytes,
+        Method.PNG: lambda: imagecodecs.png_encode(main),
+        Method.WEBP: lambda: imagecodecs.webp_encode(main, lossless=True),
+        Method.JPEG_XL: lambda: imagecodecs.jpegxl_encode(main, lossless=True),
+    }
+    return replace(raw, method=method, stream=bytes(encode[method]()))
+
+
+def corpus(folder: Path) -> list[Layer]:
+    """All layers of all good files; their models go into `folder`, which ITALIC_MODELS names."""
+    os.environ[SEARCH_PATH] = str(folder)
+    plain = tiny_model(folder, "plain", None, recurrent=False)
+    based = tiny_model(folder, "based", BASE, recurrent=True)
+    layers: list[Layer] = []
+    archived: list[Record] = []
+    for number, picture in enumerate(small_pictures()):
+        classical = list(Method)[1 + number % 4]
+        for model, method in (
+            (plain, Method.ESTIMATOR),
+            (based, Method.ESTIMATOR),
+            (plain, classical),
+        ):
+            record = coded(picture, method, model)
+            layers += picture_layers(record, model.hash)
+            archived += [record] if model is plain else []
+            if record.base and number == 1:  # its base code again, as a file that is not implied
+                size = (record.height, record.width)
+                file = bpg.unpack(record.base, *size, **BASE)
+                whole = replace(record, base=bytes([bpg.WHOLE]) + file)
+                layers += picture_layers(whole, model.hash)
+    layers += archive_layers({f"a/{i}.png": record for i, record in enumerate(archived[:6])}, plain)
+    layers += archive_layers({}, plain)
+    return [*layers, *bpg_layers()]
+
+
+def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
+    """The layers of a file of one picture."""
+    file = container.pack(model_hash, record)
+    truth = open_picture(file)
+    header = file[:14]
+
+    def layer(name: str, data: bytes, wrap: Callable[[bytes], bytes]) -> Layer:
+        assert wrap(data) == file or name == "chunk"  # zlib's level may be another
+        return Layer(name, "picture", data, wrap, truth, record if name == "record" else None)
+
+    def with_chunk(place: int, content: bytes) -> bytes:
+        chunks = [*record.chunks]
+        chunks[place] = chunks[place][0], content
+        return container.pack(model_hash, replace(record, chunks=tuple(chunks)))
+
+    yield layer("file", file, bytes)
+    yield layer("record", record.to_bytes(), lambda data: with_crc(header + data))
+    yield layer(
+        "stream", record.stream, lambda s: container.pack(model_hash, replace(record, stream=s))
+    )
+    if record.base:
+        yield layer(
+            "base", record.base, lambda b: container.pack(model_hash, replace(record, base=b))
+        )
+    if record.method == Method.PNG:
+        yield layer(
+            "png",
+            record.stream,
+            lambda s: container.pack(model_hash, replace(record, stream=mended_png(s))),
+        )
+    for place, (_, content) in enumerate(record.chunks):
+        start = 0 if content[:1] == b"\x78" else 1  # planes have a byte before zlib
+        if len(content) > start:
+            yield layer(
+                "chunk",
+                content[:start] + zlib.decompress(content[start:]),
+                lambda data, place=place, start=start: with_chunk(  # type: ignore[misc]
+                    place, data[:start] + zlib.compress(data[start:])
+                ),
+            )
+
+
+def archive_layers(records: dict[str, Record], model: Model) -> Iterator[Layer]:
+    """The layers of an archive."""
+    written = io.BytesIO()
+    writer = ArchiveWriter(written, model.hash)
+    for name, record in records.items():
+        writer.add(name, record)
+    writer.finish()
+    file = written.getvalue()
+    size = int.from_bytes(file[-16:-8], "little")
+    header, bodies, index = file[:14], file[14 : -16 - size], file[-16 - size : -16]
+    truth = open_archive(file)
+
+    def rebuilt(bodies: bytes, index: bytes) -> bytes:
+        checksum = zlib.crc32(index, zlib.crc32(header)).to_bytes(4, "little")
+        length = len(index).to_bytes(8, "little")
+        return header + bodies + index + length + checksum + container.END_MAGIC
+
+    yield Layer("file", "archive", file, bytes, truth)
+    yield Layer(
+        "index",
+        "archive",
+        zlib.decompress(index),
+        lambda data: rebuilt(bodies, zlib.compress(data)),
+        truth,
+    )
+    start = 0
+    for record in records.values():
+        data = record.to_bytes()
+        before, after = bodies[:start], bodies[start + len(data) + 4 :]
+
+        def wrap(data: bytes, before: bytes = before, after: bytes = after) -> bytes:
+            return rebuilt(before + with_crc(data) + after, index)
+
+        yield Layer("record", "archive", data, wrap, truth, record)
+        start += len(data) + 4
+
+
+def bpg_layers() -> Iterator[Layer]:
+    """Small .bpg files."""
+    rng = np.random.default_rng(0)
+    for height, width, qp, chroma in (
+        (1, 1, 51, "420"),
+        (8, 8, 30, "420"),
+        (9, 20, 40, "422"),
+        (32, 32, 45, "444"),
+        (70, 66, 49, "420"),
+    ):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        for file in (bpg.encode(image, qp, chroma), bpg.encode_lossless(image[:8, :8])):
+            yield Layer("bpg", "bpg", file, bytes, open_bpg(file))
+
+
+def with_crc(data: bytes) -> bytes:
+    """Bytes and their CRC-32."""
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def mended_png(data: bytes) -> bytes:
+    """A PNG file with the CRCs of its chunks right, as far as it can be read."""
+    mended, position = bytearray(data), 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        if end + 4 > len(data):
+            break
+        mended[end : end + 4] = zlib.crc32(data[position + 4 : end]).to_bytes(4, "big")
+        position = end + 4
+    return bytes(mended)
+
+
+# --- Opening files: what they show, in a form that can be compared; ValueError if they are refused
+
+
+def open_picture(data: bytes) -> object:
+    """All that a file of one picture shows."""
+    return shown(from_file(data))
+
+
+def open_archive(data: bytes) -> object:
+    """All that an archive shows; refused pictures make an error only after all the others."""
+    reader = ArchiveReader(io.BytesIO(data))
+    found: dict[str, object] = {}
+    refused = None
+    for name in reader.names:
+        try:
+            record = reader.read(name)
+            model = model_for(reader.model_hash, [record])
+            found[name] = shown(decompress_records([record], model)[0])
+        except ValueError as error:
+            refused = error
+    if refused is not None:
+        raise Refused(found) from refused
+    return found
+
+
+def open_bpg(data: bytes) -> object:
+    """The pixels of a .bpg file."""
+    image = bpg.decode(data)
+    return image.shape, hashlib.sha256(image.tobytes()).hexdigest()
+
+
+OPENERS: dict[str, Callable[[bytes], object]] = {
+    "picture": open_picture,
+    "archive": open_archive,
+    "bpg": open_bpg,
+}
+
+
+class Refused(ValueError):
+    """Some pictures of an archive are refused; `found` holds the others by their names."""
+
+    def __init__(self, found: dict[str, object]) -> None:
+        super().__init__("a picture is refused")
+        self.found = found
+
+
+def shown(picture: Picture) -> object:
+    """A picture in a form that can be compared."""
+    samples = picture.samples
+    return (
+        samples.shape,
+        samples.dtype.str,
+        hashlib.sha256(samples.tobytes()).hexdigest(),
+        (picture.palette, picture.transparency, picture.bilevel),
+        (picture.icc, picture.exif, picture.chunks),
+    )
+
+
+def limits(kind: str, data: bytes) -> tuple[float, int]:
+    """Seconds and bytes of memory that opening a file may take, by the size that it claims."""
+    pixels = max(claimed_pixels(kind, data), default=0)
+    return SECONDS + SECONDS_PER_PIXEL * pixels, MEMORY + MEMORY_PER_PIXEL * pixels
+
+
+def claimed_pixels(kind: str, data: bytes) -> Iterator[int]:
+    """Pixels of each picture that a file says it holds, as far as it gets in saying so."""
+    with suppress(ValueError):
+        if kind == "bpg":
+            yield math.prod(bpg.picture_size(data))
+        elif kind == "picture":
+            _, record = container.unpack(data)
+            yield record.height * record.width
+        else:
+            reader = ArchiveReader(io.BytesIO(data))
+            for place in range(len(reader)):
+                with suppress(ValueError):
+                    record = reader.read(place)
+                    yield record.height * record.width
+
+
+# --- Damage
+
+
+def cases(layers: Sequence[Layer], count: int, seed: int) -> list[Case]:
+    """Half of the cases, or fewer, go through all positions; the others are random."""
+    rng = np.random.default_rng(seed)
+    by_name = defaultdict(list)
+    for place, layer in enumerate(layers):
+        by_name[layer.name].append(place)
+    places = [
+        (place, damage, position)
+        for place, layer in enumerate(layers)
+        for damage in SYSTEMATIC
+        for position in range(len(layer.data))
+    ]
+    chosen = rng.permutation(len(places))[: count // 2]
+    made = [Case((seed, i), *places[which]) for i, which in enumerate(chosen)]
+    for number in range(len(made), count):
+        name = rng.choice(list(by_name))
+        damage = rng.choice([*DAMAGES, *(["claim"] if name == "record" else [])])
+        made.append(Case((seed, number), int(rng.choice(by_name[name])), str(damage)))
+    return made
+
+
+def damaged(case: Case, layers: Sequence[Layer]) -> bytes:
+    """The file of a case."""
+    rng = np.random.default_rng(case.number)
+    layer = layers[case.layer]
+    data, position = layer.data, case.position
+    if case.damage == "cut":
+        return layer.wrap(data[:position])
+    if case.damage == "byte" and position is not None:
+        return layer.wrap(changed(data, position, int(rng.integers(1, 256))))
+    if case.damage == "splice":
+        others = [other.data for other in layers if other.name == layer.name]
+        return layer.wrap(spliced(data, others[rng.integers(len(others))], rng))
+    if case.damage == "claim" and layer.record is not None:
+        return layer.wrap(claiming(layer.record, rng))
+    return layer.wrap(DAMAGES[case.damage](data, rng))
+
+
+def changed(data: bytes, position: int, difference: int) -> bytes:
+    """One byte changed."""
+    return data[:position] + bytes([data[position] ^ difference]) + data[position + 1 :]
+
+
+def several(data: bytes, rng: np.random.Generator) -> bytes:
+    """Two to eight bytes changed."""
+    for _ in range(rng.integers(2, 9) if data else 0):
+        data = changed(data, int(rng.integers(len(data))), int(rng.integers(1, 256)))
+    return data
+
+
+def deleted(data: bytes, rng: np.random.Generator) -> bytes:
+    """Up to 16 bytes left out."""
+    position = int(rng.integers(max(1, len(data))))
+    return data[:position] + data[position + int(rng.integers(1, 17)) :]
+
+
+def inserted(data: bytes, rng: np.random.Generator) -> bytes:
+    """Up to 16 bytes more, random ones or one many times."""
+    position = int(rng.integers(len(data) + 1))
+    extra = rng.bytes(int(rng.integers(1, 17)))
+    if rng.integers(2):
+        extra = extra[:1] * len(extra)
+    return data[:position] + extra + data[position:]
+
+
+def numbered(data: bytes, rng: np.random.Generator) -> bytes:
+    """An extreme number written over what was there."""
+    number = NUMBERS[rng.integers(len(NUMBERS))]
+    position = int(rng.integers(len(data) + 1))
+    return data[:position] + number + data[position + len(number) * int(rng.integers(2)) :]
+
+
+def noisy(data: bytes, rng: np.random.Generator) -> bytes:
+    """Random bytes from somewhere on, as many as there were or up to 64."""
+    position = int(rng.integers(len(data) + 1))
+    length = len(data) - position if rng.integers(2) else int(rng.integers(65))
+    return data[:position] + rng.bytes(length)
+
+
+def spliced(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """The beginning of one and the end of another, never the other as a whole."""
+    end = int(rng.integers(1, max(2, len(other))))
+    joined = data[: int(rng.integers(max(1, len(data))))] + other[end:]
+    return joined if joined != other else b""
+
+
+def claiming(record: Record, rng: np.random.Generator) -> bytes:
+    """Another size, steps, and perhaps a stream long enough for them; as far as the format goes."""
+    height, width = (int(2 ** rng.uniform(0, bits)) for bits in rng.permuted([31.0, 12.0]))
+    width = min(width, 2**32 // height)
+    steps = record.steps and int(2 ** rng.uniform(0, min(6, np.log2(height * width))))
+    stream = record.stream + rng.bytes(int(rng.integers(2)) * int(2 ** rng.uniform(0, 12)))
+    return replace(record, height=height, width=width, steps=steps, stream=stream).to_bytes()
+
+
+NUMBERS = (
+    *(b"\0", b"\xff", b"\x7f", b"\x80\x00", b"\xff\xff\xff\xff\x0f", b"\xff\xff\xff\xff\x07"),
+    *(b"\x80\x80\x80\x80\x10", b"\x80\x80\x04", bytes(8), b"\xff" * 8, b"\0\0\0\x01\0\0\0\x01"),
+)
+DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
+    "several": several,
+    "delete": deleted,
+    "insert": inserted,
+    "number": numbered,
+    "noise": noisy,
+    "splice": lambda data, rng: data,  # needs the other layers, see `damaged`
+}
+
+
+# --- Judging
+
+
+def judged(layer: Layer, data: bytes) -> tuple[str, str]:
+    """Open a damaged file: the outcome, and what is wrong if it failed."""
+    try:
+        found = OPENERS[layer.kind](data)
+        refused = False
+    except Refused as error:
+        found, refused = error.found, True
+    except ValueError:
+        return "refused", ""
+    except (MemoryError, RuntimeError) as error:  # PyTorch's own kind of the former is the latter
+        memory_ran_out = isinstance(error, MemoryError) or "alloc" in str(error)
+        if memory_ran_out and limits(layer.kind, data)[1] > ADDRESS_SPACE // 8:
+            return "too_large", ""
+        return "failed", f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        return "failed", f"{type(error).__name__}: {error}"
+    if found == layer.truth:
+        return "same", ""
+    if refused and found.items() <= layer.truth.items():  # type: ignore[attr-defined]
+        return "refused", ""
+    return ("failed", "a wrong picture") if layer.name == "file" else ("other", "")
+
+
+def work(connection: Connection, layers: Sequence[Layer]) -> None:
+    """A worker process: takes cases, gives outcome, reason, seconds and bytes of memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng warns there
+    while True:
+        case = connection.recv()
+        layer, data = layers[case.layer], damaged(case, layers)
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        start = time.perf_counter()
+        outcome, reason = judged(layer, data)
+        seconds = time.perf_counter() - start
+        peak = memory("VmHWM") - before
+        longest, largest = limits(layer.kind, data)
+        if outcome != "failed" and (seconds > longest or peak > largest):
+            outcome = "failed"
+            reason = f"{seconds:.1f} of {longest:.1f} s, {peak} of {largest} bytes of memory"
+        connection.send((outcome, reason, seconds, peak))
+
+
+def memory(name: str) -> int:
+    """A figure of this process, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition(f"{name}:")[2].split(maxsplit=1)[0])
+
+
+class Worker:
+    """A worker process and the case that it is at."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+        self.case: Case | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, by forking: it has the corpus and all libraries at once."""
+        context = multiprocessing.get_context("fork")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, self.layers), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def give(self, case: Case) -> None:
+        """Let it begin a case."""
+        seconds, _ = limits(self.layers[case.layer].kind, damaged(case, self.layers))
+        self.deadline = time.monotonic() + 2 * seconds  # the worker itself looks at the limit
+        self.case = case
+        self.connection.send(case)
+
+    def take(self) -> tuple[str, str, float, int] | None:
+        """The result of its case, if it has come to one; a dead or hung worker starts anew."""
+        reason = "hung"
+        if self.connection.poll():
+            try:
+                return self.connection.recv()
+            except (EOFError, ConnectionResetError):
+                self.process.join()
+                reason = f"the process died with status {self.process.exitcode}"
+        elif time.monotonic() < self.deadline:
+            return None
+        self.stop()
+        self.start()
+        return "failed", reason, 0.0, 0
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join()
+
+
+def run(layers: Sequence[Layer], todo: Sequence[Case], workers: int = 1) -> dict[tuple, Result]:
+    """The results of cases, by layer and damage."""
+    results: dict[tuple, Result] = defaultdict(Result)
+    left = iter(todo)
+    crew = [Worker(layers) for _ in range(workers)]
+    try:
+        busy = crew
+        while busy:
+            for worker in busy:
+                if worker.case is None and (case := next(left, None)):
+                    worker.give(case)
+            busy = [worker for worker in busy if worker.case is not None]
+            if busy:
+                wait([worker.connection for worker in busy], timeout=1)
+            for worker in busy:
+                if (report := worker.take()) is not None:
+                    note(results, worker, *report)
+                    worker.case = None
+    finally:
+        for worker in crew:
+            worker.stop()
+    return results
+
+
+def note(
+    results: dict[tuple, Result],
+    worker: Worker,
+    outcome: str,
+    reason: str,
+    seconds: float,
+    peak: int,
+) -> None:
+    """Add a case to the results."""
+    case = worker.case
+    assert case is not None
+    layer = worker.layers[case.layer]
+    result = results[layer.name, case.damage]
+    result.outcomes[outcome] += 1
+    result.seconds = max(result.seconds, seconds)
+    result.peak = max(result.peak, peak)
+    if outcome == "failed":
+        line = f"{layer.kind}, {layer.name}, {case.damage}, case {case.number}: {reason}"
+        result.failures.append((line, damaged(case, worker.layers)))
+
+
+def main() -> None:
+    """Damage, open, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # forked processes cannot use threads that stayed behind
+
+    with tempfile.TemporaryDirectory() as folder:
+        layers = [layer for layer in corpus(Path(folder)) if layer.name in arguments.layers]
+        todo = cases(layers, arguments.cases, arguments.seed)
+        results = run(layers, todo, arguments.workers)
+    places = len(SYSTEMATIC) * sum(len(layer.data) for layer in layers)
+    done = sum(case.position is not None for case in todo)
+    print(f"{len(layers)} layers; {done} of all {places} changes of a byte and cuts")
+
+    order = {name: place for place, name in enumerate((*LAYERS, *SYSTEMATIC, *DAMAGES, "claim"))}
+    rows = []
+    for key in sorted(results, key=lambda key: [order[name] for name in key]):
+        result = results[key]
+        row = dict(zip(("layer", "damage"), key, strict=True))
+        row |= {"cases": result.outcomes.total()}
+        row |= {outcome: result.outcomes[outcome] for outcome in OUTCOMES}
+        row |= {"slowest_s": round(result.seconds, 3), "peak_MiB": round(result.peak / 2**20, 1)}
+        rows.append(row)
+    total = {"layer": "all", "damage": ""}
+    total |= {name: sum(row[name] for row in rows) for name in ("cases", *OUTCOMES)}
+    rows.append(
+        total | {name: max(row[name] for row in rows) for name in ("slowest_s", "peak_MiB")}
+    )
+    print("  ".join(f"{name:>9}" for name in rows[0]))
+    for row in rows:
+        print("  ".join(f"{value:>9}" for value in row.values()))
+    part = arguments.csv.with_name(arguments.csv.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, arguments.csv)
+
+    failures = [failure for result in results.values() for failure in result.failures]
+    for line, data in failures:
+        print(f"FAILED {line}\n  {data.hex()}", file=sys.stderr)
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

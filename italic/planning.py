@@ -1,0 +1,82 @@
+"""Planned step sizes: the partitions of least bits, found from what segments cost.
+
+After ARDM (Hoogeboom et al. 2021, arXiv 2110.02037, appendix on dynamic programming), with segment
+costs measured for a fixed pixel order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from italic import masks
+
+NODES = 96  # places, besides the beginning, where a step may end
+MOST_STEPS = 64  # that there are plans for
+
+
+def nodes(pixels: int) -> np.ndarray:
+    """Where steps may end, int64 (G + 1,), strictly increasing from 0 to `pixels`; denser early."""
+    places = np.rint((np.arange(NODES + 1) / NODES) ** 2 * pixels)
+    return np.unique(places.astype(np.int64))
+
+
+@torch.inference_mode()
+def segment_costs(
+    network: nn.Module, images: np.ndarray, bases: np.ndarray, order: str
+) -> np.ndarray:
+    """What coding a segment of the order in one step costs, all before it being known.
+
+    Args:
+        network: (image, base, known, features) → (mixtures, features), in evaluation mode.
+        images: uint8 (N, H, W, 3).
+        bases: uint8 (N, H, W, 3), the base code's reconstructions.
+        order: name of the pixel order.
+
+    Returns:
+        float64 (G, G + 1): bits, summed over the images, of the pixels from node a to node b; the
+        lower triangle is infinite.
+    """
+    height, width = images.shape[1:3]
+    places = nodes(height * width)
+    sequence = masks.pixel_order(order, height, width)
+    image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    base = torch.from_numpy(np.ascontiguousarray(bases)).permute(0, 3, 1, 2).float()
+    costs = np.full((len(places) - 1, len(places)), np.inf)
+    for start, place in enumerate(places[:-1]):
+        known = torch.zeros(1, 1, height * width)
+        known[..., torch.from_numpy(sequence[:place])] = 1
+        known = known.view(1, 1, height, width).expand(len(images), -1, -1, -1)
+        mixture, _ = network(image, base, known)
+        bits = mixture.bits(image.permute(0, 2, 3, 1)).sum((0, 3)).double().flatten().numpy()
+        along = np.concatenate([[0.0], np.cumsum(bits[sequence])])
+        costs[start, start + 1 :] = along[places[start + 1 :]] - along[place]
+    return costs
+
+
+def plans(costs: np.ndarray, most_steps: int = MOST_STEPS) -> dict[int, list[int]]:
+    """The partitions of least cost for each number of steps.
+
+    C[0][0] = 0; C[j][e] = min over s < e of C[j−1][s] + cost(s, e).
+
+    Args:
+        costs: float (G, G + 1), as from `segment_costs`.
+        most_steps: largest number of steps, at most G.
+
+    Returns:
+        For each number of steps K from 1, the K + 1 nodes that bound them, from 0 to G.
+    """
+    count = costs.shape[0]
+    best = np.concatenate([[0.0], np.full(count, np.inf)])
+    came_from: list[np.ndarray] = []
+    found = {}
+    for steps in range(1, min(most_steps, count) + 1):
+        totals = best[:-1, None] + costs
+        came_from.append(totals.argmin(0))
+        best = totals.min(0)
+        path = [count]
+        for chosen in reversed(came_from):
+            path.append(int(chosen[path[-1]]))
+        found[steps] = path[::-1]
+    return found

@@ -1,0 +1,185 @@
+"""Damaged and hostile files: refused, or harmless. `benchmarks/fuzz.py` tries many more."""
+
+import importlib.util
+import os
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from italic.coding import container, mixture_rans
+from italic.coding.codec import SYMBOLS_PER_BYTE
+from italic.coding.container import Colour, Method, Record
+from italic.coding.entropy import StreamError
+from italic.compression import from_file
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fuzz", ROOT / "benchmarks" / "fuzz.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def layers(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list]:
+    variable = fuzz.SEARCH_PATH
+    before, threads = os.environ.get(variable), torch.get_num_threads()
+    torch.set_num_threads(1)  # its threads do not survive a fork
+    yield fuzz.corpus(tmp_path_factory.mktemp("models"))
+    torch.set_num_threads(threads)
+    os.environ.pop(variable)
+    if before is not None:
+        os.environ[variable] = before
+
+
+def file_of(layers: list, colour: Colour, method: Method, based: bool = False) -> bytes:
+    """A file of the corpus."""
+    for layer in layers:
+        record = layer.record
+        if layer.kind == "picture" and record is not None:
+            found = record.method, record.colour, bool(record.base)
+            if found == (method, colour, based):
+                return layer.wrap(layer.data)
+    raise AssertionError("the corpus has no such file")
+
+
+def test_damage_of_every_kind_is_refused_or_harmless(fuzz: ModuleType, layers: list) -> None:
+    results = fuzz.run(layers, fuzz.cases(layers, 800, seed=1))
+    assert [line for result in results.values() for line, _ in result.failures] == []
+    assert {layer for layer, _ in results} == set(fuzz.LAYERS)
+    assert {damage for _, damage in results} == {*fuzz.SYSTEMATIC, *fuzz.DAMAGES, "claim"}
+    for (layer, _), result in results.items():
+        assert layer != "file" or not result.outcomes["other"]
+    assert sum(result.outcomes.total() for result in results.values()) == 800
+
+
+@pytest.mark.parametrize("based", [False, True])
+def test_every_byte_and_every_length_of_a_file_count(
+    fuzz: ModuleType, layers: list, based: bool
+) -> None:
+    file = file_of(layers, Colour.RGB, Method.ESTIMATOR, based)
+    for position in range(len(file)):
+        for difference in (1, 128, 255):
+            with pytest.raises(ValueError):
+                from_file(fuzz.changed(file, position, difference))
+        with pytest.raises(ValueError):
+            from_file(file[:position])
+    for extra in (b"\0", file):
+        with pytest.raises(ValueError):
+            from_file(file + extra)
+
+
+@pytest.mark.parametrize("steps", [1, 2**28])
+def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list, steps: int) -> None:
+    for based in (False, True):
+        good = file_of(layers, Colour.RGB, Method.ESTIMATOR, based)
+        _, record = container.unpack(good)
+        huge = replace(record, height=2**14, width=2**14, steps=steps, chunks=())
+        file = container.pack(good[6:14], replace(huge, stream=b"\1" * 4, colour=Colour.RGB))
+        tracemalloc.start()
+        start = time.perf_counter()
+        with pytest.raises(StreamError, match="4 bytes are too few for 16384 × 16384 pixels"):
+            from_file(file)
+        assert time.perf_counter() - start < 1 and tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("start", [0, 255])
+@pytest.mark.parametrize("count", [1, 1000, 300_000, 3_000_000])
+def test_no_stream_is_shorter_than_its_symbols_allow(start: int, count: int) -> None:
+    # The likeliest symbol that there can be, again and again: 255 other values have 1 each.
+    starts = np.full(count, start, np.uint32)
+    frequencies = np.full(count, mixture_rans.TOTAL - 255, np.uint32)
+    words = np.empty(count, np.uint32)
+    state, used = mixture_rans.encode(starts, frequencies, words)
+    length = -(-int(state).bit_length() // 8) + 4 * used
+    assert count <= 0.75 * SYMBOLS_PER_BYTE * length
+
+
+@pytest.mark.parametrize("method", [Method.PNG, Method.WEBP, Method.JPEG_XL, Method.RAW])
+def test_pictures_of_other_sizes_than_the_record_are_refused(layers: list, method: Method) -> None:
+    for colour in Colour:
+        try:
+            good = file_of(layers, colour, method)
+        except AssertionError:
+            continue
+        _, record = container.unpack(good)
+        for height, width in ((record.height + 1, record.width), (2**14, 2**14), (1, 2)):
+            with pytest.raises(ValueError, match=f"the {method.name} picture in it is damaged"):
+                from_file(container.pack(bytes(8), replace(record, height=height, width=width)))
+
+
+def test_a_base_code_of_another_model_is_refused(layers: list) -> None:
+    plain = file_of(layers, Colour.RGB, Method.ESTIMATOR)
+    based = file_of(layers, Colour.RGB, Method.ESTIMATOR, based=True)
+    for file, header in ((based, plain), (plain, based)):
+        _, record = container.unpack(file)
+        with pytest.raises(ValueError):
+            from_file(container.pack(header[6:14], record))
+
+
+def dies(_: bytes) -> object:
+    os._exit(3)
+
+
+def hangs(_: bytes) -> object:
+    time.sleep(1000)
+    return None
+
+
+def raises(_: bytes) -> object:
+    raise KeyError("a bug")
+
+
+def lies(_: bytes) -> object:
+    return "another picture"
+
+
+def devours(_: bytes) -> object:
+    np.ones(2**23)
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("opener", "reason"),
+    [
+        (dies, "the process died with status 3"),
+        (hangs, "hung"),
+        (raises, "KeyError"),
+        (lies, "a wrong picture"),
+        (devours, "bytes of memory"),
+    ],
+)
+def test_the_harness_sees_every_kind_of_failure(
+    fuzz: ModuleType, layers: list, monkeypatch: pytest.MonkeyPatch, opener: object, reason: str
+) -> None:
+    monkeypatch.setattr(fuzz, "OPENERS", {"picture": opener})
+    monkeypatch.setattr(fuzz, "SECONDS", 0.5)
+    monkeypatch.setattr(fuzz, "MEMORY", 2**25)
+    monkeypatch.setattr(fuzz, "SECONDS_PER_PIXEL", 0)
+    monkeypatch.setattr(fuzz, "MEMORY_PER_PIXEL", 0)
+    file = next(layer for layer in layers if layer.name == "file")
+    todo = [fuzz.Case((0, number), 0, "cut", 5) for number in range(2)]
+    results = fuzz.run([file], todo)
+    failures = results["file", "cut"].failures
+    assert len(failures) == 2 and all(reason in line for line, _ in failures)
+    assert failures[0][1] == file.data[:5]
+
+
+def test_every_method_and_colour_is_in_the_corpus(layers: list) -> None:
+    records = [layer.record for layer in layers if isinstance(layer.record, Record)]
+    assert {record.method for record in records} == set(Method)
+    assert {record.colour for record in records} == set(Colour)
