@@ -77,6 +77,7 @@ def main() -> None:
                 environment = {
                     **os.environ,
                     "OMP_NUM_THREADS": str(task["threads"]),
+                    "OMP_WAIT_POLICY": "passive",
                     **task["environment"],
                 }
                 command = [sys.executable, __file__, str(arguments.run), "--work", json.dumps(task)]

@@ -128,7 +128,7 @@ class TrainingConfig:
     warmup: int = 200
     decay_from: float = 0.5
     auxiliary: float = 0.3
-    average_decay: float = 0.998  # of the exponential moving average of the weights
+    average_decay: float = 0.998  # of the weights' moving average; less at first
     compile: bool = False
 
 

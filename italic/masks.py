@@ -114,7 +114,7 @@ def step_bounds(
         if len(relative) != steps or (relative <= 0).any():
             raise ValueError(f"{len(relative)} step sizes were given for {steps} steps, all > 0")
         fractions = np.concatenate([[0.0], np.cumsum(relative) / relative.sum()])
-    # The first rounding takes away what libraries' powers differ by, where they ought to give halves.
+    # The first rounding takes away what libraries' powers differ by where they should give halves.
     bounds = np.rint(np.rint(fractions * pixels * 2**20) / 2**20).astype(np.int64)
     # At least one pixel a step: push up from the left, then down from the right.
     first = np.arange(steps + 1)

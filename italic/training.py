@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import (
     Callback,
-    EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
     Timer,
+    WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from torch import Tensor
 
 from italic import experiment
 from italic.evaluation.dashboard import Dashboard
@@ -87,6 +89,20 @@ def train(cfg: DictConfig) -> float:
         model = exported(run_dir)
         log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
     return bpsp
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Exponential moving average that begins as a mean of what there is, for short trainings.
+
+    After n updates the decay is (1 + n)/(10 + n), up to `decay`: about a tenth of a short training.
+    """
+
+    @torch.no_grad()
+    def update(averages: Any, values: Any, updates: Tensor | int) -> None:
+        count = int(updates)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return update
 
 
 class LastCheckpoint(Callback):
@@ -174,7 +190,7 @@ def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
 def _callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [
         Dashboard(cfg.logger.pictures),
-        EMAWeightAveraging(use_buffers=False, decay=cfg.training.average_decay),
+        WeightAveraging(use_buffers=False, multi_avg_fn=moving_average(cfg.training.average_decay)),
         LearningRateMonitor(),
         CostNotice(),
     ]

@@ -121,9 +121,10 @@ def _evaluate_run(
     ):
         rows.append(row)
         log.info(
-            "%s: %d steps: %.4f bpsp coded (%.4f estimated, base code %.4f), decode %.1f ms, %s",
+            "%s: %d step%s: %.4f bpsp coded (%.4f estimated, base code %.4f), decode %.1f ms, %s",
             name,
             row.steps,
+            "s"[: row.steps > 1],
             row.bpsp_coded,
             row.bpsp_estimated,
             row.bpsp_base,
