@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import imagecodecs
@@ -14,7 +14,15 @@ import numpy as np
 import torch
 
 from italic.coding.codec import Coded, Observer, cut_into_tiles
-from italic.coding.container import MAX_STEPS, FileFormatError, Method, Record, pack, unpack
+from italic.coding.container import (
+    DEFAULT_MAX_PIXELS,
+    MAX_STEPS,
+    FileFormatError,
+    Method,
+    Record,
+    pack,
+    unpack,
+)
 from italic.coding.exact import exact_arithmetic
 from italic.coding.model import Model, load_model, model_of
 from italic.coding.pictures import Picture, from_array, join, split
@@ -54,19 +62,22 @@ def compress(
     Raises:
         ValueError: another array, or no such model.
     """
-    chosen = model if isinstance(model, Model) else load_model(model)
+    chosen = _chosen(model)
     (record,) = compress_pictures([from_array(array)], chosen, steps)
     return to_file(record, chosen)
 
 
-def decompress(data: bytes) -> np.ndarray:
+def decompress(data: bytes, model: str | Path | Model | None = None) -> np.ndarray:
     """The samples of a file of one picture, in the shape and type that `compress` was given.
 
+    Args:
+        data: the file.
+        model: that made it, its name or the path of its file; None for an installed one.
+
     Raises:
-        ValueError: the file is damaged, or its model is not installed.
+        ValueError: the file is damaged, or its model is another one or not installed.
     """
-    picture = from_file(data)
-    return picture.samples
+    return from_file(data, model).samples
 
 
 def compress_pictures(
@@ -74,6 +85,7 @@ def compress_pictures(
     model: Model,
     steps: int | None = None,
     progress: Progress | None = None,
+    seconds: float | None = None,
 ) -> list[Record]:
     """Compress pictures, those of one size together.
 
@@ -82,6 +94,7 @@ def compress_pictures(
         model: the model.
         steps: None for the model's default; pictures with fewer pixels take as many as those.
         progress: called after each part of the work.
+        seconds: as many steps as fit into this time for each picture, instead of `steps`.
 
     Returns:
         A record each.
@@ -97,7 +110,8 @@ def compress_pictures(
     for members in _batches([main.shape[:2] for _, main, _ in parts]):
         mains = np.stack([parts[member][1] for member in members])
         height, width = mains.shape[1:3]
-        number = min(steps or model.steps, height * width, MAX_STEPS)
+        wanted = steps_within(seconds, height, width, model) if seconds else steps or model.steps
+        number = min(wanted, height * width, MAX_STEPS)
         codec = model.codec(number)
         coded = codec.encode(mains, track.observer(len(members), height, width, number))
         for member, item in zip(members, coded, strict=True):
@@ -155,13 +169,11 @@ def decompress_records(
     return [_joined(record, mains[member]) for member, record in enumerate(records)]
 
 
-def steps_within(seconds: float, picture: Picture, model: Model) -> int:
+@lru_cache
+def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
     """How many steps of coding a picture fit into a time on this machine, by a trial: 1 to 256."""
-    _, main, _ = split(picture)
-    height, width = main.shape[:2]
     tiles, _ = cut_into_tiles(height, width)
-    crop = np.ascontiguousarray(tiles[0].of(torch.from_numpy(main).permute(2, 0, 1)))
-    image = torch.from_numpy(crop)[None].float()
+    image = tiles[0].of(torch.full((1, 3, height, width), 128.0)).contiguous()
     known = torch.zeros_like(image[:, :1])
     with torch.inference_mode(), exact_arithmetic():
         model.network(image, image, known)  # the first application is slower
@@ -171,10 +183,16 @@ def steps_within(seconds: float, picture: Picture, model: Model) -> int:
     return max(1, min(int(seconds / step), MOST_STEPS, height * width))
 
 
-def model_for(model_hash: bytes, records: Sequence[Record]) -> Model | None:
-    """The installed model that records need, if any of them needs one; ModelError."""
+def model_for(
+    model_hash: bytes, records: Sequence[Record], model: Model | None = None
+) -> Model | None:
+    """The model that records need, if any of them needs one: `model`, or an installed one.
+
+    Raises:
+        ModelError: they need another one than `model`, or it is not installed.
+    """
     needed = any(record.method == Method.ESTIMATOR for record in records)
-    return model_of(model_hash) if needed else None
+    return model_of(model_hash, model) if needed else None
 
 
 def to_file(record: Record, model: Model) -> bytes:
@@ -183,15 +201,27 @@ def to_file(record: Record, model: Model) -> bytes:
     return pack(model.hash if needed else bytes(8), record)
 
 
-def from_file(data: bytes) -> Picture:
+def from_file(
+    data: bytes, model: str | Path | Model | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Picture:
     """The picture of a file.
 
+    Args:
+        data: the file.
+        model: that made it, its name or the path of its file; None for an installed one.
+        max_pixels: larger pictures are refused.
+
     Raises:
-        ValueError: the file is damaged, too large, or its model is not installed.
+        ValueError: the file is damaged, too large, or its model is another one or not installed.
     """
-    model_hash, record = unpack(data)
-    (picture,) = decompress_records([record], model_for(model_hash, [record]))
+    model_hash, record = unpack(data, max_pixels)
+    chosen = None if model is None else _chosen(model)
+    (picture,) = decompress_records([record], model_for(model_hash, [record], chosen))
     return picture
+
+
+def _chosen(model: str | Path | Model | None) -> Model:
+    return model if isinstance(model, Model) else load_model(model)
 
 
 def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -85,3 +87,45 @@ def _codec(network: nn.Module, base: BaseCode, cfg: DictConfig, steps: int) -> C
     made = recipe(cfg)
     sizes = made.sizes if isinstance(made.sizes, str) else "equal"
     return Codec(network, base, steps, made.order, sizes, made.exponent)
+
+
+def publish(run_dir: Path, path: Path) -> None:
+    """Copy a run's model, and write its card beside it: what it is and how it was trained.
+
+    Args:
+        run_dir: of train.py.
+        path: its name ends in .safetensors; weights/NAME.safetensors is found by NAME.
+
+    Raises:
+        RunError: as `exported`.
+    """
+    model = exported(run_dir)
+    validated = [row for row in _metrics(run_dir) if row.get("val/bpsp")]
+    card = {
+        "name": path.stem,
+        "sha256": model.sha256,
+        "licence": "Apache-2.0",
+        "validation_bpsp": float(validated[-1]["val/bpsp"]) if validated else None,
+        "optimiser_steps": int(validated[-1]["step"]) + 1 if validated else None,
+        "configuration": OmegaConf.to_container(experiment.read_config(run_dir), resolve=True),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write_whole(path, (run_dir / MODEL).read_bytes())
+    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
+
+
+def _metrics(run_dir: Path) -> list[dict[str, str]]:
+    """All rows of the run's CSV logs, in the order of time."""
+    logs = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda log: log.stat().st_mtime)
+    return [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if len(sys.argv) != 3 or not sys.argv[2].endswith(".safetensors"):
+        sys.exit("usage: python -m italic.export RUN_DIR weights/NAME.safetensors")
+    try:
+        publish(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (RunError, ValueError, OSError) as error:
+        sys.exit(f"italic.export: {error}")

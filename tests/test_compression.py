@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import FileFormatError, Method
 from italic.coding.exact import make_exact
-from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.model import SEARCH_PATH, Model, ModelError, Recipe, load_model, save_model
 from italic.coding.pictures import from_array
 from italic.compression import (
     compress_pictures,
@@ -110,10 +111,39 @@ def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
         compress_pictures([], model, 0)
 
 
+@pytest.mark.usefixtures("no_classical_codecs")
 def test_a_time_budget_gives_a_number_of_steps(model: Model) -> None:
-    picture = from_array(smooth(1, 16, 16)[0])
-    assert steps_within(1e-9, picture, model) == 1
-    assert steps_within(1e9, picture, model) == 256
+    assert steps_within(1e-9, 16, 16, model) == 1
+    assert steps_within(1e9, 16, 16, model) == 256
+    (record,) = compress_pictures([from_array(smooth(1, 16, 16)[0])], model, seconds=1e-9)
+    assert record.steps == 1
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_a_model_that_is_given_need_not_be_installed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = smooth(1, 16, 16)[0]
+    file = italic.compress(array, model)
+    other = tmp_path / "other.safetensors"
+    save_model(other, model.network, replace(model.recipe, steps=2))
+    with pytest.raises(ModelError, match=rf"'other' .*, but with 'tiny' \({model.hash.hex()}\)"):
+        italic.decompress(file, other)
+    monkeypatch.delenv(SEARCH_PATH)
+    path = tmp_path / "tiny.safetensors"
+    for given in (path, str(path), model):
+        assert np.array_equal(italic.decompress(file, given), array)
+    with pytest.raises(ModelError, match=f"with {model.hash.hex()}, which is not installed"):
+        italic.decompress(file, other)
+    with pytest.raises(ModelError, match=r"not installed: name its .* with --model"):
+        italic.decompress(file)
+    with pytest.raises(FileFormatError, match="limit of 255"):
+        from_file(file, model, max_pixels=255)
+
+
+def test_a_picture_that_needs_no_model_takes_any(model: Model) -> None:
+    flat = np.zeros((32, 32, 3), np.uint8)
+    assert np.array_equal(italic.decompress(italic.compress(flat, model), model), flat)
 
 
 @pytest.mark.usefixtures("no_classical_codecs")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +21,17 @@ from italic.coding.base import BPG, BaseCode, NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import Plan
 from italic.coding.files import write_whole
+from italic.coding.model_files import (
+    SEARCH_PATH,
+    SUFFIX,
+    WEIGHTS,
+    file_of_hash,
+    installed_models,
+    sha256_of,
+)
 from italic.models.rnan import RNAN
 
 FORMAT = 1
-SUFFIX = ".safetensors"
-WEIGHTS = Path(__file__).parents[2] / "weights"  # models that come with the project
-SEARCH_PATH = "ITALIC_MODELS"  # environment variable: more folders, separated as in PATH
 DEFAULT = "cifar10"
 
 
@@ -131,59 +134,54 @@ def load_model(name: str | Path | None = None) -> Model:
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
         return _load(path.resolve())
-    installed = {found.stem: found for found in reversed(list(_installed()))}
-    if str(path) not in installed:
-        known = ", ".join(sorted(installed)) or "none"
+    installed = {found.stem: found for found in reversed(installed_models())}
+    if str(path) in installed:
+        return _load(installed[str(path)])
+    if not installed:
         raise ModelError(
-            f"there is no model '{path}': expected the path of a {SUFFIX} file, or one of the "
-            f"installed models: {known}"
+            f"there is no model '{path}', nor any other in {WEIGHTS} or in the folders that the "
+            f"environment variable {SEARCH_PATH} names: train one (train.py leaves a "
+            f"model{SUFFIX} in the directory of its run), or name a model's file, with --model"
         )
-    return _load(installed[str(path)])
-
-
-def model_of(hash: bytes) -> Model:
-    """The installed model that a compressed file names by the first 8 bytes of its SHA-256.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    for path in _installed():
-        if _sha256(path).startswith(hash.hex()):
-            return _load(path)
     raise ModelError(
-        f"the file was made with the model {hash.hex()}…, which is not installed: put its "
-        f"{SUFFIX} file into a folder and name that folder in the environment variable "
-        f"{SEARCH_PATH}"
+        f"there is no model '{path}': expected the path of a {SUFFIX} file, or one of the "
+        f"installed models: {', '.join(sorted(installed))}"
     )
 
 
-def installed_models() -> list[Path]:
-    """The files of the models in `weights/` and in the folders of ITALIC_MODELS."""
-    return list(_installed())
+def model_of(hash: bytes, model: Model | None = None) -> Model:
+    """The model that a compressed file names by the first 8 bytes of its SHA-256.
 
+    Args:
+        hash: these bytes.
+        model: the one that it is expected to be; None for an installed one.
 
-def _installed() -> Iterator[Path]:
-    folders = [WEIGHTS, *map(Path, filter(None, os.environ.get(SEARCH_PATH, "").split(os.pathsep)))]
-    for folder in folders:
-        yield from sorted(folder.glob(f"*{SUFFIX}"))
-
-
-def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _sha256_of(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _sha256_of(path: Path, _size: int, _time: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    Raises:
+        ModelError: it is another one, or not installed.
+    """
+    if model is not None and model.hash == hash:
+        return model
+    path = file_of_hash(hash)
+    if model is not None:
+        name = f"'{path.stem}' ({hash.hex()})" if path else f"{hash.hex()}, which is not installed"
+        raise ModelError(
+            f"the file was not made with the model '{model.name}' ({model.hash.hex()}), but with "
+            f"{name}: decode it with that one"
+        )
+    if path is None:
+        raise ModelError(
+            f"the file was made with the model {hash.hex()}, which is not installed: name its "
+            f"{SUFFIX} file with --model, or the folder of that file in the environment variable "
+            f"{SEARCH_PATH}"
+        )
+    return _load(path)
 
 
 def _load(path: Path) -> Model:
     """The model of a file; its hash must be the one on its card, if there is a card."""
-    sha256 = _sha256(path)
     card = path.with_suffix(".json")
     try:
+        sha256 = sha256_of(path)
         if card.is_file() and json.loads(card.read_text())["sha256"] != sha256:
             raise ModelError(
                 f"the model file {path} is not the one that {card.name} describes: its SHA-256 is "

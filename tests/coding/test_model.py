@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from italic.coding import model_files
 from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import Plan
 from italic.coding.exact import make_exact
-from italic.coding.model import (
-    SEARCH_PATH,
-    Model,
-    ModelError,
-    Recipe,
-    installed_models,
-    load_model,
-    model_of,
-    save_model,
-)
+from italic.coding.model import Model, ModelError, Recipe, load_model, model_of, save_model
+from italic.coding.model_files import SEARCH_PATH, file_of_hash, installed_models, sha256_of
 from italic.models.rnan import RNAN
 
 NETWORK = {"features": 8, "groups": 1, "components": 2}
@@ -72,13 +66,48 @@ def test_models_are_found_by_name_and_hash(saved: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(SEARCH_PATH, str(saved.parent))
     assert saved in installed_models()
     model = load_model("tiny")
-    assert model_of(model.hash).sha256 == model.sha256
+    assert model_of(model.hash).sha256 == model.sha256 == sha256_of(saved)
+    assert file_of_hash(model.hash) == saved and file_of_hash(b"\xff" * 8) is None
     with pytest.raises(ModelError, match=r"ffffffffffffffff.*ITALIC_MODELS"):
         model_of(b"\xff" * 8)
     with pytest.raises(ModelError, match=r"no model 'absent'.*tiny"):
         load_model("absent")
     with pytest.raises(ModelError, match="no model file"):
         load_model("absent.safetensors")
+
+
+def test_a_model_that_is_another_one_is_refused_by_both_names(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "other.safetensors", tiny_network(), replace(RECIPE, steps=5))
+    other, hash = load_model(tmp_path / "other.safetensors"), load_model(saved).hash
+    assert model_of(other.hash, other) is other
+    monkeypatch.setenv(SEARCH_PATH, str(saved.parent))
+    with pytest.raises(
+        ModelError, match=rf"'other' \({other.hash.hex()}\).* 'tiny' \({hash.hex()}"
+    ):
+        model_of(hash, other)
+    with pytest.raises(ModelError, match=r"'other' .* with ffffffffffffffff, which is not"):
+        model_of(b"\xff" * 8, other)
+
+
+def test_without_any_model_one_is_told_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_files, "WEIGHTS", tmp_path)
+    monkeypatch.delenv(SEARCH_PATH, raising=False)
+    with pytest.raises(ModelError, match=r"no model 'cifar10'.* train one .* with --model"):
+        load_model()
+
+
+def test_an_unreadable_model_does_not_hide_the_others(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setenv(SEARCH_PATH, f"{tmp_path}:{saved.parent}")
+    assert file_of_hash(load_model(saved).hash) == saved
+    with pytest.raises(ModelError, match=r"gone\.safetensors"):
+        load_model("gone")
 
 
 def test_the_plan_of_a_file_goes_before_the_models_own(saved: Path) -> None:

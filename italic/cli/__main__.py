@@ -1,0 +1,5 @@
+"""`python -m italic.cli`."""
+
+from italic.cli import main
+
+raise SystemExit(main())

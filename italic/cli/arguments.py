@@ -1,0 +1,86 @@
+"""The arguments of each command."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+
+from italic.cli.archive import archive
+from italic.cli.commands import compress, decompress, models, test
+from italic.cli.info import info
+from italic.coding.container import DEFAULT_MAX_PIXELS
+
+COMMANDS: dict[Callable[..., None], str] = {
+    compress: "compress picture files",
+    decompress: "turn compressed files and archives into PNG files",
+    archive: "compress all pictures of a folder into one file",
+    info: "show what compressed files hold, without decoding them",
+    test: "decode compressed files and tell whether they are right",
+    models: "list the installed models",
+}
+FILES = "files, folders (all files in them), patterns, or - for stdin"
+OUT = "a file for one input, a folder for several inputs or an archive's pictures, - for stdout; "
+OUT += "default: beside the input"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; `run` of its result is the command, `parser` its own parser."""
+    main = argparse.ArgumentParser(
+        "italic", description="Lossless image compression: fewer steps are faster, more are smaller"
+    )
+    main.add_argument("--version", action="version", version=f"italic {version('italic')}")
+    commands = main.add_subparsers(metavar="COMMAND", required=True)
+    for run, text in COMMANDS.items():
+        command = commands.add_parser(run.__name__, help=text, description=text)
+        command.set_defaults(run=run, parser=command)
+        add = command.add_argument
+        if run is archive:
+            add("inputs", nargs=1, metavar="DIR")
+            add("-o", "--out", metavar="OUT", required=True, help="the archive")
+        elif run is not models:
+            add("inputs", nargs="+", metavar="IN", help=FILES)
+        if run in (compress, decompress):
+            add("-o", "--out", metavar="OUT", help=OUT)
+        if run in (compress, decompress, archive):
+            add("--force", action="store_true", help="overwrite files")
+        if run in (compress, archive):
+            _add_encoding(command)
+        if run in (decompress, test):
+            most, text = DEFAULT_MAX_PIXELS, f"refuse larger ones; default: {DEFAULT_MAX_PIXELS}"
+            add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
+            add("--model", metavar="NAME|PATH", help="if the one that is needed is not installed")
+        if run not in (info, models):
+            add("--jobs", type=_whole, default=1, metavar="N", help="processes")
+        if run is info:
+            add("--list", action="store_true", help="each picture of an archive")
+    return main
+
+
+def _add_encoding(command: argparse.ArgumentParser) -> None:
+    amount = command.add_mutually_exclusive_group()
+    text = "default: the model's own number"
+    amount.add_argument("--steps", type=_whole, metavar="N", help=text)
+    text = "as many steps as fit into these seconds for each picture, on this machine"
+    amount.add_argument("--time-budget", type=_seconds, metavar="S", help=text)
+    command.add_argument("--model", metavar="NAME|PATH", help="see: italic models")
+    text = "decode and compare before an output gets its name (default: yes)"
+    flag = argparse.BooleanOptionalAction
+    command.add_argument("--verify", action=flag, default=True, help=text)
+    text = "leave out profiles, EXIF and texts"
+    command.add_argument("--drop-metadata", action="store_true", help=text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on; got '{text}'")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected seconds, more than 0; got '{text}'")

@@ -1,0 +1,62 @@
+"""`italic info`: what compressed files hold, without decoding them and without PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+from italic.cli.files import SUFFIX, find, pictures_in
+from italic.cli.messages import Errors, shown
+from italic.cli.work import Failure, read_records
+from italic.coding.container import MAX_AREA, Chunk, Colour, Method, Record
+from italic.coding.model_files import file_of_hash
+
+# In a pixel of the original; those that are not here have one.
+SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}
+SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGBA16: 4}
+
+
+def info(args: argparse.Namespace, errors: Errors) -> None:
+    """`italic info`."""
+    for job in find(args, {SUFFIX}, errors)[0]:
+        before, rows, models, samples = errors.count, [], set(), 0
+        parts = Counter({"base code": 0, "stream": 0})
+        pictures = pictures_in(job, errors) or []
+        for picture, (item, pixels) in zip(pictures, read_records(pictures, MAX_AREA), strict=True):
+            if isinstance(item, Failure):
+                errors.tell(picture, item)
+                continue
+            model_hash, record = item
+            if record.method == Method.ESTIMATOR:
+                models.add(model_hash)
+            samples += pixels * SAMPLES.get(record.colour, 1)
+            parts.update({"base code": len(record.base), "stream": len(record.stream)})
+            for kind, content in record.chunks:
+                name = Chunk(kind).name if kind in list(Chunk) else f"type {kind}"
+                parts[name.replace("_", " ").lower()] += len(content)
+            rows.append(f"{shown(picture.member)}: {_describe(record)}, {picture.size:,} bytes")
+        if errors.count > before:
+            continue
+        single = pictures == [job]
+        head = (
+            f"one picture, {_describe(record)}" if single else f"archive of {len(rows):,} pictures"
+        )
+        print(f"{shown(job)}: {head}")
+        for model_hash in models:
+            path = file_of_hash(model_hash)
+            name = shown(path.stem) if path else "not installed"
+            print(f"  model {name}, {model_hash.hex()}")
+        # The rest: lengths, checksums, and an archive's index.
+        parts.update({"header": job.size - parts.total(), "file": job.size})
+        for name, size in parts.items():
+            rate = 8 * size / max(1, samples)
+            print(f"  {name:12} {8 * size:15,} bits {rate:9.4f} bpsp")
+        for row in rows if args.list and not single else []:
+            print(f"  {row}")
+
+
+def _describe(record: Record) -> str:
+    """Size, colour, and how it is coded."""
+    method = f"{record.steps} steps" if record.steps else record.method.name.replace("_", " ")
+    colour = record.colour.name.replace("_", " ")
+    return f"{record.width} × {record.height} pixels, {colour}, {method}"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+import italic.pillow_plugin
+from italic import compression
+from italic.coding.container import ArchiveWriter, FileFormatError, unpack
+from italic.coding.exact import make_exact
+from italic.coding.model import SEARCH_PATH, Recipe, save_model
+from italic.coding.pictures import from_array
+from italic.models.rnan import RNAN
+
+NETWORK = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
+NETWORK |= {"mask_branch": False, "recurrent": False}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    torch.manual_seed(0)
+
+    def calibrate(network: torch.nn.Module) -> None:
+        grey = torch.full((1, 3, 16, 16), 128.0)
+        network(grey, grey, torch.ones(1, 1, 16, 16))
+
+    network = make_exact(RNAN(**NETWORK).eval(), calibrate)
+    save_model(path, network, Recipe(NETWORK, None, 4, "nested", "power", 1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SEARCH_PATH, str(path.parent))
+        yield path
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(128, 10, shape).clip(0, 255).astype(np.uint8)
+
+
+def images() -> dict[str, Image.Image]:
+    found = {
+        "1": Image.fromarray(noise(9, 7) > 128),
+        "L": Image.fromarray(noise(9, 7)),
+        "LA": Image.fromarray(noise(9, 7, 2)),
+        "RGB": Image.fromarray(noise(16, 16, 3)),
+        "RGBA": Image.fromarray(noise(9, 7, 4)),
+        "I;16": Image.fromarray(noise(9, 7).astype(np.uint16) * 257 + 5),
+        "P": Image.fromarray(noise(9, 7, 3)).quantize(200),
+    }
+    assert all(image.mode == mode for mode, image in found.items())
+    return found
+
+
+def written(image: Image.Image, model: Path, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, "ITALIC", model=model, **options)
+    return file
+
+
+@pytest.mark.parametrize("mode", italic.pillow_plugin.MODES.values())
+def test_every_mode(model: Path, tmp_path: Path, mode: str) -> None:
+    image = images()[mode]
+    path = tmp_path / "x.italic"
+    image.save(path, model=model)
+    with Image.open(path) as copy:
+        assert (copy.format, copy.mode, copy.size) == ("ITALIC", mode, image.size)
+        assert np.array_equal(np.asarray(copy), np.asarray(image))
+        assert copy.getpalette() == image.getpalette()
+        copy.load()
+
+
+def test_opening_reads_the_header_only(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.italic"
+    Image.fromarray(noise(16, 300, 3)).save(path, model=model)
+    path.write_bytes(path.read_bytes()[:40])
+    with Image.open(path) as image:
+        assert image.size == (300, 16)
+        with pytest.raises(FileFormatError, match="damaged"):
+            image.load()
+    for length in range(4, 23):
+        with pytest.raises(FileFormatError, match=r"cut short|damaged"):
+            Image.open(io.BytesIO(path.read_bytes()[:length]))
+
+
+def test_steps_and_metadata(model: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "A")
+    image = images()["RGB"]
+    exif = Image.Exif()
+    exif[0x010E] = "description"
+    options = {"icc_profile": b"profile", "exif": exif, "pnginfo": text, "dpi": (300, 300)}
+    file = written(image, model, steps=7, **options)
+    assert unpack(file.getvalue())[1].steps == 7
+    copy = Image.open(file)
+    copy.load()
+    assert copy.info["icc_profile"] == b"profile" and copy.info["Title"] == "A"
+    assert copy.getexif()[0x010E] == "description" and round(copy.info["dpi"][0]) == 300
+
+
+def test_transparency(model: Path) -> None:
+    image = images()["P"]
+    image.info["transparency"] = bytes([0, 100, 255])
+    copy = Image.open(written(image, model))
+    assert np.array_equal(np.asarray(copy.convert("RGBA")), np.asarray(image.convert("RGBA")))
+
+
+def test_an_opened_image_is_like_others(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.italic"
+    original = images()["RGB"]
+    original.save(path, model=model)
+    with Image.open(path) as image:
+        assert image.crop((1, 2, 5, 6)).size == (4, 4)
+        assert np.array_equal(np.asarray(image.copy()), np.asarray(original))
+        image.save(path, model=model)  # onto itself
+    with Image.open(path) as image:
+        image.save(tmp_path / "x.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), np.asarray(original))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "F", "I", "YCbCr"])
+def test_other_modes_are_refused(model: Path, tmp_path: Path, mode: str) -> None:
+    with pytest.raises(OSError, match=f"cannot write mode {mode}"):
+        Image.new(mode, (4, 4)).save(tmp_path / "x.italic", model=model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_colours_that_the_palette_lacks(model: Path) -> None:
+    image = Image.fromarray(np.array([[0, 5]], np.uint8))
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    with pytest.raises(OSError, match="palette"):
+        written(image, model)
+
+
+def test_what_pillow_cannot_hold(model: Path) -> None:
+    deep = compression.compress(np.zeros((2, 3, 3), np.uint16), model)
+    with pytest.raises(ValueError, match="Pillow has no mode for a picture of kind RGB16"):
+        Image.open(io.BytesIO(deep))
+    archive = io.BytesIO()
+    ArchiveWriter(archive, bytes(8)).finish()
+    with pytest.raises(ValueError, match="archive of pictures"):
+        Image.open(archive)
+
+
+def test_decompression_bombs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = compression.load_model(model)
+    (record,) = compression.compress_pictures([from_array(noise(16, 16))], chosen)
+    file = io.BytesIO(compression.to_file(record, chosen))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.warns(Image.DecompressionBombWarning):
+        image = Image.open(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one warning is enough
+        image.load()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(file)
