@@ -82,7 +82,7 @@ def test_every_byte_and_every_length_of_a_file_count(
             from_file(file + extra)
 
 
-@pytest.mark.parametrize("steps", [1, 2**28])
+@pytest.mark.parametrize("steps", [1, container.MAX_STEPS])
 def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list, steps: int) -> None:
     for based in (False, True):
         good = file_of(layers, Colour.RGB, Method.ESTIMATOR, based)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from italic.coding import container
 from italic.coding.container import (
+    MAX_STEPS,
     ArchiveReader,
     ArchiveWriter,
     Chunk,
@@ -66,7 +67,7 @@ def records(draw: st.DrawFn) -> Record:
     record = (method, height, width, checksum, colour, tuple(draw(st.permutations(chunks))))
     if method != Method.ESTIMATOR:
         return Record(*record, stream=draw(contents))
-    steps = draw(st.integers(1, min(height * width, 2**32 - 1)))
+    steps = draw(st.integers(1, min(height * width, MAX_STEPS)))
     powers = st.integers(0, 65535).map(lambda exponent: Plan("power", exponent / 100))
     plan = draw(st.one_of(st.sampled_from([Plan("own"), Plan("equal")]), powers))
     return Record(*record, steps, plan, draw(contents), draw(contents))
@@ -297,8 +298,8 @@ CRC = "05000000"
         (f"02 01 01 {CRC} 00 02 ff00 ff00 00", "several chunks of type 255: expected one"),
         (f"02 01 01 {CRC} 00 00 02 70", "damaged: it has 11 bytes, expected 12 or more"),
         (f"02 01 01 {CRC} 00 00 01 70 6e", "damaged: 1 bytes follow its end"),
-        (f"00 01 02 {CRC} 00 00 00 00 00 00", "has 0 steps: expected 1 to its 2 pixels"),
-        (f"00 01 02 {CRC} 00 00 03 00 00 00", "has 3 steps: expected 1 to its 2 pixels"),
+        (f"00 01 02 {CRC} 00 00 00 00 00 00", "has 0 steps: expected 1 to 2, as many as pixels"),
+        (f"00 01 02 {CRC} 00 00 03 00 00 00", "has 3 steps: expected 1 to 2, as many as pixels"),
         (f"00 01 02 {CRC} 00 00 01 03 00 00", "has plan 3: expected 0 to 2"),
     ],
 )
@@ -322,7 +323,7 @@ def estimated(**changes: object) -> Record:
         (lambda: estimated(colour=-1), "colour -1"),
         (lambda: estimated(height=2**31), "2147483648 × 300 pixels"),
         (lambda: estimated(checksum=2**32), "checksum is 4294967296"),
-        (lambda: estimated(steps=601), "601 steps: expected 1 to its 600 pixels"),
+        (lambda: estimated(steps=601), "601 steps: expected 1 to 600, as many as pixels"),
         (lambda: estimated(chunks=((6, b""),) * 33), "33 chunks: expected at most 32"),
         (lambda: estimated(chunks=((256, b""),)), "type 256: expected 0 to 255"),
         (lambda: estimated(chunks=((3, b""), (3, b"x"))), "several chunks of type 3"),
@@ -335,8 +336,8 @@ def estimated(**changes: object) -> Record:
         (lambda: pack(b"short", ESTIMATED), "hash has 5 bytes: expected 8"),
         (lambda: ArchiveWriter(io.BytesIO(), b""), "hash has 0 bytes: expected 8"),
         (
-            lambda: estimated(height=2**16, width=2**16, steps=2**32).to_bytes(),
-            "4294967296 does not fit into the format",
+            lambda: estimated(height=2**16, width=2**16, steps=2**16 + 1),
+            "65537 steps: expected 1 to 65536",
         ),
     ],
 )
