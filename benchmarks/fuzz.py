@@ -538,7 +538,8 @@ def judged(layer: Layer, data: bytes) -> tuple[str, str]:
 
 def work(connection: Connection, layers: Sequence[Layer]) -> None:
     """A worker process: takes cases, gives outcome, reason, seconds and bytes of memory."""
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    limit = memory("VmSize") + ADDRESS_SPACE  # libraries and the corpus take some already
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng warns there
     while True:
         case = connection.recv()
