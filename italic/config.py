@@ -99,7 +99,9 @@ class MasksConfig:
     """Pixel order, partition into steps, and how training draws from them."""
 
     order: str = "nested"
-    sizes: Any = "power"  # equal, power, or a list with a relative size for each step
+    # equal, power, a list with a relative size for each step, or planned: the least bits, found
+    # when the model is exported; power until then
+    sizes: Any = "power"
     exponent: float = 1.0
     unroll: int | None = None  # None: 2 for a recurrent network, else 1; 0: all steps
     max_steps: int = 64

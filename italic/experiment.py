@@ -38,6 +38,8 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
     settings["images"] = build_images(cfg)
     step_masks = dict(OmegaConf.to_container(cfg.masks, resolve=True))  # type: ignore[arg-type]
     step_masks["unroll"] = unroll(cfg)
+    if step_masks["sizes"] == "planned":  # when the network is trained; until then
+        step_masks["sizes"] = "power"
     return StepMasks(base=build_base(cfg), steps=cfg.steps, **settings, **step_masks)
 
 

@@ -7,12 +7,14 @@ import hashlib
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from italic import experiment
+from italic import experiment, planning
 from italic.coding.base import BaseCode
 from italic.coding.codec import Codec
 from italic.coding.exact import make_exact
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 MODEL = "model.safetensors"  # in a run directory
 CALIBRATION_IMAGES = 16  # training images, ...
 CALIBRATION_STEPS = (1, 4, 16)  # ... each coded in these numbers of steps
+PLANNING_IMAGES = 64  # training images that segments of the order are tried on
 
 
 def exported(run_dir: Path) -> Model:
@@ -55,19 +58,36 @@ def _export(run_dir: Path, path: Path) -> str:
     if not isinstance(network, RNAN):
         raise RunError(f"only RNAN networks become model files; {cfg.model._target_} is another")
     base = experiment.build_base(cfg)
-    images = experiment.build_images(cfg).load("train")
-    images = images[:: max(1, len(images) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
+    images = _some(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
     log.info("making the exact model of %s, calibrated on %d training images", run_dir, len(images))
 
     def calibrate(untouched: nn.Module) -> None:
         for steps in CALIBRATION_STEPS:
             _codec(untouched, base, cfg, min(steps, images[0, ..., 0].size)).encode(images)
 
-    return save_model(path, make_exact(network, calibrate), recipe(cfg))
+    exact = make_exact(network, calibrate)
+    made = recipe(cfg)
+    if made.sizes == "planned":
+        made = replace(made, plans=_plans(exact, base, cfg))
+    return save_model(path, exact, made)
+
+
+def _plans(exact: RNAN, base: BaseCode, cfg: DictConfig) -> dict[str, list[int]]:
+    images = _some(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
+    height, width = images.shape[1:3]
+    log.info("planning the steps on %d training images", len(images))
+    bases = np.stack([base.decode(base.encode(image), height, width) for image in images])
+    places = planning.nodes(height * width)
+    found = planning.plans(planning.segment_costs(exact, images, bases, cfg.masks.order))
+    return {str(steps): np.diff(places[path]).tolist() for steps, path in found.items()}
+
+
+def _some(images: np.ndarray, count: int) -> np.ndarray:
+    return images[:: max(1, len(images) // count)][:count]
 
 
 def recipe(cfg: DictConfig) -> Recipe:
-    """What a model file holds of a run's configuration."""
+    """What a model file holds of a run's configuration, without plans."""
     network = dict(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
     base = dict(OmegaConf.to_container(cfg.base, resolve=True))  # type: ignore[arg-type]
     network.pop("_target_")
@@ -85,7 +105,7 @@ def recipe(cfg: DictConfig) -> Recipe:
 
 def _codec(network: nn.Module, base: BaseCode, cfg: DictConfig, steps: int) -> Codec:
     made = recipe(cfg)
-    sizes = made.sizes if isinstance(made.sizes, str) else "equal"
+    sizes = "power" if made.sizes in ("power", "planned") else "equal"
     return Codec(network, base, steps, made.order, sizes, made.exponent)
 
 

@@ -17,9 +17,13 @@ MOST_STEPS = 64  # that there are plans for
 
 
 def nodes(pixels: int) -> np.ndarray:
-    """Where steps may end, int64 (G + 1,), strictly increasing from 0 to `pixels`; denser early."""
-    places = np.rint((np.arange(NODES + 1) / NODES) ** 2 * pixels)
-    return np.unique(places.astype(np.int64))
+    """Where steps may end, int64 (G + 1,), strictly increasing from 0 to `pixels`; denser early.
+
+    Among them are those where the nested order completes a lattice, its quincunx or half of that.
+    """
+    places = np.rint((np.arange(NODES + 1) / NODES) ** 2 * pixels).astype(np.int64)
+    halves = pixels >> np.arange(int(pixels).bit_length())
+    return np.unique(np.concatenate([places, halves, 3 * halves // 4]))
 
 
 @torch.inference_mode()
@@ -65,7 +69,7 @@ def plans(costs: np.ndarray, most_steps: int = MOST_STEPS) -> dict[int, list[int
         most_steps: largest number of steps, at most G.
 
     Returns:
-        For each number of steps K from 1, the K + 1 nodes that bound them, from 0 to G.
+        For each number of steps K from 1, the K + 1 indices of the nodes that bound them.
     """
     count = costs.shape[0]
     best = np.concatenate([[0.0], np.full(count, np.inf)])

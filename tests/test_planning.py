@@ -40,6 +40,7 @@ def test_segment_costs_add_up_to_what_a_partition_costs() -> None:
     bases = np.full_like(images, 128)
     costs = planning.segment_costs(network, images, bases, "nested")
     places = planning.nodes(64)
+    assert {1, 2, 4, 8, 16, 24, 32, 48} <= set(places)
     path = [0, 3, 10, len(places) - 1]
     sizes = np.diff(places[path]).tolist()
     estimate = Estimate(3, 64)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ class Recipe:
         steps: by default.
         order: of the pixels, see `masks.pixel_order`.
         sizes: of the steps, see `masks.step_bounds`; a list holds for `steps` of its length only,
-            and others take equal sizes.
+            and others take equal sizes; `planned` takes those of `plans`, and `power` where there
+            is none.
         exponent: of `power` sizes.
+        plans: pixels of each step, by the number of steps in decimal digits.
     """
 
     network: dict[str, Any]
@@ -59,6 +62,7 @@ class Recipe:
     order: str
     sizes: str | list[float]
     exponent: float
+    plans: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +99,14 @@ class Model:
     def codec(self, steps: int, plan: Plan | None = None) -> Codec:
         """The codec of a number of steps, by the model's own plan unless another is given."""
         recipe = self.recipe
-        sizes, exponent = recipe.sizes, recipe.exponent
+        sizes: str | Sequence[float] = recipe.sizes
+        exponent = recipe.exponent
         if plan is not None and plan.kind != "own":
             sizes, exponent = plan.kind, plan.exponent
         elif isinstance(sizes, list) and len(sizes) != steps:
             sizes = "equal"
+        elif sizes == "planned":
+            sizes = recipe.plans.get(str(steps), "power")
         return Codec(self.network, self.base, steps, recipe.order, sizes, exponent)
 
 

@@ -117,6 +117,10 @@ def test_the_plan_of_a_file_goes_before_the_models_own(saved: Path) -> None:
     assert model.codec(7, Plan("power", 0.25)).exponent == 0.25
     listed = Model("m", "0" * 64, Recipe(NETWORK, None, 2, "nested", [1, 3], 0.0), model.network)
     assert listed.codec(2).sizes == [1, 3] and listed.codec(3).sizes == "equal"
+    plans = {"2": [5, 59]}
+    recipe = Recipe(NETWORK, None, 2, "nested", "planned", 0.5, plans)
+    planned = Model("m", "0" * 64, recipe, model.network)
+    assert planned.codec(2).sizes == [5, 59] and planned.codec(3).sizes == "power"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "no network", "empty"])
