@@ -184,12 +184,12 @@ class ExactNonLocalBlock(NonLocalBlock):
         query = counted(query, self.units[0], self.score_limit)
         key = counted(key, self.units[1], self.score_limit)
         value = counted(value, self.units[2], self.value_limit)
-        scale = float(self.units[0] * self.units[1]) / (math.sqrt(self.inner) * EXPONENTIAL_UNIT)
+        scale = self.units[0] * self.units[1] * (1 / (math.sqrt(self.inner) * EXPONENTIAL_UNIT))
         few = max(1, CACHED_SCORES // query.shape[1] ** 2)  # images at a time
         parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
         return torch.cat([self._attend(*part, scale) for part in parts])
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> Tensor:
         scores = query @ key.transpose(1, 2)
         distance = scores.amax(-1, keepdim=True).sub(scores).mul_(scale).round_()
         index = distance.clamp_(max=len(self.exponential) - 1).int()
