@@ -16,8 +16,6 @@ For each number of steps, on test images of a run, in batches. Prints a table an
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from italic.coding.codec import Codec
 from italic.coding.entropy import Reader
 from italic.coding.exact import exact_arithmetic
 from italic.evaluation.curve import Estimate
+from italic.evaluation.results import write_table
 from italic.export import exported
 
 
@@ -60,12 +59,7 @@ def main() -> None:
         if len(rows) == 1:
             print("  ".join(f"{name:>9}" for name in rows[0]))
         print("  ".join(f"{value:9g}" for value in rows[-1].values()), flush=True)
-    part = arguments.csv.with_name(arguments.csv.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, arguments.csv)
+    write_table(rows, arguments.csv)
 
 
 def measured(

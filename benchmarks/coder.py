@@ -14,8 +14,6 @@ writes it as CSV:
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from italic.coding.entropy import MixtureParameters, Reader, Writer, bits
+from italic.evaluation.results import write_table
 
 
 def main() -> None:
@@ -50,12 +49,7 @@ def main() -> None:
     print("  ".join(rows[0]))
     for row in rows:
         print("  ".join(f"{value:>{len(name)}g}" for name, value in row.items()))
-    part = arguments.csv.with_name(arguments.csv.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, arguments.csv)
+    write_table(rows, arguments.csv)
 
 
 def mixtures(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:

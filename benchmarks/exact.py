@@ -14,7 +14,6 @@ first configuration's streams in every other one. Prints a table and writes it a
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from italic.evaluation.results import write_table
 
 LIBRARIES: list[dict[str, str]] = [
     {},
@@ -97,12 +98,7 @@ def main() -> None:
                 }
                 rows.append(row)
                 print("  ".join(f"{value!s:>7}" for value in row.values()), flush=True)
-    part = arguments.csv.with_name(arguments.csv.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, arguments.csv)
+    write_table(rows, arguments.csv)
     exact = [row for row in rows if row["kind"] == "exact"]
     sys.exit(any(row["identical"] + row["decoded"] < 2 * row["images"] for row in exact))
 

@@ -26,7 +26,6 @@ address space is limited; for Linux. Prints a table and writes it as CSV:
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import io
 import math
@@ -58,6 +57,7 @@ from italic.coding.exact import make_exact
 from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
 from italic.coding.pictures import Picture
 from italic.compression import decompress_records, from_file, model_for
+from italic.evaluation.results import write_table
 from italic.models.rnan import RNAN
 
 ADDRESS_SPACE = 6 * 2**30  # bytes of a worker; PyTorch's libraries alone take more than half
@@ -688,12 +688,7 @@ def main() -> None:
     print("  ".join(f"{name:>9}" for name in rows[0]))
     for row in rows:
         print("  ".join(f"{value:>9}" for value in row.values()))
-    part = arguments.csv.with_name(arguments.csv.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, arguments.csv)
+    write_table(rows, arguments.csv)
 
     failures = [failure for result in results.values() for failure in result.failures]
     for line, data in failures:

@@ -8,7 +8,6 @@ Makes the BPG pairs of CIFAR-10 images afresh, then reads batches as training do
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from italic.coding.base import BPG
 from italic.datamodules.images import CIFAR10
 from italic.datamodules.pairs import make_pairs
 from italic.datamodules.step_masks import StepMasks
+from italic.evaluation.results import write_table
 
 
 class Loaded:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3000, help="how many, at most 60,000")
     parser.add_argument("--qp", type=int, default=49)
     parser.add_argument("--data-dir", default="data/cifar10")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/pairs.csv"))
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     source = CIFAR10(arguments.data_dir)
     splits = [source.load(split) for split in ("train", "validation", "test")]
@@ -64,10 +64,7 @@ def main() -> None:
             rows.append({"what": what, "seconds": seconds, "images_per_s": count / seconds})
     for row in rows:
         print(f"{row['what']:32} {row['seconds']:8.2f} s {row['images_per_s']:10.0f} images/s")
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, arguments.csv)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ Each picture is compressed and decompressed in a process of its own. Prints a ta
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -25,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from italic.evaluation.results import write_table
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -90,12 +90,7 @@ def main() -> None:
         if len(rows) == 1:
             print("  ".join(f"{column:>14}" for column in rows[0]))
         print("  ".join(f"{value!s:>14}" for value in rows[-1].values()), flush=True)
-    part = arguments.csv.with_name(arguments.csv.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, arguments.csv)
+    write_table(rows, arguments.csv)
     sys.exit(not all(row["exact"] for row in rows))
 
 

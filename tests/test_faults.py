@@ -1,6 +1,7 @@
 """Damaged and hostile files: refused, or harmless. `benchmarks/fuzz.py` tries many more."""
 
 import importlib.util
+import mmap
 import os
 import sys
 import time
@@ -149,7 +150,8 @@ def lies(_: bytes) -> object:
 
 
 def devours(_: bytes) -> object:
-    np.ones(2**23)
+    with mmap.mmap(-1, 2**27) as pages:  # fresh ones, which an array's need not be
+        pages.write(bytes(2**20) * 2**7)
     raise ValueError
 
 

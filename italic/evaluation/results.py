@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,14 +61,18 @@ def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> Non
         for row in rows
     ]
     if path.suffix == ".json":
-        text = json.dumps(table, indent=2) + "\n"
+        write_whole(path, (json.dumps(table, indent=2) + "\n").encode())
     else:
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-        text = buffer.getvalue()
-    write_whole(path, text.encode())
+        write_table(table, path)
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows with the same keys as .csv, whole or not at all."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, buffer.getvalue().encode())
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
