@@ -96,6 +96,12 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
     assert list(output.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_planned_sizes_need_plans(run_dir: Path, tmp_path: Path) -> None:
+    settings = ("steps=[1]", "evaluate.limit=1", f"output={tmp_path}/out")
+    said = run("evaluate.py", f"ckpt_path={run_dir}", *settings, "evaluate.sizes=planned", code=1)
+    assert "has no plans" in said and "Traceback" not in said
+
+
 def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run"
     settings = [*SMALL, *images, "base=none", "steps=2", "logger=wandb"]

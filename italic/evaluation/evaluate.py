@@ -111,6 +111,11 @@ def _evaluate_run(
     sizes = cfg.evaluate.sizes
     if OmegaConf.is_list(sizes):
         sizes = list(sizes)
+    if sizes == "planned" and not model.recipe.plans:
+        raise RunError(
+            f"the model of {run_dir} has no plans: train it with masks.sizes=planned, "
+            "or leave out evaluate.sizes"
+        )
     changes = {"sizes": sizes, "exponent": cfg.evaluate.exponent}
     changes = {key: value for key, value in changes.items() if value is not None}
     planned = replace(model, recipe=replace(model.recipe, **changes))
