@@ -43,7 +43,7 @@ CONFIGURATIONS: list[dict[str, Any]] = [
         for environment, (batch, threads) in itertools.product(LIBRARIES, [(64, 1), (1, 2), (7, 1)])
     ),
     {"batch": 64, "threads": 2, "environment": {}},
-    {"batch": 16, "threads": 1, "environment": {}, "layout": "channels_last"},
+    {"batch": 16, "threads": 1, "environment": {}, "layout": "contiguous"},
     {"batch": 16, "threads": 1, "environment": {}, "library": "oneDNN off"},
     {"batch": 16, "threads": 1, "environment": {}, "library": "compiled"},
 ]
@@ -116,8 +116,8 @@ def work(run: Path, task: dict[str, Any]) -> None:
     codec = model.codec(task["steps"])
     if task["kind"] == "float":
         codec.network = experiment.load_network(run)
-    if task.get("layout") == "channels_last":
-        codec.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if task.get("layout") == "contiguous":
+        codec.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if task.get("library") == "oneDNN off":
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     if task.get("library") == "compiled":
