@@ -27,6 +27,8 @@ class ModelConfig:
     attention: bool = True
     attention_window: int = 32
     mask_branch: bool = True
+    deep: int = 0
+    largest_stride: int = 1
     recurrent: bool = True
     step_embedding: bool = True
     position_period: int = 0

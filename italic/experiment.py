@@ -63,7 +63,8 @@ def build_estimator(cfg: DictConfig) -> Estimator:
     settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
     for elsewhere in ("average_decay", "compile"):
         settings.pop(elsewhere)
-    network = build_network(cfg)
+    # The layout in which convolutions are fastest, on processors and GPUs.
+    network = build_network(cfg).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.training.compile:
         network.compile()
     return Estimator(network, steps=cfg.steps, unroll=unroll(cfg), **settings)

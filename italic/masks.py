@@ -122,6 +122,26 @@ def step_bounds(
     return np.minimum(bounds, pixels - first[::-1])
 
 
+def lattice_strides(order: np.ndarray, width: int, largest: int) -> np.ndarray:
+    """Stride of the coarsest lattice that holds the first n pixels of an order.
+
+    The lattice of stride s has every s-th pixel of every s-th row, from the first of each. In the
+    `nested` order it comes before all others.
+
+    Args:
+        order: flat pixel indices (N,).
+        width: of the picture.
+        largest: stride, a power of two, as all are.
+
+    Returns:
+        int64 (N + 1,), falling from `largest`.
+    """
+    y, x = np.divmod(order, width)
+    either = y | x | largest
+    own = either ^ (either & (either - 1))  # the lowest bit set
+    return np.minimum.accumulate(np.concatenate([[largest], own]))
+
+
 def step_of_pixel(order: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Step (from 0) that codes each flat pixel index, int16 or int32 (H·W,)."""
     steps = np.empty(len(order), dtype=np.int32)

@@ -33,7 +33,7 @@ def segment_costs(
     """What coding a segment of the order in one step costs, all before it being known.
 
     Args:
-        network: (image, base, known, features) → (mixtures, features), in evaluation mode.
+        network: (image, base, known, features, stride) → (mixtures, features), in evaluation mode.
         images: uint8 (N, H, W, 3).
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
         order: name of the pixel order.
@@ -47,15 +47,22 @@ def segment_costs(
     sequence = masks.pixel_order(order, height, width)
     image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     base = torch.from_numpy(np.ascontiguousarray(bases)).permute(0, 3, 1, 2).float()
+    strides = masks.lattice_strides(sequence, width, getattr(network, "largest_stride", 1))[places]
     costs = np.full((len(places) - 1, len(places)), np.inf)
     for start, place in enumerate(places[:-1]):
         known = torch.zeros(1, 1, height * width)
         known[..., torch.from_numpy(sequence[:place])] = 1
         known = known.view(1, 1, height, width).expand(len(images), -1, -1, -1)
-        mixture, _ = network(image, base, known)
-        bits = mixture.bits(image.permute(0, 2, 3, 1)).sum((0, 3)).double().flatten().numpy()
-        along = np.concatenate([[0.0], np.cumsum(bits[sequence])])
-        costs[start, start + 1 :] = along[places[start + 1 :]] - along[place]
+        for stride in np.unique(strides[start + 1 :]).tolist():
+            given = [x[..., ::stride, ::stride] for x in (image, base, known)]
+            mixture, _ = network(*given, None, stride)
+            bits = np.zeros((height, width))
+            pixels = given[0].permute(0, 2, 3, 1)
+            bits[::stride, ::stride] = mixture.bits(pixels).sum((0, 3)).double().numpy()
+            along = np.concatenate([[0.0], np.cumsum(bits.ravel()[sequence])])
+            ends = np.flatnonzero(strides == stride)
+            ends = ends[ends > start]
+            costs[start, ends] = along[places[ends]] - along[place]
     return costs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +25,11 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from italic import experiment
+from italic.coding.files import whole_file
 from italic.evaluation.dashboard import Dashboard
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
 from italic.export import MODEL, exported
@@ -68,8 +71,10 @@ def train(cfg: DictConfig) -> float:
     best = ModelCheckpoint(
         run_dir / CHECKPOINTS, "best", monitor="val/bpsp", enable_version_counter=False
     )
+    settings = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
+    settings["plugins"] = [WholeCheckpoints(), *(settings["plugins"] or [])]
     trainer = pl.Trainer(
-        **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]
+        **settings,
         logger=loggers,
         callbacks=[LastCheckpoint(), *_callbacks(cfg), best],
         default_root_dir=run_dir,
@@ -103,6 +108,21 @@ def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
         torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + count) / (10 + count)))
 
     return update
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, also where the temporary folder is another disk.
+
+    Lightning's own moves them from that folder, which is then a copy that may be cut short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 class LastCheckpoint(Callback):

@@ -7,7 +7,7 @@ begins, a tile's edge knows as much on its outer side as on its inner one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -72,13 +72,39 @@ class Tile(NamedTuple):
         return (y - self.top) * (self.right - self.left) + x - self.left
 
 
+class Lattice:
+    """Every s-th pixel of every s-th row of a picture, cut into tiles as a picture of its own.
+
+    Args:
+        height: of the picture.
+        width: of the picture.
+        stride: s.
+    """
+
+    def __init__(self, height: int, width: int, stride: int) -> None:
+        self.stride, self.picture_width, self.width = stride, width, -(-width // stride)
+        self.tiles, self.tile_of_place = cut_into_tiles(-(-height // stride), self.width)
+
+    def place(self, flat: np.ndarray) -> np.ndarray:
+        """Flat indices on the lattice of flat indices in the picture."""
+        y, x = np.divmod(flat, self.picture_width)
+        return y // self.stride * self.width + x // self.stride
+
+    def shares(self, due: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
+        """The tiles, and which of the pixels due (flat indices in the picture) each one codes."""
+        tile = self.tile_of_place[self.place(due)]
+        ends = np.cumsum(np.bincount(tile, minlength=len(self.tiles)))
+        due = due[np.argsort(tile, kind="stable")]
+        return zip(self.tiles, np.split(due, ends[:-1]), strict=True)
+
+
 class Codec:
     """Codes images of one size in a fixed number of steps.
 
     Args:
-        network: (image, base, known, features) → (mixtures, features), in evaluation mode. Streams
-            of an exact network (`italic.coding.exact`) decode everywhere; those of another one,
-            with the same batch size and number of threads on the same machine.
+        network: (image, base, known, features, stride) → (mixtures, features), in evaluation mode.
+            Streams of an exact network (`italic.coding.exact`) decode everywhere; those of another
+            one, with the same batch size and number of threads on the same machine.
         base: the base code.
         steps: number of steps.
         order: name of the pixel order.
@@ -151,27 +177,29 @@ class Codec:
         batch, height, width, _ = bases.shape
         order = masks.pixel_order(self.order, height, width)
         bounds = masks.step_bounds(len(order), self.steps, self.sizes, self.exponent)
-        tiles, tile_of_pixel = cut_into_tiles(height, width)
+        largest_stride = getattr(self.network, "largest_stride", 1)
+        strides = masks.lattice_strides(order, width, largest_stride)[bounds[1:]].tolist()
+        lattice = Lattice(height, width, strides[0])
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).permute(0, 3, 1, 2).float().contiguous().to(device)
         canvas = torch.zeros_like(base)  # what both sides know
         known = torch.zeros(batch, 1, height, width, device=device)
         flat = None if images is None else images.reshape(batch, -1, 3)
         recurrent = getattr(self.network, "recurrent", False) and height * width <= REMEMBERED
-        features: list[Tensor | None] = [None] * len(tiles)
-        for step in range(self.steps):
-            due = order[bounds[step] : bounds[step + 1]]
-            due = due[np.argsort(tile_of_pixel[due], kind="stable")]
-            shares = np.split(due, np.cumsum(np.bincount(tile_of_pixel[due], minlength=len(tiles))))
+        features: list[Tensor | None] = [None] * len(lattice.tiles)
+        for step, stride in enumerate(strides):
+            if stride != lattice.stride:
+                lattice = Lattice(height, width, stride)
+            given = [x[..., ::stride, ::stride] for x in (canvas, base, known)]
             coded = []
-            for number, (tile, here) in enumerate(zip(tiles, shares[:-1], strict=True)):
+            for number, (tile, here) in enumerate(
+                lattice.shares(order[bounds[step] : bounds[step + 1]])
+            ):
                 if not len(here) and not recurrent:
                     continue
-                mixture, last = self.network(
-                    tile.of(canvas), tile.of(base), tile.of(known), features[number]
-                )
+                mixture, last = self.network(*(tile.of(x) for x in given), features[number], stride)
                 features[number] = last if recurrent else None
-                index = torch.from_numpy(tile.place(here, width)).to(device)
+                index = torch.from_numpy(tile.place(lattice.place(here), lattice.width)).to(device)
                 mixture = Mixture(*(field.flatten(1, 2)[:, index] for field in mixture))
                 pixels = np.empty((batch, len(here), 3), np.uint8)
                 for row, (coder, parameters) in enumerate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +22,28 @@ class MaskedBatch(Protocol):
     base: Tensor
     base_bits: Tensor
     reveal: Tensor
+
+
+class Part(NamedTuple):
+    """What the network says, in one step, of the samples of a batch that share a lattice.
+
+    samples: int64 (n,), places in the batch; reveal: int64 (n, h, w), as `MaskedBatch.reveal`, on
+    the lattice; pixels: float (n, h, w, 3); mixture: fields (n, h, w, 3, K).
+    """
+
+    samples: Tensor
+    reveal: Tensor
+    pixels: Tensor
+    mixture: Mixture
+
+    def bits(self, selected: Tensor) -> Tensor:
+        """Bits of the sub-pixels of the pixels that a boolean mask (n, h, w) selects, (m, 3)."""
+        return self.mixture.at(selected).bits(self.pixels[selected])
+
+    def weighted_bits(self, selected: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight of the sample (B,) · mean bits of a sub-pixel, over the selected pixels."""
+        weights = weight[self.samples][:, None, None].expand(selected.shape)
+        return (self.bits(selected).mean(-1) * weights[selected]).sum()
 
 
 class BitsPerSubPixel(Metric):
@@ -55,7 +77,7 @@ class Estimator(pl.LightningModule):
     `val/bpsp` = `val/bpsp_base` + Σ `val/bpsp_step_NN`.
 
     Args:
-        network: (image, base, known, features) → (mixtures, features), see `RNAN.forward`.
+        network: (image, base, known, features, stride) → (mixtures, features), see `RNAN.forward`.
         steps: steps of the partition that is validated.
         unroll: consecutive steps in a training batch; 0 for all `steps`.
         learning_rate: of AdamW, for everything but the body's convolutions.
@@ -95,31 +117,40 @@ class Estimator(pl.LightningModule):
         self.validation_bits = BitsPerSubPixel(1 + steps)
         self.test_bits = BitsPerSubPixel(1 + steps)
 
-    def mixtures(self, batch: MaskedBatch, steps: int) -> Iterator[Mixture]:
-        """The network's mixtures, step after step, the true pixels revealed between."""
-        image, base = batch.image.float(), batch.base.float()
+    def parts(self, batch: MaskedBatch, steps: int) -> Iterator[tuple[int, Part]]:
+        """Each step and what the network says in it, the true pixels revealed between.
+
+        A sample is given to the network on the coarsest lattice that holds all of its pixels that
+        are known or due.
+        """
         features: Tensor | None = None
         recurrent = getattr(self.network, "recurrent", False)
         for step in range(steps):
-            known = (batch.reveal < step).unsqueeze(1).float()
-            mixture, last = self.network(image, base, known, features)
-            features = last if recurrent else None
-            yield mixture
+            strides = self._strides(batch.reveal <= step)
+            for stride in strides.unique().tolist():
+                samples = (strides == stride).nonzero()[:, 0]
+                image, base, reveal = (
+                    x[samples][..., ::stride, ::stride]
+                    for x in (batch.image, batch.base, batch.reveal)
+                )
+                image, known = image.float(), (reveal < step).unsqueeze(1).float()
+                mixture, last = self.network(image, base.float(), known, features, stride)
+                features = last if recurrent else None
+                yield step, Part(samples, reveal, image.permute(0, 2, 3, 1), mixture)
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
         """Mean bits a due sub-pixel, each image weighing the same (+ the auxiliary loss)."""
-        pixels = batch.image.permute(0, 2, 3, 1).float()
         within = (batch.reveal >= 0) & (batch.reveal < self.unroll)
-        due_share = within / within.sum((1, 2), keepdim=True)
-        later = batch.reveal >= self.unroll
-        later_share = later / later.sum((1, 2), keepdim=True).clamp(min=1)
-        due_bits = later_bits = torch.zeros((), device=pixels.device)
-        for step, mixture in enumerate(self.mixtures(batch, self.unroll)):
-            due = batch.reveal == step
-            due_bits = due_bits + _weighted_bits(mixture, pixels, due, due_share)
+        due_weight = 1 / within.sum((1, 2))
+        images = len(within)
+        due_bits = later_bits = torch.zeros((), device=within.device)
+        for step, part in self.parts(batch, self.unroll):
+            due_bits = due_bits + part.weighted_bits(part.reveal == step, due_weight)
             if self.auxiliary and step == self.unroll - 1:
-                later_bits = _weighted_bits(mixture, pixels, later, later_share)
-        images = len(pixels)
+                later = part.reveal >= self.unroll
+                later_weight = torch.zeros_like(due_weight)
+                later_weight[part.samples] = 1 / later.sum((1, 2)).clamp(min=1)
+                later_bits = later_bits + part.weighted_bits(later, later_weight)
         self.log("train/bits_per_due_subpixel", due_bits / images, prog_bar=True)
         return (due_bits + self.auxiliary * later_bits) / images
 
@@ -167,12 +198,22 @@ class Estimator(pl.LightningModule):
 
     def _bits_by_part(self, batch: MaskedBatch) -> Tensor:
         """Bits of the base codes and of each step, float64 (1 + steps,)."""
-        pixels = batch.image.permute(0, 2, 3, 1).float()
-        parts = [batch.base_bits.sum().double()]
-        for step, mixture in enumerate(self.mixtures(batch, self.steps)):
-            due = batch.reveal == step
-            parts.append(mixture.at(due).bits(pixels[due]).sum().double())
-        return torch.stack(parts)
+        bits = torch.zeros(1 + self.steps, dtype=torch.float64, device=batch.image.device)
+        bits[0] = batch.base_bits.sum()
+        for step, part in self.parts(batch, self.steps):
+            bits[1 + step] += part.bits(part.reveal == step).sum()
+        return bits
+
+    def _strides(self, coded: Tensor) -> Tensor:
+        """Stride of the coarsest lattice that holds each sample's coded pixels, int64 (B,)."""
+        strides = torch.ones(len(coded), dtype=torch.int64, device=coded.device)
+        stride = 2
+        while stride <= getattr(self.network, "largest_stride", 1):
+            beyond = coded.clone()
+            beyond[:, ::stride, ::stride] = False
+            strides[~beyond.flatten(1).any(1)] = stride
+            stride *= 2
+        return strides
 
     def _log_parts(self, name: str, metric: BitsPerSubPixel) -> None:
         parts = metric.compute()
@@ -181,9 +222,3 @@ class Estimator(pl.LightningModule):
         self.log(f"{name}/bpsp_base", parts[0].float())
         for step, bpsp in enumerate(parts[1:], start=1):
             self.log(f"{name}/bpsp_step_{step:02d}", bpsp.float())
-
-
-def _weighted_bits(mixture: Mixture, pixels: Tensor, selected: Tensor, weight: Tensor) -> Tensor:
-    """Σ weight · mean bits of the three sub-pixels, over the selected pixels."""
-    bits = mixture.at(selected).bits(pixels[selected])
-    return (bits.mean(-1) * weight[selected]).sum()

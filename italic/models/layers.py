@@ -93,6 +93,28 @@ class MaskBranch(nn.Module):
         return self.sigmoid(self.gate(self.exit(x + up)))
 
 
+class Hourglass(nn.Module):
+    """x + what residual blocks at half its size and twice its width add. (B, C, H, W) → the same.
+
+    2×2 convolution of stride 2 → (non-local block →) residual blocks → transposed convolution.
+    Half the size makes room for four times the weights in the same time.
+    """
+
+    def __init__(self, features: int, blocks: int, window: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(features, 2 * features, 2, stride=2)
+        self.bottom = nn.Sequential(*(ResidualBlock(2 * features) for _ in range(blocks)))
+        if window:
+            self.bottom.insert(0, NonLocalBlock(2 * features, -(-window // 2)))
+        self.up = nn.ConvTranspose2d(2 * features, features, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        height, width = x.shape[-2:]
+        y = self.down(F.pad(x, (0, width % 2, 0, height % 2)))
+        return x + self.up(self.bottom(y))[..., :height, :width]
+
+
 class Product(nn.Module):
     """The product of two tensors of one shape."""
 
@@ -106,21 +128,31 @@ class ResidualGroup(nn.Module):
 
     Residual block → trunk · mask branch + identity → 2 residual blocks → convolution. The trunk
     is 2 residual blocks. Without a mask branch the gate is 1, the trunk begins with the non-local
-    block, if any, and carries its own identity.
+    block, if any, and carries its own identity; or it is an hourglass.
 
     Args:
         features: width C.
         window: side of the non-local block's windows; 0 for no non-local block.
         mask_branch: see above.
+        deep: residual blocks of an hourglass in the place of the trunk; 0 for RNAN's trunk.
+
+    Raises:
+        ValueError: both a mask branch and an hourglass.
     """
 
-    def __init__(self, features: int, window: int, mask_branch: bool) -> None:
+    def __init__(self, features: int, window: int, mask_branch: bool, deep: int = 0) -> None:
         super().__init__()
+        if mask_branch and deep:
+            raise ValueError(
+                "an hourglass has no mask branch: expected mask_branch=false or deep=0"
+            )
         self.entry = ResidualBlock(features)
-        self.trunk = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
+        self.trunk: nn.Module = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
         self.mask: nn.Module | None = MaskBranch(features, window) if mask_branch else None
         self.gated = Product()
-        if window and not mask_branch:
+        if deep:
+            self.trunk = Hourglass(features, deep, window)
+        elif window and not mask_branch:
             self.trunk.insert(0, NonLocalBlock(features, window))
         self.exit = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
         self.conv = conv3x3(features, features)

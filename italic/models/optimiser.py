@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -58,31 +59,52 @@ class Muon(AdamW):
             self.param_groups = every
         for group in every:
             if group["muon"]:
+                alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        self._step_matrix(parameter, group["lr"])
+                        alike[parameter.shape].append(parameter)
+                for parameters in alike.values():
+                    self._step_matrices(parameters, group["lr"])
         return loss
 
-    def _step_matrix(self, parameter: Tensor, learning_rate: float) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
-        momentum = state["momentum"].lerp_(gradient, 1 - self.MOMENTUM)
-        update = orthogonalise(gradient.lerp(momentum, self.MOMENTUM).flatten(1))
-        scale = 0.2 * max(update.shape) ** 0.5
-        parameter.add_(update.view_as(parameter), alpha=-learning_rate * scale)
+    def _step_matrices(self, parameters: list[Tensor], learning_rate: float) -> None:
+        """Update matrices of one shape, all at once."""
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(gradient)
+                state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)
+        updates = orthogonalise(torch.stack([matrix.flatten(1) for matrix in ahead]))
+        scale = 0.2 * max(updates.shape[1:]) ** 0.5
+        updates = updates.view(-1, *parameters[0].shape)
+        torch._foreach_add_(parameters, updates.unbind(), alpha=-learning_rate * scale)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """UVᵀ of a matrix USVᵀ, to within a factor near 1 in each direction (Newton-Schulz)."""
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """UVᵀ of each matrix USVᵀ, to within a factor near 1 in each direction (Newton-Schulz).
+
+    Each iteration X ← PX with P = aI + bG + cG² of G = XXᵀ; as G ← PGP, all but the first and the
+    last product is one of small square matrices.
+
+    Args:
+        matrices: float (..., M, N).
+
+    Returns:
+        The same shape.
+    """
     a, b, c = Muon.NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + 1e-7)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    identity = product = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     for _ in range(5):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return x if wide else x.mT

@@ -30,10 +30,16 @@ class RNAN(nn.Module):
         attention: non-local blocks in the first and last group.
         attention_window: side of the windows that they attend within, in pixels.
         mask_branch: RNAN's gates; without them a group is a plain residual chain.
+        deep: residual blocks of an hourglass in each group, see `ResidualGroup`; 0 for none.
+        largest_stride: of the lattices that the network is applied to on its own, a power of two;
+            1 for none but the picture itself.
         recurrent: the last application's features enter the next one.
         step_embedding: features learned for the share of pixels already known.
         position_period: period of a learned position encoding in pixels; 0 for none.
         gradient_checkpointing: recompute the groups' activations in the backward pass.
+
+    Raises:
+        ValueError: arguments that don't go together.
     """
 
     def __init__(
@@ -45,6 +51,8 @@ class RNAN(nn.Module):
         attention: bool = True,
         attention_window: int = 32,
         mask_branch: bool = True,
+        deep: int = 0,
+        largest_stride: int = 1,
         recurrent: bool = True,
         step_embedding: bool = True,
         position_period: int = 0,
@@ -56,38 +64,58 @@ class RNAN(nn.Module):
                 f"position_period must be a multiple of space_to_depth, {space_to_depth}; "
                 f"got {position_period}"
             )
+        if largest_stride < 1 or largest_stride & (largest_stride - 1):
+            raise ValueError(f"largest_stride must be a power of two; got {largest_stride}")
+        if largest_stride > 1 and recurrent:
+            raise ValueError(
+                "a recurrent network's features belong to the whole picture: expected "
+                "recurrent=false, or largest_stride=1"
+            )
         self.space_to_depth = space_to_depth
+        self.largest_stride = largest_stride
         self.recurrent = recurrent
         self.gradient_checkpointing = gradient_checkpointing
         self.entry = conv3x3(7 * space_to_depth**2, features)
         self.fuse = nn.Conv2d(2 * features, features, 1) if recurrent else None
         self.step_embedding = nn.Embedding(len(STAGES) + 1, features) if step_embedding else None
+        levels = largest_stride.bit_length()
+        self.stride_embedding = nn.Embedding(levels, features) if levels > 1 else None
         self.position: nn.Parameter | None = None
         if position_period:
             side = position_period // space_to_depth
             self.position = nn.Parameter(torch.zeros(1, features, side, side))
         window = -(-attention_window // space_to_depth) if attention else 0
         self.groups = nn.ModuleList(
-            ResidualGroup(features, window if index in (0, groups - 1) else 0, mask_branch)
+            ResidualGroup(features, window if index in (0, groups - 1) else 0, mask_branch, deep)
             for index in range(groups)
         )
         self.head = MixtureHead(components)
         self.exit = nn.Conv2d(features, self.head.channels * space_to_depth**2, 1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
-        if self.step_embedding is not None:
-            nn.init.zeros_(self.step_embedding.weight)
+        for embedding in (self.step_embedding, self.stride_embedding):
+            if embedding is not None:
+                nn.init.zeros_(embedding.weight)
 
     def forward(
-        self, image: Tensor, base: Tensor, known: Tensor, features: Tensor | None = None
+        self,
+        image: Tensor,
+        base: Tensor,
+        known: Tensor,
+        features: Tensor | None = None,
+        stride: int = 1,
     ) -> tuple[Mixture, Tensor]:
         """Estimate every pixel from those that are known.
+
+        While all pixels that are known or due lie on a coarse lattice of a picture, the lattice
+        is given as a picture of its own, which costs as much less as it is smaller.
 
         Args:
             image: float (B, 3, H, W), grey levels 0 to 255; unknown pixels are not read.
             base: float (B, 3, H, W), grey levels: the base code's reconstruction.
             known: float (B, 1, H, W), 1 at known pixels, else 0.
             features: float (B, C, ⌈H/r⌉, ⌈W/r⌉) of the last application, if recurrent.
+            stride: how many of the picture's pixels lie from one given pixel to the next.
 
         Returns:
             The mixtures, fields (B, H, W, 3, K), and this application's features.
@@ -105,6 +133,8 @@ class RNAN(nn.Module):
             x = self.fuse(torch.cat([x, last], dim=1))
         if self.step_embedding is not None:
             x = x + self.step_embedding(_stage(known))[:, :, None, None]
+        if self.stride_embedding is not None:
+            x = x + self.stride_embedding.weight[stride.bit_length() - 1][:, None, None]
         if self.position is not None:
             rows, columns = (-(-size // len(self.position[0, 0])) for size in x.shape[-2:])
             tiled = self.position.repeat(1, 1, rows, columns)

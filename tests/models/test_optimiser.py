@@ -10,8 +10,10 @@ def test_orthogonalise_keeps_directions_and_evens_their_lengths() -> None:
     for shape in ((8, 40), (40, 8)):
         matrix = torch.randn(shape)
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-        lengths = torch.diag(u.T @ orthogonalise(matrix) @ v.T)
+        both = orthogonalise(torch.stack([matrix, 100 * matrix]))
+        lengths = torch.diag(u.T @ both[0] @ v.T)
         assert ((lengths > 0.6) & (lengths < 1.3)).all()
+        assert torch.allclose(both[0], both[1], atol=1e-4)
 
 
 def test_both_kinds_of_parameters_reach_the_minimum_of_a_quadratic() -> None:
