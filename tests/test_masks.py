@@ -21,6 +21,19 @@ def test_prefixes_of_the_nested_order_are_lattices() -> None:
     assert np.array_equal(y % 2, x % 2)  # the quincunx
 
 
+@pytest.mark.parametrize("name", ["nested", "normal", "raster"])
+def test_strides_are_those_of_the_coarsest_lattices(name: str) -> None:
+    order = masks.pixel_order(name, 11, 14)
+    strides = masks.lattice_strides(order, 14, 4)
+    assert len(strides) == 11 * 14 + 1
+    for count, stride in enumerate(strides):
+        y, x = np.divmod(order[:count], 14)
+        fit = [s for s in (1, 2, 4) if not (y % s).any() and not (x % s).any()]
+        assert stride == max(fit)
+    if name == "nested":
+        assert np.bincount(strides)[4] == 3 * 4 + 1
+
+
 def test_nested_order_begins_with_the_quad_tile() -> None:
     assert masks.pixel_order("nested", 2, 2).tolist() == [0, 3, 1, 2]
     assert masks.pixel_order("quad", 2, 2).tolist() == [0, 3, 1, 2]

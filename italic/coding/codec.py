@@ -186,7 +186,7 @@ class Codec:
         known = torch.zeros(batch, 1, height, width, device=device)
         flat = None if images is None else images.reshape(batch, -1, 3)
         recurrent = getattr(self.network, "recurrent", False) and height * width <= REMEMBERED
-        features: list[Tensor | None] = [None] * len(lattice.tiles)
+        features: dict[int, Tensor] = {}  # of the tiles
         for step, stride in enumerate(strides):
             if stride != lattice.stride:
                 lattice = Lattice(height, width, stride)
@@ -197,8 +197,11 @@ class Codec:
             ):
                 if not len(here) and not recurrent:
                     continue
-                mixture, last = self.network(*(tile.of(x) for x in given), features[number], stride)
-                features[number] = last if recurrent else None
+                mixture, last = self.network(
+                    *(tile.of(x) for x in given), features.get(number), stride
+                )
+                if recurrent:
+                    features[number] = last
                 index = torch.from_numpy(tile.place(lattice.place(here), lattice.width)).to(device)
                 mixture = Mixture(*(field.flatten(1, 2)[:, index] for field in mixture))
                 pixels = np.empty((batch, len(here), 3), np.uint8)

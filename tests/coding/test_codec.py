@@ -4,16 +4,27 @@ import torch
 
 from italic.coding import codec as codec_module
 from italic.coding.base import BPG, NoBase
-from italic.coding.codec import HALO, TILE, Codec, Coded, cut_into_tiles, integer_parameters
+from italic.coding.codec import (
+    HALO,
+    TILE,
+    Codec,
+    Coded,
+    Lattice,
+    cut_into_tiles,
+    integer_parameters,
+)
 from italic.coding.entropy import StreamError, bits
 from italic.models.likelihood import Mixture
 from italic.models.rnan import RNAN
 
+OPTIONS = [{}, {"recurrent": False, "deep": 1, "largest_stride": 4}]
 
-@pytest.fixture(scope="module")
-def network() -> RNAN:
+
+@pytest.fixture(scope="module", params=OPTIONS, ids=["recurrent", "lattices"])
+def network(request: pytest.FixtureRequest) -> RNAN:
     torch.manual_seed(0)
-    network = RNAN(features=8, groups=1, components=3, space_to_depth=2, mask_branch=False)
+    options = {"space_to_depth": 2, "mask_branch": False, **request.param}
+    network = RNAN(features=8, groups=1, components=3, **options)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -54,6 +65,20 @@ def test_tiles_share_out_the_picture(size: tuple[int, int]) -> None:
         assert max(0, y.min() - HALO) == tile.top and min(height, y.max() + 1 + HALO) == tile.bottom
         assert max(0, x.min() - HALO) == tile.left and min(width, x.max() + 1 + HALO) == tile.right
         assert y.max() - y.min() < TILE and x.max() - x.min() < TILE
+
+
+def test_a_lattice_is_a_picture_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_module, "TILE", 4)
+    picture = np.arange(19 * 25).reshape(19, 25)
+    coarse = picture[::4, ::4]
+    lattice = Lattice(19, 25, 4)
+    assert np.array_equal(coarse.ravel()[lattice.place(coarse.ravel())], coarse.ravel())
+    due = np.random.default_rng(0).permutation(coarse.ravel())[:20]
+    shares = list(lattice.shares(due))
+    assert len(shares) == 4 and sorted(np.concatenate([here for _, here in shares])) == sorted(due)
+    for tile, here in shares:
+        crop = coarse[tile.top : tile.bottom, tile.left : tile.right]
+        assert np.array_equal(crop.ravel()[tile.place(lattice.place(here), lattice.width)], here)
 
 
 @pytest.mark.parametrize("remembered", [0, 2**20])

@@ -17,10 +17,13 @@ from italic.models.rnan import RNAN
 
 FULL = {"features": 16, "groups": 2, "components": 3}
 SMALL = {**FULL, "space_to_depth": 2, "mask_branch": False, "recurrent": False}
+HOURGLASS = {**SMALL, "groups": 1, "deep": 2, "largest_stride": 4}
+OPTIONS = {"full": FULL, "small": SMALL, "hourglass": HOURGLASS}
 # What the networks of `trained` give on every machine and with every library that keeps IEEE 754.
 GOLDEN = {
     "full": "107fd023c0bb3b78f2ac3019398f1defdc3d0e016b8ab64f97f45d24f9af515f",
     "small": "4153bed454b8b9e11e3a6c0e07a2c52622c2e390f3845889ecfb617b8ab9cfc7",
+    "hourglass": "bfe6be2e4daa1787e58e1b8ce1d5b7ba712144c869e973c2185aae3328270e2b",
 }
 SETTINGS = [
     {},
@@ -58,9 +61,9 @@ def trained(options: dict) -> RNAN:
     return make_exact(network, calibrate)
 
 
-@pytest.fixture(scope="module", params=["full", "small"])
+@pytest.fixture(scope="module", params=list(OPTIONS))
 def network(request: pytest.FixtureRequest) -> tuple[str, RNAN]:
-    return request.param, trained(FULL if request.param == "full" else SMALL)
+    return request.param, trained(OPTIONS[request.param])
 
 
 def outputs(network: RNAN, batch: int, channels_last: bool = False) -> list[np.ndarray]:
@@ -107,9 +110,11 @@ def test_batch_threads_and_layout_change_nothing(network: tuple[str, RNAN]) -> N
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(settings) or "plain")
-@pytest.mark.parametrize("kind", ["full", "small"])
+@pytest.mark.parametrize("kind", list(OPTIONS))
 def test_golden_hash_with_every_instruction_set(kind: str, settings: dict[str, str]) -> None:
-    code = f"from tests.coding import test_exact as t;print(t.digest(t.trained(t.{kind.upper()})))"
+    code = (
+        f"from tests.coding import test_exact as t;print(t.digest(t.trained(t.OPTIONS['{kind}'])))"
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -155,7 +160,7 @@ def test_the_largest_inputs_stay_exact(network: tuple[str, RNAN]) -> None:
 
 def test_exact_estimates_stay_close_to_the_trained_network(network: tuple[str, RNAN]) -> None:
     kind, exact_network = network
-    untouched = weights(RNAN(**(FULL if kind == "full" else SMALL)))
+    untouched = weights(RNAN(**OPTIONS[kind]))
     image = torch.from_numpy(pictures(2)).permute(0, 3, 1, 2).float()
     known = (torch.arange(256).view(1, 1, 16, 16) % 3 == 0).float().expand(2, -1, -1, -1)
     with torch.inference_mode():

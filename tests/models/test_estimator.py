@@ -1,8 +1,10 @@
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
+from italic.masks import pixel_order
 from italic.models.estimator import BitsPerSubPixel, Estimator
 from italic.models.rnan import RNAN
 
@@ -14,9 +16,9 @@ class Batch(NamedTuple):
     reveal: torch.Tensor
 
 
-def estimator(**options: object) -> Estimator:
+def estimator(largest_stride: int = 1, **options: object) -> Estimator:
     torch.manual_seed(0)
-    network = RNAN(features=8, groups=1, components=2, recurrent=False)
+    network = RNAN(8, groups=1, components=2, recurrent=False, largest_stride=largest_stride)
     return Estimator(network, **options)  # type: ignore[arg-type]
 
 
@@ -38,13 +40,31 @@ def test_parts_are_the_base_code_and_every_step() -> None:
     assert step == 3 and parts[4] == pytest.approx(last.bits(data.reveal == 3).sum().item())
 
 
-def test_unrolled_loss_is_the_bpsp_of_the_steps() -> None:
-    module = estimator(steps=4, unroll=0)
+@pytest.mark.parametrize("largest_stride", [1, 2])
+def test_unrolled_loss_is_the_bpsp_of_the_steps(largest_stride: int) -> None:
+    module = estimator(largest_stride, steps=4, unroll=0)
     module.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
     data = batch(4)
+    rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
+    data = data._replace(reveal=torch.stack([data.reveal[0], rank * 4 // 64]))
     with torch.no_grad():
         expected = module._bits_by_part(data)[1:].sum() / data.image.numel()
     assert module.training_step(data, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_sample_goes_on_its_own_lattice() -> None:
+    module = estimator(4, steps=4)
+    rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
+    reveal = torch.stack([(rank >= due).long() for due in (4, 16, 17)])
+    image = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    data = Batch(image, image, torch.zeros(3), reveal)
+    found = {part.reveal.shape[1]: part for _, part in module.parts(data, 1)}
+    assert {side: part.samples.tolist() for side, part in found.items()} == {2: [0], 4: [1], 8: [2]}
+    assert torch.equal(found[4].pixels[0], image[1, :, ::2, ::2].permute(1, 2, 0).float())
+    assert all(
+        (part.reveal == 0).sum() == due
+        for part, due in zip((found[2], found[4], found[8]), (4, 16, 17), strict=True)
+    )
 
 
 def test_the_metric_sums_bits_not_means() -> None:

@@ -10,6 +10,8 @@ OPTIONS = [
     {"recurrent": False},
     {"step_embedding": False},
     {"position_period": 8},
+    {"mask_branch": False, "deep": 2},
+    {"recurrent": False, "largest_stride": 4},
     {"space_to_depth": 2, "mask_branch": False, "recurrent": False},
 ]
 
@@ -71,6 +73,22 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
 
 
-def test_the_position_period_must_fit_the_blocks() -> None:
-    with pytest.raises(ValueError, match="multiple of space_to_depth"):
-        RNAN(space_to_depth=2, position_period=3)
+def test_the_network_is_told_the_stride_of_a_lattice() -> None:
+    network = small(recurrent=False, largest_stride=2)
+    arguments = inputs(8, 8)
+    with_strides = [network(*arguments, None, stride)[0].means for stride in (1, 2)]
+    assert not torch.equal(*with_strides)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"space_to_depth": 2, "position_period": 3}, "multiple of space_to_depth"),
+        ({"largest_stride": 3, "recurrent": False}, "power of two"),
+        ({"largest_stride": 2}, "recurrent=false, or largest_stride=1"),
+        ({"deep": 2}, "mask_branch=false or deep=0"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RNAN(**options)
