@@ -59,6 +59,15 @@ class BPGConfig(BaseConfig):
 
 
 @dataclass
+class LadderConfig(BaseConfig):
+    """Several base codes for one network, for other numbers of steps; needs masks.sizes=planned."""
+
+    _target_: str = "italic.coding.base.Ladder"
+    qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])  # None: no base code
+    chroma: str = "420"
+
+
+@dataclass
 class ImagesConfig:
     """A source of `italic.datamodules.images`."""
 
@@ -106,6 +115,7 @@ class MasksConfig:
     sizes: Any = "power"
     exponent: float = 1.0
     unroll: int | None = None  # None: 2 for a recurrent network, else 1; 0: all steps
+    min_steps: int = 1  # of the random partitions in training
     max_steps: int = 64
 
 
@@ -230,7 +240,7 @@ def register() -> None:
     store.store(group="trainer", name="schema", node=TrainerConfig)
     store.store(group="logger", name="schema", node=LoggerConfig)
     store.store(group="datamodule", name="schema", node=DataModuleConfig)
-    for name, base in {"none": NoBaseConfig, "bpg": BPGConfig}.items():
+    for name, base in {"none": NoBaseConfig, "bpg": BPGConfig, "ladder": LadderConfig}.items():
         store.store(group="base", name=f"{name}_schema", node=base)
     for name, images in {
         "cifar10": CIFAR10Config,

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from italic.coding.base import BaseCode
+from italic.coding.base import BaseCode, Ladder
 from italic.datamodules.images import ImageSource
 from italic.datamodules.step_masks import StepMasks
 from italic.models.estimator import Estimator
@@ -40,7 +40,7 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
     step_masks["unroll"] = unroll(cfg)
     if step_masks["sizes"] == "planned":  # when the network is trained; until then
         step_masks["sizes"] = "power"
-    return StepMasks(base=build_base(cfg), steps=cfg.steps, **settings, **step_masks)
+    return StepMasks(bases=build_bases(cfg), steps=cfg.steps, **settings, **step_masks)
 
 
 def build_images(cfg: DictConfig) -> ImageSource:
@@ -48,14 +48,27 @@ def build_images(cfg: DictConfig) -> ImageSource:
     return _instantiated(cfg.datamodule.images)
 
 
-def build_base(cfg: DictConfig) -> BaseCode:
-    """The base code of a configuration."""
-    return _instantiated(cfg.base)
+def build_bases(cfg: DictConfig) -> list[BaseCode]:
+    """The base codes of a configuration: the rungs of a ladder, or the only one.
+
+    Raises:
+        RunError: settings that make no base code, or a ladder without planned steps.
+    """
+    base = _instantiated(cfg.base)
+    if not isinstance(base, Ladder):
+        return [base]
+    if cfg.masks.sizes != "planned":
+        raise RunError(
+            "which rung of a ladder suits how many steps is planned together with their sizes: "
+            "expected masks.sizes=planned, or a single base code"
+        )
+    return base.rungs
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
     """The estimator network of a configuration, untrained."""
-    return _instantiated(cfg.model)
+    rungs = len(build_bases(cfg))
+    return _instantiated(cfg.model, **({"rungs": rungs} if rungs > 1 else {}))
 
 
 def build_estimator(cfg: DictConfig) -> Estimator:
@@ -121,9 +134,9 @@ def load_network(run_dir: Path) -> nn.Module:
     return network.eval()
 
 
-def _instantiated(cfg: DictConfig) -> Any:
+def _instantiated(cfg: DictConfig, **more: Any) -> Any:
     """The object that a configuration node describes; what it refuses, in its own words."""
     try:
-        return instantiate(cfg)
+        return instantiate(cfg, **more)
     except InstantiationException as error:
         raise RunError(str(error.__cause__ or error)) from error

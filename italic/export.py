@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,29 +59,44 @@ def _export(run_dir: Path, path: Path) -> str:
     network = experiment.load_network(run_dir)
     if not isinstance(network, RNAN):
         raise RunError(f"only RNAN networks become model files; {cfg.model._target_} is another")
-    base = experiment.build_base(cfg)
+    bases = experiment.build_bases(cfg)
     images = _some(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
     log.info("making the exact model of %s, calibrated on %d training images", run_dir, len(images))
 
     def calibrate(untouched: nn.Module) -> None:
         for steps in CALIBRATION_STEPS:
-            _codec(untouched, base, cfg, min(steps, images[0, ..., 0].size)).encode(images)
+            number = min(steps, images[0, ..., 0].size)
+            for rung, base in enumerate(bases):
+                sizes = "power" if cfg.masks.sizes in ("power", "planned") else "equal"
+                order, exponent = cfg.masks.order, cfg.masks.exponent
+                Codec(untouched, base, number, order, sizes, exponent, rung).encode(images)
 
     exact = make_exact(network, calibrate)
     made = recipe(cfg)
     if made.sizes == "planned":
-        made = replace(made, plans=_plans(exact, base, cfg))
+        made = _planned(made, exact, bases, cfg)
     return save_model(path, exact, made)
 
 
-def _plans(exact: RNAN, base: BaseCode, cfg: DictConfig) -> dict[str, list[int]]:
+def _planned(made: Recipe, exact: RNAN, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
+    """The recipe with, for each number of steps, the rung and the sizes of least bits."""
     images = _some(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
     height, width = images.shape[1:3]
     log.info("planning the steps on %d training images", len(images))
-    bases = np.stack([base.decode(base.encode(image), height, width) for image in images])
     places = planning.nodes(height * width)
-    found = planning.plans(planning.segment_costs(exact, images, bases, cfg.masks.order))
-    return {str(steps): np.diff(places[path]).tolist() for steps, path in found.items()}
+    plans: dict[str, list[int]] = {}
+    rungs: dict[str, int] = {}
+    least: dict[str, float] = {}
+    for rung, base in enumerate(bases):
+        codes = [base.encode(image) for image in images]
+        pictures = np.stack([base.decode(code, height, width) for code in codes])
+        costs = planning.segment_costs(exact, images, pictures, cfg.masks.order, rung)
+        for steps, path in planning.plans(costs).items():
+            bits = 8 * sum(map(len, codes)) + sum(costs[a, b] for a, b in pairwise(path))
+            if bits < least.get(str(steps), np.inf):
+                least[str(steps)], rungs[str(steps)] = bits, rung
+                plans[str(steps)] = np.diff(places[path]).tolist()
+    return replace(made, plans=plans, rungs=rungs if len(bases) > 1 else {})
 
 
 def _some(images: np.ndarray, count: int) -> np.ndarray:
@@ -91,7 +108,9 @@ def recipe(cfg: DictConfig) -> Recipe:
     network = dict(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
     base = dict(OmegaConf.to_container(cfg.base, resolve=True))  # type: ignore[arg-type]
     network.pop("_target_")
-    with_base = base.pop("_target_").endswith(".BPG")
+    with_base = not base.pop("_target_").endswith(".NoBase")
+    if "qps" in base:
+        network["rungs"] = len(base["qps"])
     sizes = cfg.masks.sizes
     return Recipe(
         network=network,
@@ -101,12 +120,6 @@ def recipe(cfg: DictConfig) -> Recipe:
         sizes=list(sizes) if OmegaConf.is_list(sizes) else sizes,
         exponent=cfg.masks.exponent,
     )
-
-
-def _codec(network: nn.Module, base: BaseCode, cfg: DictConfig, steps: int) -> Codec:
-    made = recipe(cfg)
-    sizes = "power" if made.sizes in ("power", "planned") else "equal"
-    return Codec(network, base, steps, made.order, sizes, made.exponent)
 
 
 def publish(run_dir: Path, path: Path) -> None:

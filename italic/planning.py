@@ -28,15 +28,16 @@ def nodes(pixels: int) -> np.ndarray:
 
 @torch.inference_mode()
 def segment_costs(
-    network: nn.Module, images: np.ndarray, bases: np.ndarray, order: str
+    network: nn.Module, images: np.ndarray, bases: np.ndarray, order: str, rung: int = 0
 ) -> np.ndarray:
     """What coding a segment of the order in one step costs, all before it being known.
 
     Args:
-        network: (image, base, known, features, stride) → (mixtures, features), in evaluation mode.
+        network: → (mixtures, features), see `RNAN.forward`, in evaluation mode.
         images: uint8 (N, H, W, 3).
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
         order: name of the pixel order.
+        rung: number of the base code among those that the network knows.
 
     Returns:
         float64 (G, G + 1): bits, summed over the images, of the pixels from node a to node b; the
@@ -55,7 +56,7 @@ def segment_costs(
         known = known.view(1, 1, height, width).expand(len(images), -1, -1, -1)
         for stride in np.unique(strides[start + 1 :]).tolist():
             given = [x[..., ::stride, ::stride] for x in (image, base, known)]
-            mixture, _ = network(*given, None, stride)
+            mixture, _ = network(*given, None, stride, torch.full((len(images),), rung))
             bits = np.zeros((height, width))
             pixels = given[0].permute(0, 2, 3, 1)
             bits[::stride, ::stride] = mixture.bits(pixels).sum((0, 3)).double().numpy()

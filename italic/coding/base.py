@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,26 @@ class BPG:
     def file(self, data: bytes, height: int, width: int) -> bytes:
         """The whole .bpg file, which any BPG decoder reads, of a packed one; BPGError."""
         return bpg.unpack(data, height, width, self.qp, self.chroma)
+
+
+class Ladder:
+    """Several base codes that one network serves, a bitrate ladder.
+
+    The first rung is for many steps, and the one that is validated; which one a number of steps
+    takes is found with its step sizes, see `italic.planning`.
+
+    Args:
+        qps: quality of each rung, as of `BPG`; None for no base code.
+        chroma: as of `BPG`.
+
+    Raises:
+        ValueError: no rung, or one twice.
+    """
+
+    def __init__(self, qps: Sequence[int | None], chroma: str = "420") -> None:
+        if not qps or len(set(qps)) != len(qps):
+            raise ValueError(f"a ladder's rungs must differ, and be one at least; got {list(qps)}")
+        self.rungs: list[BaseCode] = [NoBase() if qp is None else BPG(qp, chroma) for qp in qps]
 
 
 class NoBase:

@@ -102,14 +102,15 @@ class Codec:
     """Codes images of one size in a fixed number of steps.
 
     Args:
-        network: (image, base, known, features, stride) → (mixtures, features), in evaluation mode.
-            Streams of an exact network (`italic.coding.exact`) decode everywhere; those of another
-            one, with the same batch size and number of threads on the same machine.
+        network: → (mixtures, features), see `RNAN.forward`, in evaluation mode. Streams of an exact
+            network (`italic.coding.exact`) decode everywhere; those of another one, with the same
+            batch size and number of threads on the same machine.
         base: the base code.
         steps: number of steps.
         order: name of the pixel order.
         sizes: how the step sizes are chosen, see `masks.step_bounds`.
         exponent: growth of `power` sizes.
+        rung: number of the base code among those that the network knows.
     """
 
     def __init__(
@@ -120,9 +121,10 @@ class Codec:
         order: str = "nested",
         sizes: str | Sequence[float] = "power",
         exponent: float = 1.0,
+        rung: int = 0,
     ) -> None:
         self.network, self.base, self.steps = network, base, steps
-        self.order, self.sizes, self.exponent = order, sizes, exponent
+        self.order, self.sizes, self.exponent, self.rung = order, sizes, exponent, rung
 
     def encode(self, images: np.ndarray, observer: Observer | None = None) -> list[Coded]:
         """Images, uint8 (B, H, W, 3), in bytes.
@@ -184,6 +186,7 @@ class Codec:
         base = torch.from_numpy(bases).permute(0, 3, 1, 2).float().contiguous().to(device)
         canvas = torch.zeros_like(base)  # what both sides know
         known = torch.zeros(batch, 1, height, width, device=device)
+        rung = torch.full((batch,), self.rung, device=device)
         flat = None if images is None else images.reshape(batch, -1, 3)
         recurrent = getattr(self.network, "recurrent", False) and height * width <= REMEMBERED
         features: dict[int, Tensor] = {}  # of the tiles
@@ -198,7 +201,7 @@ class Codec:
                 if not len(here) and not recurrent:
                     continue
                 mixture, last = self.network(
-                    *(tile.of(x) for x in given), features.get(number), stride
+                    *(tile.of(x) for x in given), features.get(number), stride, rung
                 )
                 if recurrent:
                     features[number] = last

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from italic.coding import exact
-from italic.coding.base import BPG, BaseCode, NoBase
+from italic.coding.base import BPG, BaseCode, Ladder, NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import Plan
 from italic.coding.files import write_whole
@@ -46,7 +46,7 @@ class Recipe:
 
     Attributes:
         network: arguments of `RNAN`.
-        base: None, or the arguments of `BPG`.
+        base: None, or the arguments of `BPG` or of `Ladder`.
         steps: by default.
         order: of the pixels, see `masks.pixel_order`.
         sizes: of the steps, see `masks.step_bounds`; a list holds for `steps` of its length only,
@@ -54,6 +54,7 @@ class Recipe:
             is none.
         exponent: of `power` sizes.
         plans: pixels of each step, by the number of steps in decimal digits.
+        rungs: of a ladder, by the number of steps; that of the most steps holds for still more.
     """
 
     network: dict[str, Any]
@@ -63,6 +64,7 @@ class Recipe:
     sizes: str | list[float]
     exponent: float
     plans: dict[str, list[int]] = field(default_factory=dict)
+    rungs: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +94,12 @@ class Model:
         return self.recipe.steps
 
     @property
-    def base(self) -> BaseCode:
-        """A new coder of its base code."""
-        return NoBase() if self.recipe.base is None else BPG(**self.recipe.base)
+    def bases(self) -> list[BaseCode]:
+        """New coders of its base codes."""
+        base = self.recipe.base
+        if base is None:
+            return [NoBase()]
+        return Ladder(**base).rungs if "qps" in base else [BPG(**base)]
 
     def codec(self, steps: int, plan: Plan | None = None) -> Codec:
         """The codec of a number of steps, by the model's own plan unless another is given."""
@@ -107,7 +112,10 @@ class Model:
             sizes = "equal"
         elif sizes == "planned":
             sizes = recipe.plans.get(str(steps), "power")
-        return Codec(self.network, self.base, steps, recipe.order, sizes, exponent)
+        most = max(map(int, recipe.rungs), default=0)
+        rung = recipe.rungs.get(str(min(steps, most)), 0)
+        base = self.bases[rung]
+        return Codec(self.network, base, steps, recipe.order, sizes, exponent, rung)
 
 
 def save_model(path: Path, network: RNAN, recipe: Recipe) -> str:

@@ -17,11 +17,14 @@ from italic.coding.base import BaseCode
 from italic.datamodules.images import ImageSource, Split
 from italic.datamodules.pairs import Pairs, make_pairs
 
+FEW_STEPS = 4  # the most steps that a ladder's rungs above the first are trained for
+
 
 class Batch(NamedTuple):
     """Images and what of them is coded when.
 
     image, base: uint8 (B, 3, H, W); base_bits: int64 (B,), bits of the whole base code.
+    rung: int64 (B,), which of the base codes it is.
     reveal: int64 (B, H, W), the step that codes each pixel, counted from the batch's first step:
     negative is known before it, and numbers beyond the batch's steps come later than its last.
     """
@@ -29,48 +32,65 @@ class Batch(NamedTuple):
     image: Tensor
     base: Tensor
     base_bits: Tensor
+    rung: Tensor
     reveal: Tensor
 
 
-class PairDataset(Dataset[int]):
-    """Pairs read a whole batch at a time, straight from the memory-mapped cache."""
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # a `Batch` but for its masks
 
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
+
+class PairDataset(Dataset[int]):
+    """Pairs read a whole batch at a time, straight from the memory-mapped cache.
+
+    Args:
+        rungs: the same images with the base code of each rung.
+        every: draw a rung at random for each image, the first one for half of them; else all
+            take the first one.
+    """
+
+    def __init__(self, rungs: Sequence[Pairs], every: bool) -> None:
+        self.rungs, self.every = rungs, every and len(rungs) > 1
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.pairs)
+        return len(self.rungs[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, bases (uint8 (B, 3, H, W)) and base bits (B,) of these indices."""
+    def __getitems__(self, indices: Sequence[int]) -> Rows:
+        """Images, bases (uint8 (B, 3, H, W)), base bits and rungs (B,) of these indices."""
         rows = np.asarray(indices)
+        rung = torch.zeros(len(rows), dtype=torch.int64)
+        if self.every:
+            other = torch.randint(1, len(self.rungs), rung.shape)
+            rung = torch.where(torch.rand(rung.shape) < 0.5, rung, other)
+        bases = np.stack([self.rungs[r].bases[i] for r, i in zip(rung, rows, strict=True)])
+        base_bits = [int(self.rungs[r].base_bits[i]) for r, i in zip(rung, rows, strict=True)]
         image, base = (
-            torch.from_numpy(np.ascontiguousarray(array[rows].transpose(0, 3, 1, 2)))
-            for array in (self.pairs.images, self.pairs.bases)
+            torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+            for array in (self.rungs[0].images[rows], bases)
         )
-        return image, base, torch.from_numpy(np.array(self.pairs.base_bits[rows]))
+        return image, base, torch.tensor(base_bits), rung
 
 
-def random_windows(rank: Tensor, images: int, steps: int, max_steps: int) -> Tensor:
+def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tensor) -> Tensor:
     """Random consecutive steps of random partitions of an order, one window an image.
 
-    For each image: a number of steps K, log-uniform from 1 to `max_steps`; a growth of the step
-    sizes, uniform from 0 to 2.5; a step, with probability proportional to the pixels it codes.
-    The window is that step and the `steps − 1` before it. So the expected cost of a window's
-    sub-pixels is the bpsp of coding.
+    For each image: a number of steps K, log-uniform from `min_steps` to `max_steps`; a growth of
+    the step sizes, uniform from 0 to 2.5; a step, with probability proportional to the pixels it
+    codes. The window is that step and the `steps − 1` before it. So the expected cost of a
+    window's sub-pixels is the bpsp of coding.
 
     Args:
         rank: int64 (H, W), the place of each pixel in the order.
-        images: number of windows B.
         steps: steps in a window.
-        max_steps: the largest K.
+        min_steps: float64 (B,), the smallest K of each image.
+        max_steps: float64 (B,), the largest K.
 
     Returns:
         int64 (B, H, W): `Batch.reveal`.
     """
-    pixels = rank.numel()
-    number = torch.ceil(max_steps ** torch.rand(images, dtype=torch.float64))
+    pixels, images = rank.numel(), len(min_steps)
+    spread = torch.log((max_steps + 1) / min_steps)
+    number = torch.floor(min_steps * torch.exp(spread * torch.rand_like(spread)))
     growth = 1 + 2.5 * torch.rand(images, dtype=torch.float64)
     last = torch.floor(torch.rand(images, dtype=torch.float64) ** (1 / growth) * number)
     first = (last - steps + 1).clamp(min=0)
@@ -87,7 +107,7 @@ class StepMasks(pl.LightningDataModule):
 
     Args:
         images: where the images come from.
-        base: the base code.
+        bases: the base code, or several: training draws from them, validation takes the first.
         cache_dir: folder of the pair cache.
         steps: steps of the partition that is validated (and trained, when unrolled over all).
         order: name of the pixel order.
@@ -95,7 +115,9 @@ class StepMasks(pl.LightningDataModule):
         exponent: growth of `power` sizes.
         unroll: consecutive steps of a random partition in a training sample; 0 for the whole
             fixed partition of `steps`, as in the original ITALIC.
-        max_steps: the largest number of steps of a random partition.
+        min_steps: the smallest number of steps of a random partition, ...
+        max_steps: ... and the largest; with a base code that is not the first, these are 1 and
+            `FEW_STEPS`.
         batch_size: images of a training batch.
         eval_batch_size: images of a validation or test batch.
         eval_limit: only the first images of the validation and test sets; 0 for all.
@@ -106,13 +128,14 @@ class StepMasks(pl.LightningDataModule):
     def __init__(
         self,
         images: ImageSource,
-        base: BaseCode,
+        bases: Sequence[BaseCode],
         cache_dir: str | Path,
         steps: int = 16,
         order: str = "nested",
         sizes: str | Sequence[float] = "power",
         exponent: float = 1.0,
         unroll: int = 1,
+        min_steps: int = 1,
         max_steps: int = 64,
         batch_size: int = 8,
         eval_batch_size: int = 64,
@@ -121,12 +144,12 @@ class StepMasks(pl.LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        self.images, self.base, self.cache_dir = images, base, cache_dir
+        self.images, self.bases, self.cache_dir = images, bases, cache_dir
         self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
-        self.unroll, self.max_steps = unroll, max_steps
+        self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.eval_limit, self.flip, self.workers = eval_limit, flip, workers
-        self.pairs: dict[Split, Pairs] = {}
+        self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
 
     def prepare_data(self) -> None:
         """Make the pair cache (one process a machine)."""
@@ -143,7 +166,7 @@ class StepMasks(pl.LightningDataModule):
         for split in needed[stage]:
             if split not in self.pairs:
                 self.pairs[split] = self._make(split)
-        height, width = next(iter(self.pairs.values())).images.shape[1:3]
+        height, width = next(iter(self.pairs.values()))[0].images.shape[1:3]
         order = masks.pixel_order(self.order, height, width)
         bounds = masks.step_bounds(height * width, self.steps, self.sizes, self.exponent)
         partition = masks.step_of_pixel(order, bounds).reshape(height, width)
@@ -162,33 +185,36 @@ class StepMasks(pl.LightningDataModule):
         """Test batches with the whole partition."""
         return self._loader("test", self._whole_batch, self.eval_batch_size)
 
-    def _make(self, split: Split) -> Pairs:
+    def _make(self, split: Split) -> list[Pairs]:
         images = self.images.load(split)
         if split != "train" and self.eval_limit:
             images = images[: self.eval_limit]
-        return make_pairs(images, self.base, self.cache_dir)
+        return [make_pairs(images, base, self.cache_dir) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]
         return DataLoader(
-            PairDataset(self.pairs[split]),
+            PairDataset(self.pairs[split], every=shuffle),
             batch_size=batch_size,
             shuffle=shuffle,
-            drop_last=shuffle and len(self.pairs[split]) >= batch_size,
+            drop_last=shuffle and len(self.pairs[split][0]) >= batch_size,
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
 
-    def _whole_batch(self, rows: tuple[Tensor, Tensor, Tensor]) -> Batch:
+    def _whole_batch(self, rows: Rows) -> Batch:
         return Batch(*rows, self.partition.expand(len(rows[0]), -1, -1))
 
-    def _training_batch(self, rows: tuple[Tensor, Tensor, Tensor]) -> Batch:
-        image, base, base_bits = rows
+    def _training_batch(self, rows: Rows) -> Batch:
+        image, base, base_bits, rung = rows
         if self.flip:
             mirrored = torch.rand(len(image)) < 0.5
             image[mirrored] = image[mirrored].flip(-1)
             base[mirrored] = base[mirrored].flip(-1)
         if self.unroll == 0:
-            return self._whole_batch((image, base, base_bits))
-        reveal = random_windows(self.rank, len(image), self.unroll, self.max_steps)
-        return Batch(image, base, base_bits, reveal)
+            return self._whole_batch((image, base, base_bits, rung))
+        few = rung > 0
+        fewest = torch.where(few, 1.0, float(self.min_steps)).double()
+        most = torch.where(few, float(FEW_STEPS), float(self.max_steps)).double()
+        reveal = random_windows(self.rank, self.unroll, fewest, most)
+        return Batch(image, base, base_bits, rung, reveal)

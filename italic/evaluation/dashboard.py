@@ -130,5 +130,5 @@ def _codec(
     if not isinstance(sizes, str) and len(sizes) != number:
         sizes = "equal"  # sizes that were given for another number of steps
     network = pl_module.network
-    codec = Codec(network, data.base, number, data.order, sizes, data.exponent)  # type: ignore[arg-type]
-    return data.pairs["validation"].images, codec
+    codec = Codec(network, data.bases[0], number, data.order, sizes, data.exponent)  # type: ignore[arg-type]
+    return data.pairs["validation"][0].images, codec

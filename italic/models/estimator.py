@@ -21,6 +21,7 @@ class MaskedBatch(Protocol):
     image: Tensor
     base: Tensor
     base_bits: Tensor
+    rung: Tensor
     reveal: Tensor
 
 
@@ -77,7 +78,7 @@ class Estimator(pl.LightningModule):
     `val/bpsp` = `val/bpsp_base` + Σ `val/bpsp_step_NN`.
 
     Args:
-        network: (image, base, known, features, stride) → (mixtures, features), see `RNAN.forward`.
+        network: → (mixtures, features), see `RNAN.forward`.
         steps: steps of the partition that is validated.
         unroll: consecutive steps in a training batch; 0 for all `steps`.
         learning_rate: of AdamW, for everything but the body's convolutions.
@@ -134,7 +135,9 @@ class Estimator(pl.LightningModule):
                     for x in (batch.image, batch.base, batch.reveal)
                 )
                 image, known = image.float(), (reveal < step).unsqueeze(1).float()
-                mixture, last = self.network(image, base.float(), known, features, stride)
+                mixture, last = self.network(
+                    image, base.float(), known, features, stride, batch.rung[samples]
+                )
                 features = last if recurrent else None
                 yield step, Part(samples, reveal, image.permute(0, 2, 3, 1), mixture)
 

@@ -33,6 +33,7 @@ class RNAN(nn.Module):
         deep: residual blocks of an hourglass in each group, see `ResidualGroup`; 0 for none.
         largest_stride: of the lattices that the network is applied to on its own, a power of two;
             1 for none but the picture itself.
+        rungs: base codes that the network tells apart.
         recurrent: the last application's features enter the next one.
         step_embedding: features learned for the share of pixels already known.
         position_period: period of a learned position encoding in pixels; 0 for none.
@@ -53,6 +54,7 @@ class RNAN(nn.Module):
         mask_branch: bool = True,
         deep: int = 0,
         largest_stride: int = 1,
+        rungs: int = 1,
         recurrent: bool = True,
         step_embedding: bool = True,
         position_period: int = 0,
@@ -80,6 +82,7 @@ class RNAN(nn.Module):
         self.step_embedding = nn.Embedding(len(STAGES) + 1, features) if step_embedding else None
         levels = largest_stride.bit_length()
         self.stride_embedding = nn.Embedding(levels, features) if levels > 1 else None
+        self.rung_embedding = nn.Embedding(rungs, features) if rungs > 1 else None
         self.position: nn.Parameter | None = None
         if position_period:
             side = position_period // space_to_depth
@@ -93,7 +96,7 @@ class RNAN(nn.Module):
         self.exit = nn.Conv2d(features, self.head.channels * space_to_depth**2, 1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
-        for embedding in (self.step_embedding, self.stride_embedding):
+        for embedding in (self.step_embedding, self.stride_embedding, self.rung_embedding):
             if embedding is not None:
                 nn.init.zeros_(embedding.weight)
 
@@ -104,6 +107,7 @@ class RNAN(nn.Module):
         known: Tensor,
         features: Tensor | None = None,
         stride: int = 1,
+        rung: Tensor | None = None,
     ) -> tuple[Mixture, Tensor]:
         """Estimate every pixel from those that are known.
 
@@ -116,6 +120,7 @@ class RNAN(nn.Module):
             known: float (B, 1, H, W), 1 at known pixels, else 0.
             features: float (B, C, ⌈H/r⌉, ⌈W/r⌉) of the last application, if recurrent.
             stride: how many of the picture's pixels lie from one given pixel to the next.
+            rung: int64 (B,), which of its base codes `base` comes from; None for the first.
 
         Returns:
             The mixtures, fields (B, H, W, 3, K), and this application's features.
@@ -135,6 +140,9 @@ class RNAN(nn.Module):
             x = x + self.step_embedding(_stage(known))[:, :, None, None]
         if self.stride_embedding is not None:
             x = x + self.stride_embedding.weight[stride.bit_length() - 1][:, None, None]
+        if self.rung_embedding is not None:
+            rung = torch.zeros_like(known[:, 0, 0, 0]).long() if rung is None else rung
+            x = x + self.rung_embedding(rung)[:, :, None, None]
         if self.position is not None:
             rows, columns = (-(-size // len(self.position[0, 0])) for size in x.shape[-2:])
             tiled = self.position.repeat(1, 1, rows, columns)

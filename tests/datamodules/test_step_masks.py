@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from italic import masks
-from italic.coding.base import NoBase
+from italic.coding.base import Ladder, NoBase
 from italic.datamodules.step_masks import StepMasks, random_windows
 
 RANK = torch.from_numpy(np.argsort(masks.pixel_order("nested", 16, 16)).reshape(16, 16))
@@ -21,17 +21,22 @@ class Noise:
 
 
 def module(path: Path, **options: object) -> StepMasks:
-    data = StepMasks(Noise(), NoBase(), path, batch_size=4, **options)  # type: ignore[arg-type]
+    data = StepMasks(Noise(), [NoBase()], path, batch_size=4, **options)  # type: ignore[arg-type]
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def windows(images: int, steps: int, min_steps: int, max_steps: int) -> torch.Tensor:
+    limits = (torch.full((images,), float(limit)).double() for limit in (min_steps, max_steps))
+    return random_windows(RANK, steps, *limits)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("max_steps", [1, 64])
 def test_windows_are_segments_of_the_order_with_something_due(steps: int, max_steps: int) -> None:
     torch.manual_seed(0)
-    reveal = random_windows(RANK, 500, steps, max_steps).flatten(1)
+    reveal = windows(500, steps, 1, max_steps).flatten(1)
     in_order = reveal[:, torch.argsort(RANK.flatten())]
     assert (in_order.diff(dim=1) >= 0).all()
     assert in_order.min() >= -1 and in_order.max() <= steps
@@ -41,11 +46,35 @@ def test_windows_are_segments_of_the_order_with_something_due(steps: int, max_st
 def test_every_pixel_is_due_equally_often_relative_to_its_steps_size() -> None:
     """A step is drawn by its pixels, so the mean cost of a window is the cost of an image."""
     torch.manual_seed(0)
-    reveal = random_windows(RANK, 40_000, 1, 16)
+    reveal = windows(40_000, 1, 1, 16)
     due = (reveal == 0).double()
     weight = (due / due.sum((1, 2), keepdim=True)).mean(0) * 256
     assert weight.mean().item() == pytest.approx(1)
     assert ((weight - 1).abs() < 0.25).all()
+
+
+@pytest.mark.parametrize("least, most", [(1, 1), (1, 4), (2, 64)])
+def test_the_numbers_of_steps_keep_to_their_limits(least: int, most: int) -> None:
+    torch.manual_seed(0)
+    whole = windows(2000, 64, least, most)
+    in_one_step = (whole == 0).all(2).all(1).double().mean()
+    assert (in_one_step > 0) == (least == 1) and (in_one_step == 1) == (most == 1)
+
+
+def test_every_rung_is_drawn_for_training_and_the_first_is_validated(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rungs = Ladder([None, 40, 20]).rungs
+    data = StepMasks(Noise(), rungs, tmp_path, batch_size=20, flip=False)
+    data.prepare_data()
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert set(batch.rung.tolist()) == {0, 1, 2}
+    for image, base, bits, rung in zip(*batch[:4], strict=True):
+        pairs, number = data.pairs["train"][rung], int(image[0, 0, 0])
+        assert torch.equal(base, torch.from_numpy(pairs.bases[number].transpose(2, 0, 1)))
+        assert bits == pairs.base_bits[number]
+    (whole,) = data.val_dataloader()
+    assert whole.rung.tolist() == [0] * 20 and whole.base_bits.sum() == 0
 
 
 def test_training_batches_carry_windows_and_validation_the_partition(tmp_path: Path) -> None:

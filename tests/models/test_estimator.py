@@ -13,6 +13,7 @@ class Batch(NamedTuple):
     image: torch.Tensor
     base: torch.Tensor
     base_bits: torch.Tensor
+    rung: torch.Tensor
     reveal: torch.Tensor
 
 
@@ -25,8 +26,9 @@ def estimator(largest_stride: int = 1, **options: object) -> Estimator:
 def batch(steps: int) -> Batch:
     image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     reveal = torch.arange(64).view(8, 8) * steps // 64
+    rung = torch.zeros(2, dtype=torch.int64)
     return Batch(
-        image, torch.full_like(image, 128), torch.tensor([800, 400]), reveal.expand(2, 8, 8)
+        image, torch.full_like(image, 128), torch.tensor([800, 400]), rung, reveal.expand(2, 8, 8)
     )
 
 
@@ -57,7 +59,7 @@ def test_each_sample_goes_on_its_own_lattice() -> None:
     rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
     reveal = torch.stack([(rank >= due).long() for due in (4, 16, 17)])
     image = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
-    data = Batch(image, image, torch.zeros(3), reveal)
+    data = Batch(image, image, torch.zeros(3), torch.zeros(3).long(), reveal)
     found = {part.reveal.shape[1]: part for _, part in module.parts(data, 1)}
     assert {side: part.samples.tolist() for side, part in found.items()} == {2: [0], 4: [1], 8: [2]}
     assert torch.equal(found[4].pixels[0], image[1, :, ::2, ::2].permute(1, 2, 0).float())

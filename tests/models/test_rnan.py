@@ -80,6 +80,15 @@ def test_the_network_is_told_the_stride_of_a_lattice() -> None:
     assert not torch.equal(*with_strides)
 
 
+def test_the_network_is_told_the_rung() -> None:
+    network = small(rungs=2)
+    arguments = inputs(8, 8)
+    both, _ = network(*arguments, rung=torch.tensor([0, 1]))
+    first, _ = network(*arguments)
+    assert torch.equal(both.means[0], first.means[0])
+    assert not torch.equal(both.means[1], first.means[1])
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
