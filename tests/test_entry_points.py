@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from italic.coding.model import load_model
+
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "model=rnan_small",
@@ -129,6 +131,20 @@ def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Pa
         assert all(row["lossless"] and row["bpsp_base"] > 0 for row in rows)
 
 
+def test_a_ladder_takes_the_rung_that_was_planned(images: list[str], tmp_path: Path) -> None:
+    path, output = tmp_path / "run", tmp_path / "evaluation"
+    ladder = ["base=ladder", "base.qps=[null,10]", "masks.sizes=planned", "steps=4"]
+    run("train.py", *SMALL, *images, *ladder, f"hydra.run.dir={path}")
+    model = load_model(path / "model.safetensors")
+    rungs = model.recipe.rungs
+    assert set(rungs.values()) <= {0, 1} and set(rungs) == set(model.recipe.plans)
+    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    run("evaluate.py", f"ckpt_path={path}", "steps=[1,4,70]", *limits, f"output={output}")
+    for row in json.loads((output / "curve.json").read_text()):
+        rung = rungs.get(str(row["steps"]), rungs["64"])
+        assert row["lossless"] and (row["bpsp_base"] > 0) == (rung == 1)
+
+
 def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path: Path) -> None:
     original = [argument for argument in SMALL if argument != "model=rnan_small"]
     path = tmp_path / "run"
@@ -145,6 +161,9 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("train.py", ["datamodule=photos", "base.qp=77"], "77"),
         ("train.py", ["datamodule=photos", "masks.unroll=1"], "masks.unroll of 2 or more"),
         ("train.py", ["datamodule=photos", "base=none", "steps=2000"], "1024"),
+        ("train.py", ["datamodule=photos", "base=ladder"], "masks.sizes=planned"),
+        ("train.py", ["datamodule=photos", "base=ladder", "base.qps=[40,40]",
+                      "masks.sizes=planned"], "rungs must differ"),
         ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
         ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
         ("evaluate.py", [], "expected either ckpt_path=RUN_DIR or runs="),
