@@ -130,6 +130,7 @@ class DataModuleConfig:
     eval_limit: int = 0
     flip: bool = True
     workers: int = 0
+    resident: bool = False
 
 
 @dataclass

@@ -44,12 +44,11 @@ class PairDataset(Dataset[int]):
 
     Args:
         rungs: the same images with the base code of each rung.
-        every: draw a rung at random for each image, the first one for half of them; else all
-            take the first one.
+        every: draw a rung at random for each image; else all take the first one.
     """
 
     def __init__(self, rungs: Sequence[Pairs], every: bool) -> None:
-        self.rungs, self.every = rungs, every and len(rungs) > 1
+        self.rungs, self.every = rungs, every
 
     def __len__(self) -> int:
         """Number of images."""
@@ -58,10 +57,7 @@ class PairDataset(Dataset[int]):
     def __getitems__(self, indices: Sequence[int]) -> Rows:
         """Images, bases (uint8 (B, 3, H, W)), base bits and rungs (B,) of these indices."""
         rows = np.asarray(indices)
-        rung = torch.zeros(len(rows), dtype=torch.int64)
-        if self.every:
-            other = torch.randint(1, len(self.rungs), rung.shape)
-            rung = torch.where(torch.rand(rung.shape) < 0.5, rung, other)
+        rung = random_rungs(len(rows), len(self.rungs) if self.every else 1)
         bases = np.stack([self.rungs[r].bases[i] for r, i in zip(rung, rows, strict=True)])
         base_bits = [int(self.rungs[r].base_bits[i]) for r, i in zip(rung, rows, strict=True)]
         image, base = (
@@ -69,6 +65,15 @@ class PairDataset(Dataset[int]):
             for array in (self.rungs[0].images[rows], bases)
         )
         return image, base, torch.tensor(base_bits), rung
+
+
+def random_rungs(images: int, rungs: int, device: torch.device | None = None) -> Tensor:
+    """A rung for each image, int64 (B,): half of them the first, the others one of the others."""
+    first = torch.zeros(images, dtype=torch.int64, device=device)
+    if rungs == 1:
+        return first
+    other = torch.randint(1, rungs, (images,), device=device)
+    return torch.where(torch.rand(images, device=device) < 0.5, first, other)
 
 
 def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tensor) -> Tensor:
@@ -88,13 +93,14 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     Returns:
         int64 (B, H, W): `Batch.reveal`.
     """
-    pixels, images = rank.numel(), len(min_steps)
+    pixels = rank.numel()
     spread = torch.log((max_steps + 1) / min_steps)
     number = torch.floor(min_steps * torch.exp(spread * torch.rand_like(spread)))
-    growth = 1 + 2.5 * torch.rand(images, dtype=torch.float64)
-    last = torch.floor(torch.rand(images, dtype=torch.float64) ** (1 / growth) * number)
+    growth = 1 + 2.5 * torch.rand_like(spread)
+    last = torch.floor(torch.rand_like(spread) ** (1 / growth) * number)
     first = (last - steps + 1).clamp(min=0)
-    edges = torch.minimum(first[:, None] + torch.arange(steps + 1), last[:, None] + 1)
+    window = torch.arange(steps + 1, device=rank.device)
+    edges = torch.minimum(first[:, None] + window, last[:, None] + 1)
     bounds = torch.round(pixels * (edges / number[:, None]) ** growth[:, None])
     # Rounding must not leave the drawn step without a pixel.
     bounds[:, 0] = bounds[:, 0].clamp(max=pixels - 1)
@@ -123,6 +129,8 @@ class StepMasks(pl.LightningDataModule):
         eval_limit: only the first images of the validation and test sets; 0 for all.
         flip: mirror training images (and bases) at random.
         workers: loader processes; 0 reads in the training process.
+        resident: keep all training pairs in the memory of the device that trains, and draw the
+            masks there: for a GPU that would wait for a loader.
     """
 
     def __init__(
@@ -142,14 +150,17 @@ class StepMasks(pl.LightningDataModule):
         eval_limit: int = 0,
         flip: bool = True,
         workers: int = 0,
+        resident: bool = False,
     ) -> None:
         super().__init__()
         self.images, self.bases, self.cache_dir = images, bases, cache_dir
         self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.eval_limit, self.flip, self.workers = eval_limit, flip, workers
+        self.eval_limit, self.flip = eval_limit, flip
+        self.workers, self.resident = workers, resident
         self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
+        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # resident images, bases, bits
 
     def prepare_data(self) -> None:
         """Make the pair cache (one process a machine)."""
@@ -174,8 +185,21 @@ class StepMasks(pl.LightningDataModule):
         self.rank = torch.from_numpy(np.argsort(order).reshape(height, width))
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Shuffled batches with random windows of steps."""
+        """Shuffled batches with random windows of steps; or their indices, if resident."""
+        if self.resident:
+            indices = range(len(self.pairs["train"][0]))
+            return DataLoader(
+                indices,  # type: ignore[arg-type]
+                self.batch_size,
+                shuffle=True,
+                drop_last=len(indices) >= self.batch_size,
+                collate_fn=torch.as_tensor,
+            )
         return self._loader("train", self._training_batch, self.batch_size, shuffle=True)
+
+    def on_after_batch_transfer(self, batch: Batch | Tensor, _: int) -> Batch:
+        """Indices of resident images, now on the device, become their batch."""
+        return batch if isinstance(batch, Batch) else self._training_batch(self._rows(batch))
 
     def val_dataloader(self) -> DataLoader[int]:
         """Validation batches with the whole partition."""
@@ -202,19 +226,34 @@ class StepMasks(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
         )
 
+    def _rows(self, index: Tensor) -> Rows:
+        """Resident images of these indices, with random rungs."""
+        if self.on_device is None:
+            pairs = self.pairs["train"]
+            images = torch.from_numpy(np.array(pairs[0].images))
+            bases = torch.stack([torch.from_numpy(np.array(rung.bases)) for rung in pairs])
+            base_bits = torch.stack([torch.from_numpy(np.array(rung.base_bits)) for rung in pairs])
+            device = index.device
+            self.on_device = images.to(device), bases.to(device), base_bits.to(device)
+            self.rank = self.rank.to(device)
+        images, bases, base_bits = self.on_device
+        rung = random_rungs(len(index), len(bases), index.device)
+        image, base = images[index].permute(0, 3, 1, 2), bases[rung, index].permute(0, 3, 1, 2)
+        return image, base, base_bits[rung, index], rung
+
     def _whole_batch(self, rows: Rows) -> Batch:
-        return Batch(*rows, self.partition.expand(len(rows[0]), -1, -1))
+        partition = self.partition.to(rows[0].device)
+        return Batch(*rows, partition.expand(len(rows[0]), -1, -1))
 
     def _training_batch(self, rows: Rows) -> Batch:
         image, base, base_bits, rung = rows
         if self.flip:
-            mirrored = torch.rand(len(image)) < 0.5
+            mirrored = torch.rand(len(image), device=image.device) < 0.5
             image[mirrored] = image[mirrored].flip(-1)
             base[mirrored] = base[mirrored].flip(-1)
         if self.unroll == 0:
             return self._whole_batch((image, base, base_bits, rung))
-        few = rung > 0
-        fewest = torch.where(few, 1.0, float(self.min_steps)).double()
-        most = torch.where(few, float(FEW_STEPS), float(self.max_steps)).double()
+        fewest = torch.where(rung > 0, 1.0, float(self.min_steps)).double()
+        most = torch.where(rung > 0, float(FEW_STEPS), float(self.max_steps)).double()
         reveal = random_windows(self.rank, self.unroll, fewest, most)
         return Batch(image, base, base_bits, rung, reveal)

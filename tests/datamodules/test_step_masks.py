@@ -77,6 +77,24 @@ def test_every_rung_is_drawn_for_training_and_the_first_is_validated(tmp_path: P
     assert whole.rung.tolist() == [0] * 20 and whole.base_bits.sum() == 0
 
 
+def test_resident_pairs_are_the_same_pairs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rungs = Ladder([None, 40]).rungs
+    data = StepMasks(Noise(), rungs, tmp_path, batch_size=20, flip=False, resident=True)
+    data.prepare_data()
+    data.setup("fit")
+    (index,) = data.train_dataloader()
+    batch = data.on_after_batch_transfer(index, 0)
+    assert set(batch.rung.tolist()) == {0, 1} and batch.reveal.shape == (20, 16, 16)
+    for image, base, bits, rung in zip(*batch[:4], strict=True):
+        pairs, number = data.pairs["train"][rung], int(image[0, 0, 0])
+        assert torch.equal(image, torch.from_numpy(pairs.images[number].transpose(2, 0, 1)))
+        assert torch.equal(base, torch.from_numpy(pairs.bases[number].transpose(2, 0, 1)))
+        assert bits == pairs.base_bits[number]
+    (whole,) = data.val_dataloader()
+    assert data.on_after_batch_transfer(whole, 0) is whole
+
+
 def test_training_batches_carry_windows_and_validation_the_partition(tmp_path: Path) -> None:
     data = module(tmp_path, steps=4, unroll=2)
     batch = next(iter(data.train_dataloader()))
