@@ -21,8 +21,8 @@ from italic.coding.base import BaseCode
 from italic.coding.codec import Codec
 from italic.coding.exact import make_exact
 from italic.coding.files import write_whole
-from italic.coding.model import Model, Recipe, load_model, save_model
-from italic.experiment import RunError
+from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
+from italic.experiment import CONFIG, RunError
 from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
@@ -34,22 +34,23 @@ PLANNING_IMAGES = 64  # training images that segments of the order are tried on
 
 
 def exported(run_dir: Path) -> Model:
-    """The model of a run's last checkpoint, made anew if the run has trained on since.
+    """The model of a run's last checkpoint, made anew if that or the configuration has changed.
 
     Raises:
         RunError: no run, no checkpoint, or one that the model file cannot be made from.
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
-    checkpoint = hashlib.sha256(experiment.find_checkpoint(run_dir).read_bytes()).hexdigest()
+    parts = experiment.find_checkpoint(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
+    source = hashlib.sha256(b"".join(parts) + bytes([FORMAT])).hexdigest()
     if not (
         path.is_file()
         and card.is_file()
-        and json.loads(card.read_text())["checkpoint_sha256"] == checkpoint
+        and json.loads(card.read_text()).get("source_sha256") == source
     ):
         card.unlink(missing_ok=True)  # a card never stands beside a model that it is not of
         sha256 = _export(run_dir, path)
-        text = json.dumps({"sha256": sha256, "checkpoint_sha256": checkpoint}, indent=2)
+        text = json.dumps({"sha256": sha256, "source_sha256": source}, indent=2)
         write_whole(card, text.encode())
     return load_model(path)
 

@@ -23,6 +23,9 @@ from italic.models.likelihood import Mixture
 
 TILE = 192  # pixels a side
 HALO = 16  # pixels around a tile that its estimator sees
+# Tiles and crops begin at multiples of this: the known pixels' pattern then lies in a crop as it
+# lay in training, which is worth 1 to 2 % of the bits.
+ALIGNED = 16
 REMEMBERED = 2**20  # pixels; a recurrent network's features of larger pictures are not kept
 # Sub-pixels that a byte of stream can hold. None costs nothing: the likeliest value has at most
 # 1 - 255/2^22 of the probability, which makes about 91 000 a byte.
@@ -225,13 +228,14 @@ class Codec:
 
 
 def cut_into_tiles(height: int, width: int) -> tuple[list[Tile], np.ndarray]:
-    """Tiles of about equal size, at most `TILE` a side, in reading order, each seen with its halo.
+    """Tiles of about equal size, at most `TILE` a side, aligned, in reading order, with their halos.
 
     Returns:
         The tiles, and the number of the tile that codes each pixel, int32 (H·W,).
     """
     rows, columns = -(-height // TILE), -(-width // TILE)
-    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    row = np.arange(height) // ALIGNED * rows // -(-height // ALIGNED)
+    column = np.arange(width) // ALIGNED * columns // -(-width // ALIGNED)
     tops, lefts = np.searchsorted(row, range(rows + 1)), np.searchsorted(column, range(columns + 1))
     tiles = [
         Tile(

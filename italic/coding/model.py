@@ -32,7 +32,7 @@ from italic.coding.model_files import (
 )
 from italic.models.rnan import RNAN
 
-FORMAT = 1
+FORMAT = 2  # of model files, and of how streams are made with them
 DEFAULT = "cifar10"
 
 
@@ -217,7 +217,8 @@ def _loaded(path: Path, sha256: str) -> Model:
     version = text.pop("format")
     if version != FORMAT:
         raise ModelError(
-            f"the model file {path} has format {version}; this ITALIC reads {FORMAT}: update it"
+            f"the model file {path} has format {version}, expected {FORMAT}: "
+            + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
     recipe = Recipe(**text)
     network = exact.exchange_modules(RNAN(**recipe.network))

@@ -5,6 +5,7 @@ import torch
 from italic.coding import codec as codec_module
 from italic.coding.base import BPG, NoBase
 from italic.coding.codec import (
+    ALIGNED,
     HALO,
     TILE,
     Codec,
@@ -55,7 +56,7 @@ def test_any_size_in_as_many_steps_as_pixels(network: RNAN, size: tuple[int, int
     assert np.array_equal(codec.decode(codec.encode(originals), *size), originals)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (192, 5), (193, 400), (32, 1000)])
+@pytest.mark.parametrize("size", [(1, 1), (192, 5), (193, 400), (32, 1000), (577, 16)])
 def test_tiles_share_out_the_picture(size: tuple[int, int]) -> None:
     height, width = size
     tiles, tile_of_pixel = cut_into_tiles(height, width)
@@ -65,10 +66,12 @@ def test_tiles_share_out_the_picture(size: tuple[int, int]) -> None:
         assert max(0, y.min() - HALO) == tile.top and min(height, y.max() + 1 + HALO) == tile.bottom
         assert max(0, x.min() - HALO) == tile.left and min(width, x.max() + 1 + HALO) == tile.right
         assert y.max() - y.min() < TILE and x.max() - x.min() < TILE
+        assert tile.top % ALIGNED == tile.left % ALIGNED == 0
 
 
 def test_a_lattice_is_a_picture_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec_module, "TILE", 4)
+    monkeypatch.setattr(codec_module, "ALIGNED", 2)
     picture = np.arange(19 * 25).reshape(19, 25)
     coarse = picture[::4, ::4]
     lattice = Lattice(19, 25, 4)

@@ -14,7 +14,15 @@ from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import Plan
 from italic.coding.exact import make_exact
-from italic.coding.model import Model, ModelError, Recipe, load_model, model_of, save_model
+from italic.coding.model import (
+    FORMAT,
+    Model,
+    ModelError,
+    Recipe,
+    load_model,
+    model_of,
+    save_model,
+)
 from italic.coding.model_files import SEARCH_PATH, file_of_hash, installed_models, sha256_of
 from italic.models.rnan import RNAN
 
@@ -136,7 +144,7 @@ def test_damaged_files_are_refused_in_one_sentence(copy: Path, damage: str) -> N
     elif damage == "no network":
         state = load_file(copy)
         state.pop("entry.weight")
-        text = {"format": 1, **RECIPE.__dict__}
+        text = {"format": FORMAT, **RECIPE.__dict__}
         save_file(state, copy, {"italic": json.dumps(text)})
     else:
         copy.write_bytes(b"")
@@ -156,10 +164,10 @@ def test_a_file_that_is_not_the_one_on_its_card_is_refused(copy: Path) -> None:
 def test_weights_whose_sums_are_not_exact_are_refused(copy: Path) -> None:
     state = load_file(copy)
     state["entry.weight"] = torch.full_like(state["entry.weight"], 32000)
-    text = {"format": 1, **RECIPE.__dict__}
+    text = {"format": FORMAT, **RECIPE.__dict__}
     save_file(state, copy, {"italic": json.dumps(text)})
     with pytest.raises(ModelError, match="not exact"):
         load_model(copy)
-    save_file(state, copy, {"italic": json.dumps({**text, "format": 2})})
-    with pytest.raises(ModelError, match="format 2"):
+    save_file(state, copy, {"italic": json.dumps({**text, "format": FORMAT + 1})})
+    with pytest.raises(ModelError, match=f"format {FORMAT + 1}, expected {FORMAT}: update"):
         load_model(copy)
