@@ -228,7 +228,7 @@ class Codec:
 
 
 def cut_into_tiles(height: int, width: int) -> tuple[list[Tile], np.ndarray]:
-    """Tiles of about equal size, at most `TILE` a side, aligned, in reading order, with their halos.
+    """Tiles of about equal size, aligned, at most `TILE` a side, in reading order, with halos.
 
     Returns:
         The tiles, and the number of the tile that codes each pixel, int32 (H·W,).
