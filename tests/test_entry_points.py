@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
     assert list(output.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    run("-m", "italic.export", str(run_dir), str(first))
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(first.with_suffix(suffix), second.with_suffix(suffix))
+    output = tmp_path / "evaluation"
+    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    weights = f"weights=[{first},{second}]"
+    run("evaluate.py", weights, "steps=[1,3]", *limits, f"output={output}")
+    assert (output / "curve.png").is_file()
+    for name in ("first", "second"):
+        rows = json.loads((output / name / "curve.json").read_text())
+        assert [row["steps"] for row in rows] == [1, 3] and all(row["lossless"] for row in rows)
+        assert (output / name / "example.italic").is_file()
+
+
 def test_planned_sizes_need_plans(run_dir: Path, tmp_path: Path) -> None:
     settings = ("steps=[1]", "evaluate.limit=1", f"output={tmp_path}/out")
     said = run("evaluate.py", f"ckpt_path={run_dir}", *settings, "evaluate.sizes=planned", code=1)
@@ -147,7 +164,8 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("train.py", ["datamodule=photos", "base=none", "steps=2000"], "1024"),
         ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
         ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
-        ("evaluate.py", [], "expected either ckpt_path=RUN_DIR or runs="),
+        ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
+        ("evaluate.py", ["weights=absent"], "no model 'absent'"),
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
         ("evaluate.py", ["runs=nowhere"], "no run lies below nowhere"),
     ],
