@@ -22,7 +22,7 @@ from italic.evaluation import classical, figures
 from italic.evaluation.curve import measure_curve
 from italic.evaluation.dashboard import log_evaluation
 from italic.evaluation.panel import make_panel
-from italic.evaluation.results import CodecRow, CurveRow, write_rows
+from italic.evaluation.results import CodecRow, CurveRow, envelope, write_rows
 from italic.evaluation.sources import find_sources, images_for
 from italic.experiment import RunError
 
@@ -56,6 +56,8 @@ def evaluate(cfg: DictConfig) -> None:
         folder = output if len(models) == 1 else output / name
         folder.mkdir(parents=True, exist_ok=True)
         curves[name] = _evaluate_model(cfg, model, images, folder, name)
+    if len(curves) > 1:
+        write_rows(envelope(curves), output / "envelope.csv")
     codecs = _classical(cfg, images, output)
     published = figures.PUBLISHED_CIFAR10 if "CIFAR10" in data.datamodule.images._target_ else {}
     figures.draw_curve(curves, codecs, published, output / "curve")
