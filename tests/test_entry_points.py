@@ -128,13 +128,20 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     path = tmp_path / "run"
     settings = [*SMALL, *images, "base=none", "steps=2", "logger=wandb"]
     run("train.py", *settings, f"hydra.run.dir={path}")
-    run("train.py", f"resume={path}", "trainer.max_steps=8")
-    assert last_step(path) == 8
+    run("train.py", f"resume={path}", "trainer.max_steps=9")
+    assert last_step(path) == 9
     rows = metrics(path, 1)
     assert min(int(row["step"]) for row in rows if row["step"]) >= 5
     identities = {item.name.split("-")[-1] for item in path.glob("wandb/offline-run-*")}
     assert len(identities) == 1  # both parts belong to one W&B run
     assert "single values" in run("train.py", f"resume={path}", "model=rnan", code=1)
+    run("-m", "italic.export", str(path), str(tmp_path / "model.safetensors"))
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert card["optimiser_steps"] == 9 and card["images_seen"] == 9 * 4
+    curve = card["validation_curve"]
+    assert [point["updates"] for point in curve] == [3, 6, 9]
+    seconds = [0, *(point["seconds"] for point in curve), card["training_seconds"]]
+    assert seconds == sorted(seconds)
 
 
 def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Path) -> None:
