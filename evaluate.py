@@ -17,7 +17,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """Evaluate one run, or several together."""
+    """Evaluate one model, or several together."""
     try:
         evaluate(cfg)
     except (RunError, DataError, ValueError) as error:

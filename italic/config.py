@@ -105,6 +105,13 @@ class FolderConfig(ImagesConfig):
     seed: int = 0
 
 
+IMAGES: dict[str, type[ImagesConfig]] = {
+    "cifar10": CIFAR10Config,
+    "photos": PhotosConfig,
+    "folder": FolderConfig,
+}
+
+
 @dataclass
 class MasksConfig:
     """Pixel order, partition into steps, and how training draws from them."""
@@ -203,7 +210,7 @@ class EvaluationConfig:
     limit: int = 0  # only the first N images; 0 for all
     batch_size: int = 64
     timed: int = 16  # images that are also coded one by one, for the times at batch 1
-    sizes: Any = None  # step sizes as in `masks`; None for the run's own
+    sizes: Any = None  # step sizes as in `masks`; None for the model's own
     exponent: float | None = None
     codecs: bool = True  # the same images through the classical codecs
     pictures: int = 4  # images in panel.png
@@ -215,8 +222,9 @@ class EvaluateConfig:
 
     ckpt_path: str | None = None  # a run directory of train.py
     runs: str | None = None  # a directory with several of them, such as a multirun's
+    weights: Any = None  # an installed model's name, a .safetensors file, or a list of these
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
-    datamodule: DataModuleConfig | None = None  # None for the run's own images
+    datamodule: DataModuleConfig | None = None  # None for the images trained on
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     threads: int = 0
@@ -243,9 +251,5 @@ def register() -> None:
     store.store(group="datamodule", name="schema", node=DataModuleConfig)
     for name, base in {"none": NoBaseConfig, "bpg": BPGConfig, "ladder": LadderConfig}.items():
         store.store(group="base", name=f"{name}_schema", node=base)
-    for name, images in {
-        "cifar10": CIFAR10Config,
-        "photos": PhotosConfig,
-        "folder": FolderConfig,
-    }.items():
+    for name, images in IMAGES.items():
         store.store(group="datamodule/images", name=f"{name}_schema", node=images)

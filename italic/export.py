@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -22,7 +23,9 @@ from italic.coding.codec import Codec
 from italic.coding.exact import make_exact
 from italic.coding.files import write_whole
 from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
+from italic.datamodules.images import DataError
 from italic.experiment import CONFIG, RunError
+from italic.meter import Meter
 from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
@@ -126,22 +129,36 @@ def recipe(cfg: DictConfig) -> Recipe:
 def publish(run_dir: Path, path: Path) -> None:
     """Copy a run's model, and write its card beside it: what it is and how it was trained.
 
+    What the run has not measured or logged is null on the card.
+
     Args:
         run_dir: of train.py.
         path: its name ends in .safetensors; weights/NAME.safetensors is found by NAME.
 
     Raises:
         RunError: as `exported`.
+        DataError: the training images are not there to be counted.
     """
     model = exported(run_dir)
-    validated = [row for row in _metrics(run_dir) if row.get("val/bpsp")]
+    cfg = experiment.read_config(run_dir)
+    images = experiment.build_images(cfg)
+    checkpoint = torch.load(
+        experiment.find_checkpoint(run_dir), map_location="cpu", weights_only=True
+    )
+    metered = checkpoint["callbacks"].get(Meter().state_key, {})
+    curve = _validation_curve(run_dir)
     card = {
         "name": path.stem,
         "sha256": model.sha256,
         "licence": "Apache-2.0",
-        "validation_bpsp": float(validated[-1]["val/bpsp"]) if validated else None,
-        "optimiser_steps": int(validated[-1]["step"]) + 1 if validated else None,
-        "configuration": OmegaConf.to_container(experiment.read_config(run_dir), resolve=True),
+        "validation_bpsp": curve[-1]["bpsp"] if curve else None,
+        "optimiser_steps": checkpoint["global_step"],
+        "images_seen": metered.get("images"),
+        "training_seconds": metered.get("seconds"),
+        "training_data": type(images).__name__,
+        "training_images": len(images.load("train")),
+        "validation_curve": curve,
+        "configuration": OmegaConf.to_container(cfg, resolve=True),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)
@@ -149,10 +166,19 @@ def publish(run_dir: Path, path: Path) -> None:
     write_whole(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
 
 
-def _metrics(run_dir: Path) -> list[dict[str, str]]:
-    """All rows of the run's CSV logs, in the order of time."""
+def _validation_curve(run_dir: Path) -> list[dict[str, float | None]]:
+    """Each validation's bpsp, the optimiser updates before it, and the seconds if logged."""
     logs = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda log: log.stat().st_mtime)
-    return [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+    return [
+        {
+            "updates": int(float(row.get("val/updates") or int(row["step"]) + 1)),
+            "seconds": float(row["val/seconds"]) if row.get("val/seconds") else None,
+            "bpsp": float(row["val/bpsp"]),
+        }
+        for row in rows
+        if row.get("val/bpsp")
+    ]
 
 
 if __name__ == "__main__":
@@ -161,5 +187,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m italic.export RUN_DIR weights/NAME.safetensors")
     try:
         publish(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (RunError, ValueError, OSError) as error:
+    except (RunError, DataError, ValueError, OSError) as error:
         sys.exit(f"italic.export: {error}")

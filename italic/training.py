@@ -33,6 +33,7 @@ from italic.coding.files import whole_file
 from italic.evaluation.dashboard import Dashboard
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
 from italic.export import MODEL, exported
+from italic.meter import Meter
 from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
         WeightAveraging(use_buffers=False, multi_avg_fn=moving_average(cfg.training.average_decay)),
         LearningRateMonitor(),
         CostNotice(),
+        Meter(),
     ]
     if cfg.trainer.enable_progress_bar is not False:
         callbacks.append(RichProgressBar())

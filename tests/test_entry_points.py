@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,27 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
     assert list(output.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    run("-m", "italic.export", str(run_dir), str(first))
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(first.with_suffix(suffix), second.with_suffix(suffix))
+    output = tmp_path / "evaluation"
+    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    weights = f"weights=[{first},{second}]"
+    run("evaluate.py", weights, "steps=[1,3]", *limits, f"output={output}")
+    assert (output / "curve.png").is_file()
+    best = csv.DictReader((output / "envelope.csv").read_text().splitlines())
+    assert [(row["steps"], row["model"] in ("first", "second")) for row in best] == [
+        ("1", True),
+        ("3", True),
+    ]
+    for name in ("first", "second"):
+        rows = json.loads((output / name / "curve.json").read_text())
+        assert [row["steps"] for row in rows] == [1, 3] and all(row["lossless"] for row in rows)
+        assert (output / name / "example.italic").is_file()
+
+
 def test_planned_sizes_need_plans(run_dir: Path, tmp_path: Path) -> None:
     settings = ("steps=[1]", "evaluate.limit=1", f"output={tmp_path}/out")
     said = run("evaluate.py", f"ckpt_path={run_dir}", *settings, "evaluate.sizes=planned", code=1)
@@ -108,13 +130,20 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     path = tmp_path / "run"
     settings = [*SMALL, *images, "base=none", "steps=2", "logger=wandb"]
     run("train.py", *settings, f"hydra.run.dir={path}")
-    run("train.py", f"resume={path}", "trainer.max_steps=8")
-    assert last_step(path) == 8
+    run("train.py", f"resume={path}", "trainer.max_steps=9")
+    assert last_step(path) == 9
     rows = metrics(path, 1)
     assert min(int(row["step"]) for row in rows if row["step"]) >= 5
     identities = {item.name.split("-")[-1] for item in path.glob("wandb/offline-run-*")}
     assert len(identities) == 1  # both parts belong to one W&B run
     assert "single values" in run("train.py", f"resume={path}", "model=rnan", code=1)
+    run("-m", "italic.export", str(path), str(tmp_path / "model.safetensors"))
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert card["optimiser_steps"] == 9 and card["images_seen"] == 9 * 4
+    curve = card["validation_curve"]
+    assert [point["updates"] for point in curve] == [3, 6, 9]
+    seconds = [0, *(point["seconds"] for point in curve), card["training_seconds"]]
+    assert seconds == sorted(seconds)
 
 
 def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Path) -> None:
@@ -166,7 +195,8 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
                       "masks.sizes=planned"], "rungs must differ"),
         ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
         ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
-        ("evaluate.py", [], "expected either ckpt_path=RUN_DIR or runs="),
+        ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
+        ("evaluate.py", ["weights=absent"], "no model 'absent'"),
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
         ("evaluate.py", ["runs=nowhere"], "no run lies below nowhere"),
     ],

@@ -1,11 +1,12 @@
-"""What evaluate.py does: curves of one run or several, files, pictures and logs of them."""
+"""What evaluate.py does: curves of one model or several, files, pictures and logs of them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,51 +15,51 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic import experiment
 from italic.coding.files import write_whole
+from italic.coding.model import Model
 from italic.coding.pictures import from_array
 from italic.compression import compress_pictures, to_file
 from italic.evaluation import classical, figures
 from italic.evaluation.curve import measure_curve
 from italic.evaluation.dashboard import log_evaluation
 from italic.evaluation.panel import make_panel
-from italic.evaluation.results import CodecRow, CurveRow, write_rows
-from italic.experiment import CONFIG, RunError
-from italic.export import exported
+from italic.evaluation.results import CodecRow, CurveRow, envelope, write_rows
+from italic.evaluation.sources import find_sources, images_for
+from italic.experiment import RunError
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measure the curves of `ckpt_path`, or of every run below `runs`, on the same images.
+    """Measure the curves of the models of a run, of several, or of files, on the same images.
 
     Raises:
-        RunError: no run is named or found, the runs don't share their images, or a decoded image
+        RunError: no model is named or found, they don't share their images, or a decoded image
             differs from its original.
+        ModelError: a model file that is unknown or damaged.
     """
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    runs = _runs(cfg)
-    sources = {name: _with_images(run, cfg) for name, run in runs.items()}
-    first = next(iter(sources.values()))
-    if any(run.datamodule.images != first.datamodule.images for run in sources.values()):
-        raise RunError(
-            "the runs were trained on different images: name those to compare them on, "
-            "for example datamodule=cifar10"
-        )
+    sources = find_sources(cfg)
+    data = images_for(cfg, sources)
     if cfg.evaluate.split not in ("train", "validation", "test"):
         raise RunError("evaluate.split must be train, validation or test")
-    images = experiment.build_images(first).load(cfg.evaluate.split)
+    images = experiment.build_images(data).load(cfg.evaluate.split)
     if cfg.evaluate.limit:
         images = images[: cfg.evaluate.limit]
     _check_steps(cfg.steps, images)
+    models = {name: source.model() for name, source in sources.items()}
+    _check_sizes(cfg.evaluate.sizes, models)
     output = Path(HydraConfig.get().runtime.output_dir)
     log.info("%d images of %d×%d pixels; results go to %s", len(images), *images.shape[1:3], output)
     curves: dict[str, list[CurveRow]] = {}
-    for name in sources:
-        folder = output if len(sources) == 1 else output / name
+    for name, model in models.items():
+        folder = output if len(models) == 1 else output / name
         folder.mkdir(parents=True, exist_ok=True)
-        curves[name] = _evaluate_run(cfg, Path(runs[name]), images, folder, name)
+        curves[name] = _evaluate_model(cfg, model, images, folder, name)
+    if len(curves) > 1:
+        write_rows(envelope(curves), output / "envelope.csv")
     codecs = _classical(cfg, images, output)
-    published = figures.PUBLISHED_CIFAR10 if "CIFAR10" in first.datamodule.images._target_ else {}
+    published = figures.PUBLISHED_CIFAR10 if "CIFAR10" in data.datamodule.images._target_ else {}
     figures.draw_curve(curves, codecs, published, output / "curve")
     log.info("drew %s and .svg", output / "curve.png")
     log_evaluation(cfg.logger, curves, codecs, output)
@@ -70,32 +71,6 @@ def evaluate(cfg: DictConfig) -> None:
         )
 
 
-def _runs(cfg: DictConfig) -> dict[str, Path]:
-    """Run directories by the names that their curves carry."""
-    if (cfg.ckpt_path is None) == (cfg.runs is None):
-        raise RunError("expected either ckpt_path=RUN_DIR or runs=DIRECTORY_OF_RUNS")
-    if cfg.ckpt_path is not None:
-        run_dir = Path(cfg.ckpt_path)
-        experiment.find_checkpoint(run_dir)
-        return {run_dir.name: run_dir}
-    parent = Path(cfg.runs)
-    found = sorted(path.parent for path in parent.glob(f"**/{CONFIG}"))
-    found = [path for path in found if ".hydra" not in path.parts]
-    if not found:
-        raise RunError(f"no run lies below {parent}: expected directories that train.py wrote")
-    for run_dir in found:
-        experiment.find_checkpoint(run_dir)
-    return {str(path.relative_to(parent)): path for path in found}
-
-
-def _with_images(run_dir: Path, cfg: DictConfig) -> DictConfig:
-    """A run's configuration, with the images that were asked for instead of its own, if any."""
-    run = experiment.read_config(run_dir)
-    if cfg.datamodule is not None:
-        run.datamodule.images = cfg.datamodule.images
-    return run
-
-
 def _check_steps(steps: Sequence[int], images: np.ndarray) -> None:
     pixels = images.shape[1] * images.shape[2]
     if not steps or min(steps) < 1 or max(steps) > pixels:
@@ -104,19 +79,23 @@ def _check_steps(steps: Sequence[int], images: np.ndarray) -> None:
         )
 
 
-def _evaluate_run(
-    cfg: DictConfig, run_dir: Path, images: np.ndarray, folder: Path, name: str
-) -> list[CurveRow]:
-    model = exported(run_dir)
-    sizes = cfg.evaluate.sizes
-    if OmegaConf.is_list(sizes):
-        sizes = list(sizes)
-    if sizes == "planned" and not model.recipe.plans:
+def _check_sizes(sizes: Any, models: Mapping[str, Model]) -> None:
+    without = [name for name, model in models.items() if not model.recipe.plans]
+    if sizes == "planned" and without:
         raise RunError(
-            f"the model of {run_dir} has no plans: train it with masks.sizes=planned, "
+            f"the model of {without[0]} has no plans: train it with masks.sizes=planned, "
             "or leave out evaluate.sizes"
         )
-    changes = {"sizes": sizes, "exponent": cfg.evaluate.exponent}
+
+
+def _evaluate_model(
+    cfg: DictConfig, model: Model, images: np.ndarray, folder: Path, name: str
+) -> list[CurveRow]:
+    sizes = cfg.evaluate.sizes
+    changes = {
+        "sizes": list(sizes) if OmegaConf.is_list(sizes) else sizes,
+        "exponent": cfg.evaluate.exponent,
+    }
     changes = {key: value for key, value in changes.items() if value is not None}
     planned = replace(model, recipe=replace(model.recipe, **changes))
     log.info("%s: coding and decoding", name)

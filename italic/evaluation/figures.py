@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from italic.coding.files import write_whole
-from italic.evaluation.results import CodecRow, CurveRow
+from italic.evaluation.results import CodecRow, CurveRow, pareto_front
 
 # CIFAR-10 test, bpsp, as the original ITALIC reports them. Its own figure is an estimate at 16
 # steps (negative log-likelihood plus BPG files), not coded. Papers have FLIF from 4.14 to 4.37.
@@ -32,6 +32,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vP*"
 LINES = ("-", "--", ":")
 GREY = "#666666"
+ENVELOPE = "#e0dccb"
 
 Label = tuple[str, tuple[float, float], str]  # text, the point in data units, colour
 
@@ -44,7 +45,8 @@ def draw_curve(
 ) -> None:
     """Decode time against bpsp: curves labelled with their steps, codecs as points.
 
-    Rows that carry no time (nothing was timed) are left out.
+    Behind several curves lies their lower envelope, as far as it is on the Pareto front. Rows
+    that carry no time (nothing was timed) are left out.
 
     Args:
         curves: rows of each named curve.
@@ -76,6 +78,17 @@ def draw_curve(
         for number, point in zip(steps, points, strict=True):
             text = f"{number} step{'s'[: number > 1]}" if len(curves) == 1 else f"{number}"
             labels.append((text, point, colour))
+    front = [(row.decode_ms, row.bpsp_coded) for row in pareto_front(curves)]
+    if len(curves) > 1 and len(front) > 1:
+        axes.plot(
+            *np.transpose(front),
+            color=ENVELOPE,
+            linewidth=9,
+            solid_capstyle="round",
+            solid_joinstyle="round",
+            label="lower envelope",
+            zorder=2,
+        )
     if codecs:
         points = [(row.decode_ms, row.bpsp) for row in codecs]
         axes.scatter(

@@ -1,12 +1,14 @@
-"""The rows of curve and codec tables, and their files."""
+"""The rows of curve and codec tables, the best of several curves, and their files."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +47,46 @@ class CodecRow:
     lossless: bool
 
 
-Row = TypeVar("Row", CurveRow, CodecRow)
+@dataclass(frozen=True)
+class EnvelopeRow(CurveRow):
+    """The curve row that is best for its number of steps, and the name of its model."""
+
+    model: str
+
+
+Row = TypeVar("Row", CurveRow, CodecRow, EnvelopeRow)
+
+
+def envelope(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
+    """For each number of steps the row of least coded bpsp, of equal ones the fastest; by steps.
+
+    Args:
+        curves: rows by the name of their model.
+    """
+    rows = [EnvelopeRow(**asdict(row), model=name) for name in curves for row in curves[name]]
+    rows.sort(key=lambda row: (row.steps, row.bpsp_coded, row.decode_ms))
+    return [next(same) for _, same in groupby(rows, key=lambda row: row.steps)]
+
+
+def pareto_front(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
+    """The rows of the envelope that no row of any curve beats in decode time and coded bpsp.
+
+    Rows that carry no time (nothing was timed) are left out.
+
+    Args:
+        curves: rows by the name of their model.
+
+    Returns:
+        Rows by ascending decode time, so by descending bpsp.
+    """
+    points = {(row.decode_ms, row.bpsp_coded) for rows in curves.values() for row in rows}
+
+    def beaten(row: CurveRow) -> bool:
+        here = (row.decode_ms, row.bpsp_coded)
+        return any(time <= here[0] and bpsp <= here[1] for time, bpsp in points - {here})
+
+    front = [row for row in envelope(curves) if math.isfinite(row.decode_ms) and not beaten(row)]
+    return sorted(front, key=lambda row: row.decode_ms)
 
 
 def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from italic.evaluation import figures
 from italic.evaluation.figures import PUBLISHED_CIFAR10, draw_curve, draw_panel, save_figure
-from italic.evaluation.results import CodecRow, CurveRow
+from italic.evaluation.results import CodecRow, CurveRow, pareto_front
 
 STEPS = (1, 2, 4, 8, 16, 32)
 CODECS = [
@@ -103,6 +103,17 @@ def test_more_curves_than_colours_differ_in_line(monkeypatch: pytest.MonkeyPatch
     curves = {f"run {index}": CURVES["wide"][:1] for index in range(8)}
     lines = drawn(monkeypatch, curves, [], {}, Path("curve")).axes[0].get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
+
+
+def test_several_curves_have_a_lower_envelope(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = {"low": curve(20, 3.6, 6.9), "high": curve(21, 3.9, 5.9)}
+    lines = drawn(monkeypatch, curves, [], {}, Path("curve")).axes[0].get_lines()
+    (line,) = (line for line in lines if line.get_label() == "lower envelope")
+    assert all(line.get_zorder() < other.get_zorder() for other in lines if other is not line)
+    front = [(row.decode_ms, row.bpsp_coded) for row in pareto_front(curves)]
+    assert line.get_xydata().tolist() == [list(point) for point in front] and len(front) > 1
+    alone = drawn(monkeypatch, {"low": curves["low"]}, [], {}, Path("curve")).axes[0].get_lines()
+    assert [line.get_label() for line in alone] == ["low"]
 
 
 def test_untimed_rows_are_left_out(tmp_path: Path) -> None:

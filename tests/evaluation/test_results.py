@@ -1,11 +1,20 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import math
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 
-from italic.evaluation.results import CodecRow, CurveRow, read_rows, write_rows
+from italic.evaluation.results import (
+    CodecRow,
+    CurveRow,
+    EnvelopeRow,
+    envelope,
+    pareto_front,
+    read_rows,
+    write_rows,
+)
 
 CURVE = [
     CurveRow(1, 500, 0.142, 5.89, 5.9, 21.5, 22.25, 64, 3.5, 3.75, True),
@@ -14,8 +23,19 @@ CURVE = [
 CODECS = [CodecRow("PNG", 500, 5.9, 0.3, 0.03, True), CodecRow('x, "y"', 500, 4, 1, 2, False)]
 
 
+BEST = [EnvelopeRow(**asdict(row), model="qp 49") for row in CURVE]
+
+
+def curve(points: dict[int, tuple[float, float]]) -> list[CurveRow]:
+    """Rows of these numbers of steps, with coded bpsp and decode time."""
+    return [
+        replace(CURVE[0], steps=steps, bpsp_coded=bpsp, decode_ms=time)
+        for steps, (bpsp, time) in points.items()
+    ]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
-@pytest.mark.parametrize("rows", [CURVE, CODECS], ids=["curve", "codecs"])
+@pytest.mark.parametrize("rows", [CURVE, CODECS, BEST], ids=["curve", "codecs", "envelope"])
 def test_rows_come_back(tmp_path: Path, suffix: str, rows: list) -> None:
     path = tmp_path / f"rows{suffix}"
     write_rows(rows, path)
@@ -81,3 +101,36 @@ def test_one_kind_is_not_read_as_the_other(tmp_path: Path) -> None:
     write_rows(CURVE, tmp_path / "rows.json")
     with pytest.raises(ValueError, match="does not hold the columns"):
         read_rows(tmp_path / "rows.json", CodecRow)
+
+
+CROSSING = {
+    "flat": curve({1: (5, 10), 2: (4.5, 20), 4: (4.4, 40)}),
+    "steep": curve({8: (3.7, 80), 4: (3.8, 42), 1: (7, 11)}),
+}
+
+
+def test_the_envelope_is_the_least_bpsp_for_each_number_of_steps() -> None:
+    best = [(row.steps, row.model, row.bpsp_coded) for row in envelope(CROSSING)]
+    assert best == [(1, "flat", 5), (2, "flat", 4.5), (4, "steep", 3.8), (8, "steep", 3.7)]
+    assert [row.steps for row in pareto_front(CROSSING)] == [1, 2, 4, 8]
+    assert envelope({}) == pareto_front({"run": []}) == []
+
+
+def test_of_equal_rows_the_fastest_is_in_the_envelope() -> None:
+    curves = {"slow": curve({4: (4, 50)}), "fast": curve({4: (4, 40)}), "same": curve({4: (4, 40)})}
+    assert [row.model for row in envelope(curves)] == ["fast"]
+    assert [row.model for row in pareto_front(curves)] == ["fast"]
+
+
+def test_rows_that_any_curve_beats_are_off_the_front() -> None:
+    wide = {"wide": curve({1: (4.9, 25), 2: (4.6, 50), 8: (3.6, 200)})}
+    assert [row.model for row in envelope(CROSSING | wide)] == ["wide", "flat", "steep", "wide"]
+    # Wide's one step is slower than flat's two, which code in less.
+    front = [(row.model, row.steps) for row in pareto_front(CROSSING | wide)]
+    assert front == [("flat", 2), ("steep", 4), ("wide", 8)]
+
+
+def test_untimed_rows_are_in_the_envelope_but_off_the_front() -> None:
+    untimed = {"run": curve({1: (5, math.nan), 2: (4, 20)}), "other": curve({1: (6, math.nan)})}
+    assert [(row.steps, row.model) for row in envelope(untimed)] == [(1, "run"), (2, "run")]
+    assert [row.steps for row in pareto_front(untimed)] == [2]

@@ -1,0 +1,119 @@
+"""What evaluate.py measures: the models of runs, or model files, and the images they are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from italic import experiment
+from italic.coding.model import Model, load_model
+from italic.coding.model_files import file_of_hash
+from italic.config import IMAGES
+from italic.experiment import CONFIG, RunError
+from italic.export import exported
+
+
+class Source(NamedTuple):
+    """A model, and the configuration of the images that it was trained on.
+
+    model: loads it; that of a run is made first, which may take minutes.
+    trained: a configuration with `datamodule.images`; None if no model card says what they were.
+    """
+
+    model: Callable[[], Model]
+    trained: DictConfig | None
+
+
+def find_sources(cfg: DictConfig) -> dict[str, Source]:
+    """What the configuration of evaluate.py names, by the names that the curves carry.
+
+    Raises:
+        RunError: nothing is named, or in two ways; or no run is found where one is named.
+        ModelError: a model file that is unknown or damaged.
+    """
+    if sum(value is not None for value in (cfg.ckpt_path, cfg.runs, cfg.weights)) != 1:
+        raise RunError(
+            "expected exactly one of ckpt_path=RUN_DIR, runs=DIRECTORY_OF_RUNS and weights=MODEL "
+            "(or a list of models)"
+        )
+    if cfg.weights is not None:
+        return _of_files(cfg.weights)
+    if cfg.ckpt_path is not None:
+        run_dir = Path(cfg.ckpt_path)
+        return {run_dir.name: _of_run(run_dir)}
+    parent = Path(cfg.runs)
+    found = sorted(path.parent for path in parent.glob(f"**/{CONFIG}"))
+    found = [path for path in found if ".hydra" not in path.parts]
+    if not found:
+        raise RunError(f"no run lies below {parent}: expected directories that train.py wrote")
+    return {str(path.relative_to(parent)): _of_run(path) for path in found}
+
+
+def images_for(cfg: DictConfig, sources: dict[str, Source]) -> DictConfig:
+    """A configuration with the images to measure on: those asked for, else those trained on.
+
+    Raises:
+        RunError: the models were trained on different images, or on unknown ones.
+    """
+    if cfg.datamodule is not None:
+        return cfg
+    trained = []
+    for name, source in sources.items():
+        if source.trained is None:
+            raise RunError(
+                f"no model card says which images {name} was trained on: name those to evaluate "
+                "it on, for example datamodule=cifar10"
+            )
+        trained.append(source.trained)
+    if any(other.datamodule.images != trained[0].datamodule.images for other in trained):
+        raise RunError(
+            "the models were trained on different images: name those to compare them on, "
+            "for example datamodule=cifar10"
+        )
+    return trained[0]
+
+
+def _of_run(run_dir: Path) -> Source:
+    cfg = experiment.read_config(run_dir)
+    experiment.find_checkpoint(run_dir)
+    return Source(partial(exported, run_dir), cfg)
+
+
+def _of_files(weights: str | ListConfig) -> dict[str, Source]:
+    names = [str(name) for name in weights] if OmegaConf.is_list(weights) else [str(weights)]
+    if not names or not all(names):
+        raise RunError("expected the names or the files of models in weights=")
+    sources: dict[str, Source] = {}
+    for name in names:
+        model = load_model(name)
+        if model.name in sources:
+            raise RunError(
+                f"two of the models are named '{model.name}', and so would be their curves: "
+                "rename one, or compare runs by runs=DIRECTORY_OF_RUNS"
+            )
+        path = Path(name).resolve() if Path(name).is_file() else file_of_hash(model.hash)
+        assert path is not None
+        sources[model.name] = Source(partial(load_model, name), _on_card(path.with_suffix(".json")))
+    return sources
+
+
+def _on_card(card: Path) -> DictConfig | None:
+    """The images that a model card names, if they are of a kind that ITALIC declares.
+
+    A card comes along with a downloaded file: no other class may be made from what it says.
+    """
+    if not card.is_file():
+        return None
+    try:
+        said = OmegaConf.create(json.loads(card.read_text()))
+        images = OmegaConf.select(said, "configuration.datamodule.images")
+        schema = {kind._target_: kind for kind in IMAGES.values()}[images._target_]
+        return OmegaConf.create({"datamodule": {"images": OmegaConf.merge(schema, images)}})
+    except (OmegaConfBaseException, AttributeError, KeyError):
+        return None

@@ -1,0 +1,49 @@
+"""What a training has taken so far: seconds, and images seen."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class Meter(pl.Callback):
+    """Counts a training's seconds (validations included) and images, over all its resumed parts.
+
+    Logs `val/seconds` and `val/updates` (of the optimiser) at each validation; the counts are in
+    the checkpoints. A run that began without a meter gets none when it is resumed: its counts
+    would not be those of the whole.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.seconds, self.images = 0.0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on from what the checkpoint holds, if any."""
+        self.running = trainer.global_step == 0 or self.images > 0
+        self.start = time.monotonic() - self.seconds
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, _: int
+    ) -> None:
+        """Count the batch's images, in all processes."""
+        self.images += len(batch.image) * trainer.world_size
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the counts, unless it is the check before training."""
+        if self.running:
+            pl_module.log("val/seconds", time.monotonic() - self.start)
+            # Lightning's own column `step` is ahead by one more in each resumed part.
+            pl_module.log("val/updates", float(trainer.global_step))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts so far."""
+        if not self.running:
+            return {}
+        return {"seconds": time.monotonic() - self.start, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counts of earlier parts."""
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]
