@@ -52,9 +52,8 @@ def main() -> None:
             {"what": "make pairs", "seconds": seconds, "images_per_s": len(pairs) / seconds}
         )
         for batch_size in (8, 64):
-            data = StepMasks(
-                Loaded(images), BPG(arguments.qp), cache, batch_size=batch_size, eval_limit=1
-            )
+            bases = [BPG(arguments.qp)]
+            data = StepMasks(Loaded(images), bases, cache, batch_size=batch_size, eval_limit=1)
             data.prepare_data()
             data.setup("fit")
             start = time.perf_counter()
