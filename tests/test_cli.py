@@ -624,7 +624,7 @@ def test_signals(model: str, here: Path, number: signal.Signals) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     left = set(tree()) - set(before)
     if number == signal.SIGKILL:
         (name,) = left
@@ -662,7 +662,7 @@ def test_signals_with_processes(model: str, here: Path, number: signal.Signals) 
         os.killpg(process.pid, number)
     else:
         process.kill()
-    _, err = process.communicate(timeout=30)  # until all that share stderr have ended
+    _, err = process.communicate(timeout=120)  # until all that share stderr have ended
     if number == signal.SIGINT:
         assert process.returncode == 130 and tree() == before
         assert err == b"italic: stopped; what was not finished is removed\n"
