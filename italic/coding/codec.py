@@ -7,6 +7,7 @@ begins, a tile's edge knows as much on its outer side as on its inner one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -259,14 +260,14 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
     Raises:
         StreamError: the network gave a number that is not finite.
     """
-    logits = mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)
     scaled = (
-        64 * logits.clamp(min=-32),
-        16 * mixture.means.clamp(-4096, 4096),
-        32 * mixture.log_scales,
-        1024 * mixture.coefficients,
+        (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
+        mixture.means.clamp(-4096, 4096).mul_(16),
+        mixture.log_scales * 32,
+        mixture.coefficients * 1024,
     )
-    if not all(bool(torch.isfinite(field).all()) for field in scaled):
+    # A number that is not finite makes its sum so too.
+    if not all(math.isfinite(field.sum()) for field in scaled):
         raise StreamError("the network's output is not finite: its weights are damaged")
-    integers = [field.round().int().contiguous().cpu().numpy() for field in scaled]
+    integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
     return [MixtureParameters(*fields) for fields in zip(*integers, strict=True)]

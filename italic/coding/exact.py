@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from italic.models.layers import NonLocalBlock, Product
+from italic.models.layers import NonLocalBlock, Product, ResidualBlock
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.rnan import RNAN
 
@@ -42,7 +42,7 @@ class InexactError(ValueError):
 
 def counted(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     """Round to multiples of a power of two, at most `limit` of them either way, and count these."""
-    return (x * (1 / unit)).round_().clamp_(-limit, limit)
+    return (x / unit).round_().clamp_(-limit, limit)
 
 
 class _ExactConvolution(nn.Module):
@@ -153,6 +153,21 @@ class ExactConvTranspose2d(_ExactConvolution, nn.ConvTranspose2d):  # type: igno
         return nn.ConvTranspose2d.forward(self, counts, output_size)
 
 
+class ExactResidualBlock(ResidualBlock):
+    """Residual block that works in place between its convolutions: the same numbers, sooner."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        nn.Module.__init__(self)
+        self.first, self.second = block.first, block.second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ResidualBlock."""
+        second = self.second
+        counts = self.first(x).div_(second.input_unit).round_()
+        counts.clamp_(0, second.input_limit)  # ReLU and `counted` in one
+        return nn.Conv2d.forward(second, counts).add_(x)
+
+
 class ExactNonLocalBlock(NonLocalBlock):
     """Attention in integers, its exponential from a table.
 
@@ -251,11 +266,13 @@ def exchange_modules(network: RNAN) -> RNAN:
         nn.Conv2d: ExactConv2d,
         nn.ConvTranspose2d: ExactConvTranspose2d,
         NonLocalBlock: ExactNonLocalBlock,
+        ResidualBlock: ExactResidualBlock,
         nn.Sigmoid: lambda _: ExactSigmoid(),
         Product: lambda _: ExactProduct(),
         MixtureHead: lambda head: ExactHead(head.components),
     }
-    for kinds in ((NonLocalBlock,), tuple(makers)):  # blocks first: they hold convolutions
+    blocks = (NonLocalBlock, ResidualBlock)  # first: they hold convolutions
+    for kinds in (blocks, tuple(makers)):
         for parent in list(exact.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) in kinds:

@@ -4,6 +4,9 @@ Everything here is integer arithmetic on tables, so encoder and decoder agree bi
 machine. All compiled functions live in this one file because numba's cache notices changes only in
 the file of the function called, not in the files of the functions it inlines.
 
+In the loops over sub-pixels no array is taken out of a tuple or sliced, nor may a division raise:
+either makes numba count references there, which takes longer than the arithmetic.
+
 rANS: Duda, "Asymmetric numeral systems", arXiv 1311.2540, section 2.3 (the range variant).
 """
 
@@ -84,18 +87,22 @@ TABLES = build_tables()
 def _compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Compile a function on its first call, without the interpreter lock, cached where possible."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # numba found no writable folder for its cache
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
-@_compiled
+@numba.njit(inline="always")
 def _mixture(
-    parameters: Parameters,
-    tables: Tables,
+    logits: np.ndarray,
+    means: np.ndarray,
+    log_scales: np.ndarray,
+    coefficients: np.ndarray,
+    exponential: np.ndarray,
+    inverse_scale: np.ndarray,
     i: int,
     colour: int,
-    pixel: np.ndarray,
+    pixels: np.ndarray,
     weights: np.ndarray,
     offsets: np.ndarray,
     slopes: np.ndarray,
@@ -105,9 +112,7 @@ def _mixture(
     `weights` add to exactly 2^18; component k's sigmoid argument at the lower edge of value v is
     (offsets[k] + v · slopes[k]) >> 16, counted from the start of the sigmoid table.
     """
-    logits, means, log_scales, coefficients = parameters
     components = logits.shape[2]
-
     largest = np.int64(logits[i, colour, 0])
     heaviest = 0
     for k in range(1, components):
@@ -118,7 +123,7 @@ def _mixture(
     total = np.int64(0)
     for k in range(components):
         distance = min(largest - logits[i, colour, k], FAINTEST)
-        weights[k] = tables.exponential[distance]
+        weights[k] = exponential[distance]
         total += weights[k]
     # One division a sub-pixel. What rounding down leaves over goes to the heaviest component.
     reciprocal = (1 << RECIPROCAL_BITS) // total
@@ -128,8 +133,8 @@ def _mixture(
         left -= weights[k]
     weights[heaviest] += left
 
-    red = np.int64(pixel[0]) - 128
-    green = np.int64(pixel[1]) - 128
+    red = np.int64(pixels[i, 0]) - 128
+    green = np.int64(pixels[i, 1]) - 128
     average = np.int64(0)
     for k in range(components):
         by_colour = np.int64(0)
@@ -141,7 +146,7 @@ def _mixture(
         mean = means[i, colour, k] + ((by_colour + half) >> COEFFICIENT_SHIFT)
         average += weights[k] * mean
         log_scale = min(max(log_scales[i, colour, k], LOG_SCALE_MIN), LOG_SCALE_MAX)
-        inverse = tables.inverse_scale[log_scale - LOG_SCALE_MIN]
+        inverse = inverse_scale[log_scale - LOG_SCALE_MIN]
         # The lower edge of value v lies at v - 1/2, in 1/16: 16 v - 8. With parameters anywhere in
         # int32 the mean stays under 2^34 and the product under 2^62.
         edge = -(MEAN_UNIT // 2) - mean
@@ -151,7 +156,7 @@ def _mixture(
     return ((average >> WEIGHT_BITS) + MEAN_UNIT // 2) // MEAN_UNIT
 
 
-@_compiled
+@numba.njit(inline="always")
 def _below(
     value: np.int64,
     sigmoid: np.ndarray,
@@ -180,14 +185,27 @@ def intervals(
     frequencies: np.ndarray,
 ) -> None:
     """Fill in where each sub-pixel's value starts in the CDF, and how much of 2^22 it has."""
-    components = parameters[0].shape[2]
-    weights = np.empty(components, np.int64)
-    offsets = np.empty(components, np.int64)
-    slopes = np.empty(components, np.int64)
-    sigmoid = tables.sigmoid
+    logits, means, log_scales, coefficients = parameters
+    sigmoid, exponential, inverse_scale = tables
+    weights = np.empty(logits.shape[2], np.int64)
+    offsets = np.empty(logits.shape[2], np.int64)
+    slopes = np.empty(logits.shape[2], np.int64)
     for i in range(pixels.shape[0]):
         for colour in range(3):
-            _mixture(parameters, tables, i, colour, pixels[i], weights, offsets, slopes)
+            _mixture(
+                logits,
+                means,
+                log_scales,
+                coefficients,
+                exponential,
+                inverse_scale,
+                i,
+                colour,
+                pixels,
+                weights,
+                offsets,
+                slopes,
+            )
             value = np.int64(pixels[i, colour])
             start = np.int64(0)
             if value > 0:
@@ -233,14 +251,27 @@ def decode(
 
     It did not if the state sank below its first value: the words ended too soon.
     """
-    components = parameters[0].shape[2]
-    weights = np.empty(components, np.int64)
-    offsets = np.empty(components, np.int64)
-    slopes = np.empty(components, np.int64)
-    sigmoid = tables.sigmoid
+    logits, means, log_scales, coefficients = parameters
+    sigmoid, exponential, inverse_scale = tables
+    weights = np.empty(logits.shape[2], np.int64)
+    offsets = np.empty(logits.shape[2], np.int64)
+    slopes = np.empty(logits.shape[2], np.int64)
     for i in range(pixels.shape[0]):
         for colour in range(3):
-            mean = _mixture(parameters, tables, i, colour, pixels[i], weights, offsets, slopes)
+            mean = _mixture(
+                logits,
+                means,
+                log_scales,
+                coefficients,
+                exponential,
+                inverse_scale,
+                i,
+                colour,
+                pixels,
+                weights,
+                offsets,
+                slopes,
+            )
             slot = np.int64(state & np.uint64(TOTAL - 1))
             # Look for the value whose interval [start, end) holds the slot: from the mixture's mean
             # in doubling strides until the slot lies between two known edges, then by halves.

@@ -24,24 +24,21 @@ def fill(image: Tensor, base: Tensor, known: Tensor) -> Tensor:
         float (B, 3, H, W), grey levels.
     """
     height, width = image.shape[-2:]
-    spread = torch.cat([(image - base) * known, known], dim=1)
-    residual, missing = spread[:, :3], 1 - known
+    # Sums of residuals and of weights, not means: all that counts is their quotient in the end.
+    spread = finest = torch.cat([(image - base) * known, known], dim=1)
     dilation = 1
     while dilation < max(height, width):
         for axis in (-2, -1):
             spread = _blur(spread, dilation, axis)
-        weight = spread[:, 3:]
-        reached = missing * (weight > 0)
-        residual = residual + reached * spread[:, :3] / weight.clamp(min=1e-30)
-        missing = missing - reached
+        finest = finest + (finest[:, 3:] == 0) * spread
         dilation *= 2
-    return base + residual
+    return base + finest[:, :3] / finest[:, 3:].clamp(min=1)
 
 
 def _blur(x: Tensor, dilation: int, axis: int) -> Tensor:
-    """[1 2 1]/4 with its taps `dilation` pixels apart along an axis; zeros beyond the edges."""
+    """[1 2 1] with its taps `dilation` pixels apart along an axis; zeros beyond the edges."""
     size = x.shape[axis]
     pad = (dilation, dilation) if axis == -1 else (0, 0, dilation, dilation)
     padded = F.pad(x, pad)
     before, after = padded.narrow(axis, 0, size), padded.narrow(axis, 2 * dilation, size)
-    return 0.5 * x + 0.25 * (before + after)
+    return (before + after).add_(x, alpha=2)
