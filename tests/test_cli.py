@@ -651,6 +651,7 @@ def test_signals_with_processes(model: str, here: Path, number: signal.Signals) 
         [*command, "--jobs", "2"],
         env=environment,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
