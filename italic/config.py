@@ -200,6 +200,7 @@ class TrainConfig:
     seed: int = 0
     threads: int = 0  # of the processor; 0 leaves the choice to PyTorch
     resume: str | None = None  # run directory to go on with
+    weights: str | None = None  # model, by name or file, whose weights a new run begins with
 
 
 @dataclass

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from italic.coding.base import BaseCode, Ladder
+from italic.coding.exact import floating_state
+from italic.coding.model import load_model
 from italic.datamodules.images import ImageSource
 from italic.datamodules.step_masks import StepMasks
 from italic.models.estimator import Estimator
@@ -132,6 +134,26 @@ def load_network(run_dir: Path) -> nn.Module:
     except Exception as error:
         raise RunError(f"{path} can't be loaded as the run's network: {error}") from error
     return network.eval()
+
+
+def begin_with(network: nn.Module, name: str) -> None:
+    """Give an untrained network the weights of a model; what that lacks stays as it starts.
+
+    Added groups and deep blocks start as the identity: the network is then as good as the model.
+
+    Raises:
+        RunError: a network that lacks what the model has.
+        ModelError: no such model, or a damaged one.
+    """
+    state = floating_state(load_model(name).network)
+    own = dict(network.named_parameters())
+    unlike = [key for key in state if key not in own or own[key].shape != state[key].shape]
+    if unlike:
+        raise RunError(
+            f"the weights of '{name}' don't fit the network, which differs in {unlike[0]}: expected "
+            "the model's own settings under model=…, or some that only add to them, such as deep"
+        )
+    network.load_state_dict(state, strict=False)
 
 
 def _instantiated(cfg: DictConfig, **more: Any) -> Any:

@@ -54,6 +54,8 @@ def train(cfg: DictConfig) -> float:
     if cfg.resume is not None:
         if hydra_cfg.mode == RunMode.MULTIRUN:
             raise RunError("resume goes on with one run: leave out -m")
+        if cfg.weights is not None:
+            raise RunError("resume goes on with the run's own weights: leave out weights=…")
         run_dir = Path(cfg.resume)
         cfg = _resumed(run_dir, list(hydra_cfg.overrides.task))
         checkpoint = experiment.find_checkpoint(run_dir)
@@ -66,6 +68,8 @@ def train(cfg: DictConfig) -> float:
         torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     estimator = experiment.build_estimator(cfg)
+    if cfg.weights is not None and checkpoint is None:
+        experiment.begin_with(estimator.network, cfg.weights)
     datamodule = experiment.build_datamodule(cfg)
     OmegaConf.save(cfg, run_dir / CONFIG)
     loggers = _loggers(cfg, run_dir)

@@ -144,6 +144,10 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     assert [point["updates"] for point in curve] == [3, 6, 9]
     seconds = [0, *(point["seconds"] for point in curve), card["training_seconds"]]
     assert seconds == sorted(seconds)
+    start = [f"weights={tmp_path}/model.safetensors", "model.groups=2", "training.warmup=1000000"]
+    run("train.py", *settings, *start, f"hydra.run.dir={tmp_path}/larger")
+    begun = float(metrics(tmp_path / "larger", 0)[-1]["val/bpsp"])
+    assert begun == pytest.approx(curve[-1]["bpsp"], rel=1e-3)
 
 
 def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Path) -> None:
@@ -194,6 +198,8 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("train.py", ["datamodule=photos", "base=ladder", "base.qps=[40,40]",
                       "masks.sizes=planned"], "rungs must differ"),
         ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
+        ("train.py", ["resume=nowhere", "weights=absent"], "leave out weights"),
+        ("train.py", ["weights=absent"], "no model 'absent'"),
         ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
         ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
         ("evaluate.py", ["weights=absent"], "no model 'absent'"),

@@ -343,6 +343,18 @@ def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
             module.bias.mul_(module.units)
 
 
+def floating_state(exact: nn.Module) -> dict[str, Tensor]:
+    """The parameters of an exact network as the floating-point network has them, for training.
+
+    They differ from those that it was made of by the rounding alone.
+    """
+    state = {name: value.clone() for name, value in exact.named_parameters()}
+    for name, module in exact.named_modules():
+        if isinstance(module, _ExactConvolution):
+            state[f"{name}.weight"] /= module.input_unit
+    return state
+
+
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Switch off what is not a plain sum of float32 products: NNPACK, TF32, cuDNN's Winograd."""

@@ -97,7 +97,7 @@ class Hourglass(nn.Module):
     """x + what residual blocks at half its size and twice its width add. (B, C, H, W) → the same.
 
     2×2 convolution of stride 2 → (non-local block →) residual blocks → transposed convolution.
-    Half the size makes room for four times the weights in the same time.
+    Half the size makes room for four times the weights in the same time. Starts as the identity.
     """
 
     def __init__(self, features: int, blocks: int, window: int) -> None:
@@ -107,6 +107,8 @@ class Hourglass(nn.Module):
         if window:
             self.bottom.insert(0, NonLocalBlock(2 * features, -(-window // 2)))
         self.up = nn.ConvTranspose2d(2 * features, features, 2, stride=2)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -128,7 +130,8 @@ class ResidualGroup(nn.Module):
 
     Residual block → trunk · mask branch + identity → 2 residual blocks → convolution. The trunk
     is 2 residual blocks. Without a mask branch the gate is 1, the trunk begins with the non-local
-    block, if any, and carries its own identity; or it is an hourglass.
+    block, if any, and carries its own identity; or it is an hourglass. Without a mask branch the
+    group starts as the identity, so that one can be added to a trained network.
 
     Args:
         features: width C.
@@ -156,6 +159,8 @@ class ResidualGroup(nn.Module):
             self.trunk.insert(0, NonLocalBlock(features, window))
         self.exit = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
         self.conv = conv3x3(features, features)
+        nn.init.dirac_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the group."""
