@@ -150,8 +150,8 @@ def begin_with(network: nn.Module, name: str) -> None:
     unlike = [key for key in state if key not in own or own[key].shape != state[key].shape]
     if unlike:
         raise RunError(
-            f"the weights of '{name}' don't fit the network, which differs in {unlike[0]}: expected "
-            "the model's own settings under model=…, or some that only add to them, such as deep"
+            f"the weights of '{name}' don't fit the network, which differs in {unlike[0]}: "
+            "expected the model's own settings under model=…, or more groups or deep blocks"
         )
     network.load_state_dict(state, strict=False)
 
