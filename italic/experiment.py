@@ -137,9 +137,11 @@ def load_network(run_dir: Path) -> nn.Module:
 
 
 def begin_with(network: nn.Module, name: str) -> None:
-    """Give an untrained network the weights of a model; what that lacks stays as it starts.
+    """Give an untrained network the weights of a model; more groups or deep blocks change nothing.
 
-    Added groups and deep blocks start as the identity: the network is then as good as the model.
+    Args:
+        network: without mask branches, if it has more groups than the model.
+        name: of a model, or the path of its file.
 
     Raises:
         RunError: a network that lacks what the model has.
@@ -154,6 +156,9 @@ def begin_with(network: nn.Module, name: str) -> None:
             "expected the model's own settings under model=…, or more groups or deep blocks"
         )
     network.load_state_dict(state, strict=False)
+    for index, group in enumerate(network.groups):  # type: ignore[arg-type]
+        if not any(key.startswith(f"groups.{index}.") for key in state):
+            group.become_identity()
 
 
 def _instantiated(cfg: DictConfig, **more: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from italic.coding.model import Recipe, load_model, save_model
 from italic.experiment import RunError, begin_with
 from italic.models.rnan import RNAN
-from tests.coding.test_exact import HOURGLASS, pictures, trained
+from tests.coding.test_exact import FULL, HOURGLASS, pictures, trained
 
 FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
 
@@ -37,6 +37,11 @@ def test_it_says_what_the_model_says_though_it_may_be_larger(
     expected = means(load_model(model).network)
     assert (means(network) - expected).abs().max() < 0.1  # grey levels; the exact one rounds
     assert (untrained - expected).abs().max() > 1
+
+
+def test_groups_with_mask_branches_cannot_be_added() -> None:
+    with pytest.raises(ValueError, match="mask branch"):
+        RNAN(**FULL).groups[1].become_identity()
 
 
 @pytest.mark.parametrize("other", [{"features": 24}, {"deep": 1}, {"recurrent": True}], ids=str)

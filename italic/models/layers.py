@@ -97,7 +97,7 @@ class Hourglass(nn.Module):
     """x + what residual blocks at half its size and twice its width add. (B, C, H, W) → the same.
 
     2×2 convolution of stride 2 → (non-local block →) residual blocks → transposed convolution.
-    Half the size makes room for four times the weights in the same time. Starts as the identity.
+    Half the size makes room for four times the weights in the same time.
     """
 
     def __init__(self, features: int, blocks: int, window: int) -> None:
@@ -107,8 +107,6 @@ class Hourglass(nn.Module):
         if window:
             self.bottom.insert(0, NonLocalBlock(2 * features, -(-window // 2)))
         self.up = nn.ConvTranspose2d(2 * features, features, 2, stride=2)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -130,8 +128,7 @@ class ResidualGroup(nn.Module):
 
     Residual block → trunk · mask branch + identity → 2 residual blocks → convolution. The trunk
     is 2 residual blocks. Without a mask branch the gate is 1, the trunk begins with the non-local
-    block, if any, and carries its own identity; or it is an hourglass. Without a mask branch the
-    group starts as the identity, so that one can be added to a trained network.
+    block, if any, and carries its own identity; or it is an hourglass.
 
     Args:
         features: width C.
@@ -159,11 +156,23 @@ class ResidualGroup(nn.Module):
             self.trunk.insert(0, NonLocalBlock(features, window))
         self.exit = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
         self.conv = conv3x3(features, features)
-        nn.init.dirac_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the group."""
         x = self.entry(x)
         x = self.trunk(x) if self.mask is None else x + self.gated(self.trunk(x), self.mask(x))
         return self.conv(self.exit(x))
+
+    def become_identity(self) -> None:
+        """Make an untrained group the identity, so that one can be added to a trained network.
+
+        Raises:
+            ValueError: the group has a mask branch, whose gate nothing opens or shuts for good.
+        """
+        if self.mask is not None:
+            raise ValueError("a group with a mask branch can't be the identity")
+        if isinstance(self.trunk, Hourglass):
+            nn.init.zeros_(self.trunk.up.weight)
+            nn.init.zeros_(self.trunk.up.bias)  # type: ignore[arg-type]
+        nn.init.dirac_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
