@@ -17,6 +17,7 @@ STAGES = [
     *(194, 699, 1412, 2421, 3849, 5867, 8722, 12759, 18469, 26544, 37964, 54116, 76960, 109267),
     *(154959, 219579, 310971, 440225, 623027, 881560),
 ]
+FEATURE_LIMIT = 4.0  # of the last application's features: over many steps they could grow
 
 
 class RNAN(nn.Module):
@@ -79,6 +80,9 @@ class RNAN(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.entry = conv3x3(7 * space_to_depth**2, features)
         self.fuse = nn.Conv2d(2 * features, features, 1) if recurrent else None
+        if self.fuse is not None:
+            # The last features count for nothing at first, lest they grow from step to step.
+            nn.init.zeros_(self.fuse.weight[:, features:])
         self.step_embedding = nn.Embedding(len(STAGES) + 1, features) if step_embedding else None
         levels = largest_stride.bit_length()
         self.stride_embedding = nn.Embedding(levels, features) if levels > 1 else None
@@ -135,6 +139,7 @@ class RNAN(nn.Module):
         x = self.entry(F.pixel_unshuffle(F.pad(inputs, pad), side))
         if self.fuse is not None:
             last = torch.zeros_like(x) if features is None else features.to(x.dtype)
+            last = last.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
             x = self.fuse(torch.cat([x, last], dim=1))
         if self.step_embedding is not None:
             x = x + self.step_embedding(_stage(known))[:, :, None, None]

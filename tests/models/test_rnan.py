@@ -63,6 +63,13 @@ def test_last_features_matter_only_when_recurrent() -> None:
         assert same is not recurrent
 
 
+def test_last_features_enter_bounded_so_that_no_number_of_steps_makes_them_grow() -> None:
+    network, arguments = small(), inputs(16, 16)
+    _, features = network(*arguments)
+    huge, beyond = (network(*arguments, scale * features.sign())[0].means for scale in (1e6, 4.0))
+    assert torch.equal(huge, beyond)
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     gradients = []
     for checkpointing in (False, True):
