@@ -124,6 +124,7 @@ class MasksConfig:
     unroll: int | None = None  # None: 2 for a recurrent network, else 1; 0: all steps
     min_steps: int = 1  # of the random partitions in training
     max_steps: int = 64
+    plans: str | None = None  # model whose planned partitions training takes instead
 
 
 @dataclass

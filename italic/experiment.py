@@ -42,7 +42,25 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
     step_masks["unroll"] = unroll(cfg)
     if step_masks["sizes"] == "planned":  # when the network is trained; until then
         step_masks["sizes"] = "power"
+    if cfg.masks.plans is not None:
+        step_masks["plans"] = _plans_of(cfg.masks.plans, cfg.masks.order)
     return StepMasks(bases=build_bases(cfg), steps=cfg.steps, **settings, **step_masks)
+
+
+def _plans_of(name: str, order: str) -> dict[int, list[int]]:
+    """The plans of a model, by the number of steps.
+
+    Raises:
+        RunError: it has none, or for another order of the pixels.
+        ModelError: no such model, or a damaged one.
+    """
+    recipe = load_model(name).recipe
+    if not recipe.plans or recipe.order != order:
+        raise RunError(
+            f"masks.plans names '{name}', which has no plans for the order {order}: expected a "
+            "model trained with masks.sizes=planned and this order"
+        )
+    return {int(steps): sizes for steps, sizes in recipe.plans.items()}
 
 
 def build_images(cfg: DictConfig) -> ImageSource:

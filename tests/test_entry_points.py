@@ -200,6 +200,8 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
         ("train.py", ["resume=nowhere", "weights=absent"], "leave out weights"),
         ("train.py", ["weights=absent"], "no model 'absent'"),
+        ("train.py", ["datamodule=photos", "masks.order=normal", "masks.plans=cifar10"],
+         "no plans for the order normal"),
         ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
         ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
         ("evaluate.py", ["weights=absent"], "no model 'absent'"),

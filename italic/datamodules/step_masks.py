@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,23 @@ class Batch(NamedTuple):
 
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # a `Batch` but for its masks
+
+
+def plan_bounds(pixels: int, plans: Mapping[int, Sequence[int]]) -> Tensor:
+    """The partitions that `planned_windows` draws from, of plans from 1 step to M.
+
+    Raises:
+        ValueError: the plans are of images of another size.
+    """
+    bounds = torch.full((len(plans) + 1, len(plans) + 1), pixels)
+    for steps, sizes in plans.items():
+        if sum(sizes) != pixels:
+            raise ValueError(
+                f"the model's steps are planned for images of {sum(sizes)} pixels, but these have "
+                f"{pixels}: expected images of that size, or masks.sizes=power"
+            )
+        bounds[steps, : steps + 1] = torch.tensor([0, *sizes]).cumsum(0)
+    return bounds
 
 
 class PairDataset(Dataset[int]):
@@ -94,10 +111,9 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
         int64 (B, H, W): `Batch.reveal`.
     """
     pixels = rank.numel()
-    spread = torch.log((max_steps + 1) / min_steps)
-    number = torch.floor(min_steps * torch.exp(spread * torch.rand_like(spread)))
-    growth = 1 + 2.5 * torch.rand_like(spread)
-    last = torch.floor(torch.rand_like(spread) ** (1 / growth) * number)
+    number = _random_numbers(min_steps, max_steps)
+    growth = 1 + 2.5 * torch.rand_like(number)
+    last = torch.floor(torch.rand_like(number) ** (1 / growth) * number)
     first = (last - steps + 1).clamp(min=0)
     window = torch.arange(steps + 1, device=rank.device)
     edges = torch.minimum(first[:, None] + window, last[:, None] + 1)
@@ -106,6 +122,37 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     bounds[:, 0] = bounds[:, 0].clamp(max=pixels - 1)
     bounds = torch.maximum(bounds, bounds[:, :1] + (edges > first[:, None]))
     return (rank >= bounds[:, :, None, None]).sum(1) - 1
+
+
+def planned_windows(
+    rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tensor, plans: Tensor
+) -> Tensor:
+    """Random consecutive steps of planned partitions, as `random_windows` without the growth.
+
+    Args:
+        rank: int64 (H, W), the place of each pixel in the order.
+        steps: steps in a window.
+        min_steps: float64 (B,), the smallest number of steps of each image.
+        max_steps: float64 (B,), the largest.
+        plans: int64 (M + 1, M + 1), row K: the bounds of the partition into K steps, from 0 to
+            H·W, which is repeated up to the row's end; K up to M.
+
+    Returns:
+        int64 (B, H, W): `Batch.reveal`.
+    """
+    most = torch.tensor(len(plans) - 1.0, device=rank.device)
+    bounds = plans[_random_numbers(min_steps, max_steps.clamp(max=most)).long()]
+    drawn = torch.randint(rank.numel(), (len(bounds), 1), device=rank.device)
+    last = (bounds <= drawn).sum(1, keepdim=True) - 1
+    first = (last - steps + 1).clamp(min=0)
+    edges = torch.minimum(first + torch.arange(steps + 1, device=rank.device), last + 1)
+    return (rank >= bounds.gather(1, edges)[:, :, None, None]).sum(1) - 1
+
+
+def _random_numbers(smallest: Tensor, largest: Tensor) -> Tensor:
+    """Log-uniform whole numbers, float64 (B,)."""
+    spread = torch.log((largest + 1) / smallest)
+    return torch.floor(smallest * torch.exp(spread * torch.rand_like(spread)))
 
 
 class StepMasks(pl.LightningDataModule):
@@ -124,6 +171,8 @@ class StepMasks(pl.LightningDataModule):
         min_steps: the smallest number of steps of a random partition, ...
         max_steps: ... and the largest; with a base code that is not the first, these are 1 and
             `FEW_STEPS`.
+        plans: pixels of each step, by the number of steps from 1 to the largest: partitions that
+            training draws from and validation takes, in the place of random and of `sizes` ones.
         batch_size: images of a training batch.
         eval_batch_size: images of a validation or test batch.
         eval_limit: only the first images of the validation and test sets; 0 for all.
@@ -145,6 +194,7 @@ class StepMasks(pl.LightningDataModule):
         unroll: int = 1,
         min_steps: int = 1,
         max_steps: int = 64,
+        plans: Mapping[int, Sequence[int]] | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 64,
         eval_limit: int = 0,
@@ -156,6 +206,7 @@ class StepMasks(pl.LightningDataModule):
         self.images, self.bases, self.cache_dir = images, bases, cache_dir
         self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
+        self.plans = plans
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.eval_limit, self.flip = eval_limit, flip
         self.workers, self.resident = workers, resident
@@ -179,7 +230,11 @@ class StepMasks(pl.LightningDataModule):
                 self.pairs[split] = self._make(split)
         height, width = next(iter(self.pairs.values()))[0].images.shape[1:3]
         order = masks.pixel_order(self.order, height, width)
-        bounds = masks.step_bounds(height * width, self.steps, self.sizes, self.exponent)
+        sizes = self.sizes
+        if self.plans is not None:
+            sizes = self.plans.get(self.steps, self.sizes)
+            self.plan_bounds = plan_bounds(height * width, self.plans)
+        bounds = masks.step_bounds(height * width, self.steps, sizes, self.exponent)
         partition = masks.step_of_pixel(order, bounds).reshape(height, width)
         self.partition = torch.from_numpy(partition).long()
         self.rank = torch.from_numpy(np.argsort(order).reshape(height, width))
@@ -255,5 +310,9 @@ class StepMasks(pl.LightningDataModule):
             return self._whole_batch((image, base, base_bits, rung))
         fewest = torch.where(rung > 0, 1.0, float(self.min_steps)).double()
         most = torch.where(rung > 0, float(FEW_STEPS), float(self.max_steps)).double()
-        reveal = random_windows(self.rank, self.unroll, fewest, most)
+        if self.plans is None:
+            reveal = random_windows(self.rank, self.unroll, fewest, most)
+        else:
+            bounds = self.plan_bounds.to(self.rank.device)
+            reveal = planned_windows(self.rank, self.unroll, fewest, most, bounds)
         return Batch(image, base, base_bits, rung, reveal)

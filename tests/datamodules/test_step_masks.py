@@ -6,7 +6,7 @@ import torch
 
 from italic import masks
 from italic.coding.base import Ladder, NoBase
-from italic.datamodules.step_masks import StepMasks, random_windows
+from italic.datamodules.step_masks import StepMasks, plan_bounds, planned_windows, random_windows
 
 RANK = torch.from_numpy(np.argsort(masks.pixel_order("nested", 16, 16)).reshape(16, 16))
 
@@ -18,6 +18,9 @@ class Noise:
         images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
         images[:, 0, 0, 0] = np.arange(20)
         return images
+
+
+PLANS = {1: [256], 2: [100, 156], 3: [10, 90, 156], 4: [4, 12, 84, 156]}
 
 
 def module(path: Path, **options: object) -> StepMasks:
@@ -51,6 +54,30 @@ def test_every_pixel_is_due_equally_often_relative_to_its_steps_size() -> None:
     weight = (due / due.sum((1, 2), keepdim=True)).mean(0) * 256
     assert weight.mean().item() == pytest.approx(1)
     assert ((weight - 1).abs() < 0.25).all()
+
+
+def planned(images: int, steps: int, min_steps: int, max_steps: int) -> torch.Tensor:
+    limits = (torch.full((images,), float(limit)).double() for limit in (min_steps, max_steps))
+    return planned_windows(RANK, steps, *limits, plan_bounds(256, PLANS))
+
+
+def test_planned_windows_are_the_steps_of_plans_drawn_by_their_pixels() -> None:
+    torch.manual_seed(0)
+    reveal = planned(20_000, 1, 3, 3)
+    known, due = ((reveal < 0).sum((1, 2)), (reveal == 0).sum((1, 2)))
+    for before, size in ((0, 10), (10, 90), (100, 156)):
+        share = ((known == before) & (due == size)).double().mean().item()
+        assert share == pytest.approx(size / 256, abs=0.01)
+    in_order = planned(500, 2, 1, 64).flatten(1)[:, torch.argsort(RANK.flatten())]
+    assert (in_order.diff(dim=1) >= 0).all() and ((in_order == 0) | (in_order == 1)).any(1).all()
+
+
+def test_plans_of_other_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="planned for images of 256 pixels, but these have 1024"):
+        plan_bounds(1024, PLANS)
+    data = module(tmp_path, steps=3, plans=PLANS)
+    assert data.partition.flatten().bincount().tolist() == PLANS[3]
+    assert (next(iter(data.train_dataloader())).reveal == 0).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("least, most", [(1, 1), (1, 4), (2, 64)])
