@@ -13,7 +13,8 @@ import imagecodecs
 import numpy as np
 import torch
 
-from italic.coding.codec import Coded, Observer, cut_into_tiles
+from italic import masks
+from italic.coding.codec import Coded, Lattice, Observer, cut_into_tiles
 from italic.coding.container import (
     DEFAULT_MAX_PIXELS,
     MAX_STEPS,
@@ -172,15 +173,29 @@ def decompress_records(
 @lru_cache
 def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
     """How many steps of coding a picture fit into a time on this machine, by a trial: 1 to 256."""
-    tiles, _ = cut_into_tiles(height, width)
-    image = tiles[0].of(torch.full((1, 3, height, width), 128.0)).contiguous()
-    known = torch.zeros_like(image[:, :1])
+    order = masks.pixel_order(model.recipe.order, height, width)
+    strides = masks.lattice_strides(order, width, model.network.largest_stride)
+    step_seconds = {
+        stride: _step_seconds(model, Lattice(height, width, stride))
+        for stride in np.unique(strides[1:]).tolist()
+    }
+    for steps in range(min(MOST_STEPS, len(order)), 1, -1):
+        ends = model.codec(steps).bounds(len(order))[1:]
+        if sum(step_seconds[stride] for stride in strides[ends].tolist()) <= seconds:
+            return steps
+    return 1
+
+
+def _step_seconds(model: Model, lattice: Lattice) -> float:
+    """Seconds that the network takes for all tiles of a lattice, by its first one."""
+    tile = lattice.tiles[0]
+    image = torch.full((1, 3, tile.bottom - tile.top, tile.right - tile.left), 128.0)
+    given = image, image, torch.zeros_like(image[:, :1]), None, lattice.stride
     with torch.inference_mode(), exact_arithmetic():
-        model.network(image, image, known)  # the first application is slower
+        model.network(*given)  # the first application is slower
         start = time.perf_counter()
-        model.network(image, image, known)
-        step = (time.perf_counter() - start) * len(tiles)
-    return max(1, min(int(seconds / step), MOST_STEPS, height * width))
+        model.network(*given)
+        return (time.perf_counter() - start) * len(lattice.tiles)
 
 
 def model_for(

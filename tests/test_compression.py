@@ -11,7 +11,7 @@ from italic import compression
 from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import FileFormatError, Method
-from italic.coding.exact import make_exact
+from italic.coding.exact import exchange_modules, make_exact
 from italic.coding.model import SEARCH_PATH, Model, ModelError, Recipe, load_model, save_model
 from italic.coding.pictures import from_array
 from italic.compression import (
@@ -117,6 +117,18 @@ def test_a_time_budget_gives_a_number_of_steps(model: Model) -> None:
     assert steps_within(1e9, 16, 16, model) == 256
     (record,) = compress_pictures([from_array(smooth(1, 16, 16)[0])], model, seconds=1e-9)
     assert record.steps == 1
+
+
+def test_steps_on_a_coarse_lattice_take_less_of_a_time_budget(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = RNAN(**{**model.recipe.network, "largest_stride": 2, "recurrent": False})
+    coarse = replace(model, network=exchange_modules(network))
+    monkeypatch.setattr(compression, "_step_seconds", lambda _, lattice: 4.0 / lattice.stride**2)
+    bounds = coarse.codec(16).bounds(256)[1:]
+    seconds = sum(1 if end <= 64 else 4 for end in bounds)
+    assert steps_within(seconds, 16, 16, coarse) == 16
+    assert steps_within(seconds, 16, 16, model) == seconds // 4
 
 
 @pytest.mark.usefixtures("no_classical_codecs")

@@ -130,6 +130,14 @@ class Codec:
         self.network, self.base, self.steps = network, base, steps
         self.order, self.sizes, self.exponent, self.rung = order, sizes, exponent, rung
 
+    def bounds(self, pixels: int) -> np.ndarray:
+        """Where its steps begin and end in the order, int64 (steps + 1,), see `masks.step_bounds`.
+
+        Raises:
+            ValueError: fewer pixels than steps.
+        """
+        return masks.step_bounds(pixels, self.steps, self.sizes, self.exponent)
+
     def encode(self, images: np.ndarray, observer: Observer | None = None) -> list[Coded]:
         """Images, uint8 (B, H, W, 3), in bytes.
 
@@ -182,7 +190,7 @@ class Codec:
     ) -> np.ndarray:
         batch, height, width, _ = bases.shape
         order = masks.pixel_order(self.order, height, width)
-        bounds = masks.step_bounds(len(order), self.steps, self.sizes, self.exponent)
+        bounds = self.bounds(len(order))
         largest_stride = getattr(self.network, "largest_stride", 1)
         strides = masks.lattice_strides(order, width, largest_stride)[bounds[1:]].tolist()
         lattice = Lattice(height, width, strides[0])
