@@ -7,9 +7,12 @@ import os
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from sysconfig import get_path
 
 SUFFIX = ".safetensors"
-WEIGHTS = Path(__file__).parents[2] / "weights"  # models that come with the project
+CHECKOUT = Path(__file__).parents[2] / "weights"
+# Models that come with the project: in a checkout, or where an installed package keeps its data.
+WEIGHTS = CHECKOUT if CHECKOUT.is_dir() else Path(get_path("data"), "share", "italic", "weights")
 SEARCH_PATH = "ITALIC_MODELS"  # environment variable: more folders, separated as in PATH
 
 
