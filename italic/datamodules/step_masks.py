@@ -50,7 +50,7 @@ def plan_bounds(pixels: int, plans: Mapping[int, Sequence[int]]) -> Tensor:
         if sum(sizes) != pixels:
             raise ValueError(
                 f"the model's steps are planned for images of {sum(sizes)} pixels, but these have "
-                f"{pixels}: expected images of that size, or masks.sizes=power"
+                f"{pixels}: expected images of that size, or masks.plans=null"
             )
         bounds[steps, : steps + 1] = torch.tensor([0, *sizes]).cumsum(0)
     return bounds
