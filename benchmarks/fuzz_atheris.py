@@ -20,7 +20,7 @@ from pathlib import Path
 import atheris
 
 # Compiled code takes no instruments.
-with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.mixture_rans"]):
+with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.mixture_coder"]):
     from italic.coding.container import Method, Record
     from italic.compression import decompress_records
 

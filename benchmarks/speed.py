@@ -8,7 +8,7 @@ NAME-training.csv and NAME-coding.csv:
     encode, decode MB/s of pixels, three bytes each, in a batch
     base to other       where the time of decoding a batch goes, in percent: base codes; the
                         network; its mixtures made the integers of the entropy coder; probabilities
-                        and rANS; everything else
+                        and range coder; everything else
     MiB                 largest memory of the process
 
     python benchmarks/speed.py --model cifar10 --threads 1

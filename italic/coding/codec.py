@@ -28,8 +28,9 @@ HALO = 16  # pixels around a tile that its estimator sees
 # lay in training, which is worth 1 to 2 % of the bits.
 ALIGNED = 16
 REMEMBERED = 2**20  # pixels; a recurrent network's features of larger pictures are not kept
-# Sub-pixels that a byte of stream can hold. None costs nothing: the likeliest value has at most
-# 1 - 255/2^22 of the probability, which makes about 91 000 a byte.
+# Sub-pixels that a byte of stream can hold, and as many as four bytes more would: up to a word may
+# be left unwritten. None costs nothing: the likeliest value has at most 1 - 255/2^22 of the
+# probability, which makes about 91 000 a byte.
 SYMBOLS_PER_BYTE = 2**17
 
 
@@ -167,7 +168,7 @@ class Codec:
         """
         # Before anything of the picture's size is made: a few bytes may claim any size.
         for code in coded:
-            if 3 * height * width > SYMBOLS_PER_BYTE * len(code.stream):
+            if 3 * height * width > SYMBOLS_PER_BYTE * (len(code.stream) + 4):
                 raise StreamError(
                     f"The stream is truncated or damaged: {len(code.stream)} bytes are too few for "
                     f"{height} × {width} pixels."

@@ -1,4 +1,4 @@
-"""Files in version 2 of the format: one picture, or an archive of many with access to any of them.
+"""Files in version 3 of the format: one picture, or an archive of many with access to any of them.
 
 Bytes to dataclasses and back, byte for byte as docs/format.md says; nothing is decoded here. Every
 file that is damaged, hostile or foreign ends in a `FileFormatError`, and lengths are compared with
@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, TypeVar
 
 MAGIC = b"\x89ITL"
 END_MAGIC = MAGIC[::-1]
-VERSION = 2
+VERSION = 3
 MAX_SIDE = 2**31 - 1  # pixels
 MAX_AREA = 2**32  # pixels
 DEFAULT_MAX_PIXELS = 2**28
@@ -238,9 +238,10 @@ def kind_of(data: bytes) -> Kind:
     Raises:
         FileFormatError: neither, or of another version.
     """
-    if data[:6] == _OLD_MAGIC:
+    old = 1 if data[:6] == _OLD_MAGIC else 2 if data[:5] == MAGIC + b"\2" else None
+    if old is not None:
         raise FileFormatError(
-            "the file has format version 1, of the first ITALIC: this one reads version "
+            f"the file has format version {old}, of an earlier ITALIC: this one reads version "
             f"{VERSION}; decode it with the program that wrote it and compress it again"
         )
     if data[:4] != MAGIC:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from italic.coding import mixture_rans
-from italic.coding.mixture_rans import TABLES
+from italic.coding import mixture_coder
+from italic.coding.mixture_coder import FIRST_WIDTH, TABLES
 
 MAX_COMPONENTS = 32
 
@@ -67,7 +67,7 @@ class MixtureParameters:
         return len(self.logits)
 
     @property
-    def arrays(self) -> mixture_rans.Parameters:
+    def arrays(self) -> mixture_coder.Parameters:
         """The four arrays in the order of the attributes."""
         return self.logits, self.means, self.log_scales, self.coefficients
 
@@ -86,20 +86,21 @@ def bits(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
         ValueError: `pixels` has another type, shape or layout.
     """
     _, frequencies = _intervals(parameters, pixels)
-    return mixture_rans.PRECISION - np.log2(frequencies, dtype=np.float64)
+    return mixture_coder.PRECISION - np.log2(frequencies, dtype=np.float64)
 
 
 class Writer:
     """Codes pixels into a stream.
 
-    The stream is about 3.2 bytes (at most 4) longer than the sum of `bits`; how the pixels are
-    split over calls leaves no trace in it. rANS is last-in first-out, so the symbols are kept until
-    the end, 8 bytes each.
+    The stream is at most one byte longer than the sum of `bits`, half a byte as a rule; how the
+    pixels are split over calls leaves no trace in it.
     """
 
     def __init__(self) -> None:
-        self._starts: list[np.ndarray] = []
-        self._frequencies: list[np.ndarray] = []
+        # The interval [low, low + width) of the streams that begin with the pixels so far: the
+        # words are what all of them begin with, but for a carry.
+        self._words = np.empty(0, np.uint32)
+        self._count, self._low, self._width = 0, 0, FIRST_WIDTH
 
     def code(self, parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
         """Code pixels, in order, red before green before blue, and return them as they are.
@@ -112,18 +113,28 @@ class Writer:
             ValueError: `pixels` has another type, shape or layout.
         """
         starts, frequencies = _intervals(parameters, pixels)
-        self._starts.append(starts.ravel())
-        self._frequencies.append(frequencies.ravel())
+        room = self._count + starts.size
+        if room > len(self._words):
+            more = np.empty(max(room, 2 * self._count), np.uint32)
+            more[: self._count] = self._words[: self._count]
+            self._words = more
+        self._count, low, width = mixture_coder.encode(
+            starts.ravel(),
+            frequencies.ravel(),
+            self._words,
+            self._count,
+            np.uint64(self._low),
+            np.uint64(self._width),
+        )
+        self._low, self._width = int(low), int(width)
         return pixels
 
     def finish(self) -> bytes:
-        """Return the stream: the last state without its leading zero bytes, then 32-bit words."""
-        none = [np.empty(0, np.uint32)]
-        starts = np.concatenate(none + self._starts)
-        words = np.empty(starts.size, np.uint32)
-        state, count = mixture_rans.encode(starts, np.concatenate(none + self._frequencies), words)
-        head = int(state).to_bytes(8, "big").lstrip(b"\0")
-        return head + words[:count][::-1].astype(">u4").tobytes()
+        """Return the stream: the words, then as few bytes as lead into the interval."""
+        tail, length = _shortest(self._low, self._width)
+        words = int.from_bytes(self._words[: self._count].astype(">u4").tobytes(), "big")
+        data = ((words << 64) + tail).to_bytes(4 * self._count + 8, "big")
+        return data[: 4 * self._count + length]
 
 
 class Reader:
@@ -140,15 +151,15 @@ class Reader:
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):
             raise TypeError(f"A stream must be given as bytes, not as {type(data).__name__}.")
-        if not data or data[0] == 0:
-            raise StreamError("The stream is damaged: it is empty or begins with a zero byte.")
-        padded = data.rjust(-(-len(data) // 4) * 4, b"\0")
+        # After its last byte a stream goes on with zeros, as far as two words beyond the last whole
+        # one: the writer's tail, which begins at a word, is at most 8 bytes.
+        self._length = len(data)
+        padded = data.ljust(4 * (len(data) // 4) + 8, b"\0")
         self._words = np.frombuffer(padded, ">u4").astype(np.uint32)
-        # The head of the stream is the writer's last state: one word, or two where there are two.
-        self._position = min(2, len(self._words))
-        self._state = int.from_bytes(padded[:8], "big")
-        if self._state < mixture_rans.FIRST_STATE:
-            raise StreamError("The stream is truncated or damaged: it is too short.")
+        self._position, self._low, self._width = 2, 0, FIRST_WIDTH
+        self._offset = int.from_bytes(padded[:8], "big")
+        if self._offset >= self._width:
+            raise StreamError("The stream is damaged: none begins with eight bytes of 255.")
 
     def code(self, parameters: MixtureParameters, pixels: np.ndarray | None = None) -> np.ndarray:
         """Decode the next n pixels.
@@ -164,24 +175,49 @@ class Reader:
             StreamError: the stream ends too soon.
         """
         decoded = np.zeros((len(parameters), 3), np.uint8)
-        self._position, state, complete = mixture_rans.decode(
-            parameters.arrays, TABLES, self._words, self._position, np.uint64(self._state), decoded
+        self._position, offset, low, width = mixture_coder.decode(
+            parameters.arrays,
+            TABLES,
+            self._words,
+            self._position,
+            np.uint64(self._offset),
+            np.uint64(self._low),
+            np.uint64(self._width),
+            decoded,
         )
-        self._state = int(state)
-        if not complete:
+        self._offset, self._low, self._width = int(offset), int(low), int(width)
+        if not width:
             raise StreamError("The stream is truncated or damaged: it ends before its pixels do.")
         return decoded
 
     def finish(self) -> None:
-        """Check that the whole stream is used up and the state is back at its start.
+        """Check that the stream is the one that a writer ends with after these pixels.
 
         Raises:
             StreamError: it is not.
         """
-        if self._position < len(self._words) or self._state != mixture_rans.FIRST_STATE:
-            raise StreamError(
-                "The stream is damaged, or longer than its pixels: it does not end where they do."
-            )
+        if self._width:
+            tail, length = _shortest(self._low, self._width)
+            ends_here = self._length == 4 * (self._position - 2) + length
+            if ends_here and (self._low + self._offset - tail) % 2**64 == 0:
+                return
+        raise StreamError(
+            "The stream is damaged, or longer than its pixels: it does not end where they do."
+        )
+
+
+def _shortest(low: int, width: int) -> tuple[int, int]:
+    """Return the number in [low, low + width) that fills the fewest of 8 bytes, and how many.
+
+    It may be 2^64, which carries into the bytes before: then it fills none.
+    """
+    length = 0
+    while True:
+        unit = 1 << (64 - 8 * length)
+        number = -(-low // unit) * unit
+        if number < low + width:
+            return number, length
+        length += 1
 
 
 def _intervals(parameters: MixtureParameters, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +230,7 @@ def _intervals(parameters: MixtureParameters, pixels: np.ndarray) -> tuple[np.nd
         )
     starts = np.empty(pixels.shape, np.uint32)
     frequencies = np.empty(pixels.shape, np.uint32)
-    mixture_rans.intervals(parameters.arrays, TABLES, _read_only(pixels), starts, frequencies)
+    mixture_coder.intervals(parameters.arrays, TABLES, _read_only(pixels), starts, frequencies)
     return starts, frequencies
 
 

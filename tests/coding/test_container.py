@@ -39,13 +39,13 @@ ESTIMATED_HEX = (
     "00 02 ac02 78563412 02 03 02 03 616263 06 01 74 06 00"  # size, CRC, colour, chunks
     "04 02 dc00 04 62617365 06 73747265616d"  # steps, plan, base code, stream
 )
-PICTURE = bytes.fromhex("8949544c 02 00 6d6f64656c736861" + ESTIMATED_HEX + "6cabbc1b")
+PICTURE = bytes.fromhex("8949544c 03 00 6d6f64656c736861" + ESTIMATED_HEX + "ff307564")
 ARCHIVE = bytes.fromhex(
-    "8949544c 02 01 0000000000000000"
+    "8949544c 03 01 0000000000000000"
     + ESTIMATED_HEX
     + "7f729d25 02 01 01 05000000 09 00 03 706e67 868fc99a"
     + "78da63624dd42bc84b57e12a2e4dd23fbc07c4e605003cd00682"
-    + "1a00000000000000 bf913f3a 4c544989"
+    + "1a00000000000000 2a454faf 4c544989"
 )
 
 INDEX = b"\2" + b"\5a.png" + b"\x24" + b"\x0asub/\xc3\xbc.png" + b"\x0d"
@@ -93,14 +93,14 @@ def archive(pictures: dict[str, Record], model_hash: bytes = HASH) -> bytes:
 
 def with_index(compressed: bytes, body: bytes = b"") -> bytes:
     """An archive whose checksums are right, whatever its index is."""
-    header = container.MAGIC + b"\2\1" + HASH
+    header = container.MAGIC + b"\3\1" + HASH
     checksum = zlib.crc32(header + compressed)
     return header + body + compressed + struct.pack("<QI4s", len(compressed), checksum, b"LTI\x89")
 
 
 def sealed(body: bytes) -> bytes:
     """A file of one picture whose checksum is right, whatever its record is."""
-    data = container.MAGIC + b"\2\0" + HASH + body
+    data = container.MAGIC + b"\3\0" + HASH + body
     return data + struct.pack("<I", zlib.crc32(data))
 
 
@@ -216,7 +216,7 @@ def test_garbage_is_refused_without_other_errors() -> None:
     assert 100 < count < 2900  # a change of contents is none of the parser's business
 
 
-HEAD = container.MAGIC + b"\2"
+HEAD = container.MAGIC + b"\3"
 
 
 @pytest.mark.parametrize(
@@ -224,11 +224,12 @@ HEAD = container.MAGIC + b"\2"
     [
         (b"", r"not an ITALIC file: it begins with b'', expected b'\\x89ITL'"),
         (b"\x89PNG\r\n", r"not an ITALIC file: it begins with b'\\x89PNG'"),
-        (b"ITALIC\1", "version 1, of the first ITALIC: .* decode it with the program that wrote"),
+        (b"ITALIC\1", "version 1, of an earlier ITALIC: .* decode it with the program that wrote"),
+        (container.MAGIC + b"\2\0", "version 2, of an earlier ITALIC: .* version 3; decode it"),
         (HEAD, "cut short: it ends after 5 bytes"),
-        (container.MAGIC + b"\7\0", "version 7, written by a newer ITALIC: .* version 2; update"),
-        (container.MAGIC + b"\1\0", "damaged: it has version 1 and kind 0, expected version 2"),
-        (HEAD + b"\2", "damaged: it has version 2 and kind 2, expected version 2 and kind 0 or 1"),
+        (container.MAGIC + b"\7\0", "version 7, written by a newer ITALIC: .* version 3; update"),
+        (container.MAGIC + b"\1\0", "damaged: it has version 1 and kind 0, expected version 3"),
+        (HEAD + b"\2", "damaged: it has version 3 and kind 2, expected version 3 and kind 0 or 1"),
         (HEAD + b"\0", "cut short: it ends after 6 bytes"),
         (PICTURE[:27], "cut short: it ends after 27 bytes, the shortest has 28"),
         (PICTURE[:-1], "the file is damaged: its CRC-32 is [0-9a-f]{8}, expected [0-9a-f]{8}"),

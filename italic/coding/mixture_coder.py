@@ -1,4 +1,4 @@
-"""The compiled half of the entropy coder: integer mixture CDFs, and rANS over them.
+"""The compiled half of the entropy coder: integer mixture CDFs, and a range coder over them.
 
 Everything here is integer arithmetic on tables, so encoder and decoder agree bit for bit on every
 machine. All compiled functions live in this one file because numba's cache notices changes only in
@@ -7,7 +7,8 @@ the file of the function called, not in the files of the functions it inlines.
 In the loops over sub-pixels no array is taken out of a tuple or sliced, nor may a division raise:
 either makes numba count references there, which takes longer than the arithmetic.
 
-rANS: Duda, "Asymmetric numeral systems", arXiv 1311.2540, section 2.3 (the range variant).
+Range coding: Martin, "Range encoding: an algorithm for removing redundancy from a digitised
+message", 1979; here with 64-bit intervals, of which the upper 32 bits leave as a word.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ COEFFICIENT_SHIFT = 6
 INVERSE_SCALE_BITS = 16
 RECIPROCAL_BITS = 58
 
-FIRST_STATE = TOTAL  # below the total, a state could carry symbols at no cost, unnoticed
-LOWER_BOUND = 1 << 32  # between symbols the state lies in [2^32, 2^64) while words are outstanding
+FIRST_WIDTH = (1 << 64) - 1  # of the interval of all streams, which starts at 0
+LEAST_WIDTH = 1 << 32  # between symbols: leaves 2^10 of width to a share of 1 in 2^22
 FIRST_STEP = 4  # grey levels; the decoder's first stride away from the mixture's mean
 
 
@@ -218,24 +219,40 @@ def intervals(
 
 
 @_compiled
-def encode(starts: np.ndarray, frequencies: np.ndarray, words: np.ndarray) -> tuple[np.uint64, int]:
-    """Code all symbols, the last first; return the final state and how many words it shed.
+def encode(
+    starts: np.ndarray,
+    frequencies: np.ndarray,
+    words: np.ndarray,
+    count: int,
+    low: np.uint64,
+    width: np.uint64,
+) -> tuple[int, np.uint64, np.uint64]:
+    """Narrow the interval [low, low + width) symbol by symbol; return the new count, low and width.
 
-    `words` takes at most one word a symbol, in the reverse of the order in which they are read.
+    `words` holds the `count` that have left the interval, a carry runs back through them, and has
+    room for one more a symbol.
     """
-    state = np.uint64(FIRST_STATE)
-    count = 0
-    for i in range(starts.size - 1, -1, -1):
-        frequency = np.uint64(frequencies[i])
-        # At or above this bound the next state would not fit in 64 bits.
-        if state >= frequency << np.uint64(64 - PRECISION):
-            words[count] = state & np.uint64(0xFFFFFFFF)
+    for i in range(starts.size):
+        unit = width >> np.uint64(PRECISION)
+        skipped = unit * np.uint64(starts[i])
+        # The last value takes what rounding the unit leaves over.
+        if starts[i] + frequencies[i] == TOTAL:
+            width -= skipped
+        else:
+            width = unit * np.uint64(frequencies[i])
+        low += skipped
+        if low < skipped:
+            carry = count - 1
+            words[carry] += 1
+            while words[carry] == 0:
+                carry -= 1
+                words[carry] += 1
+        if width < np.uint64(LEAST_WIDTH):
+            words[count] = low >> np.uint64(32)
             count += 1
-            state >>= np.uint64(32)
-        turns = state // frequency
-        rest = state - turns * frequency
-        state = (turns << np.uint64(PRECISION)) + np.uint64(starts[i]) + rest
-    return state, count
+            low <<= np.uint64(32)
+            width <<= np.uint64(32)
+    return count, low, width
 
 
 @_compiled
@@ -244,18 +261,22 @@ def decode(
     tables: Tables,
     words: np.ndarray,
     position: int,
-    state: np.uint64,
+    offset: np.uint64,
+    low: np.uint64,
+    width: np.uint64,
     pixels: np.ndarray,
-) -> tuple[int, np.uint64, bool]:
-    """Fill in `pixels`; return the words' new position, the new state and whether all went well.
+) -> tuple[int, np.uint64, np.uint64, np.uint64]:
+    """Fill in `pixels`; return the words' new position, and the new offset, low and width.
 
-    It did not if the state sank below its first value: the words ended too soon.
+    The stream lies `offset` above `low`. A width of 0 says that the words ended too soon.
     """
     logits, means, log_scales, coefficients = parameters
     sigmoid, exponential, inverse_scale = tables
     weights = np.empty(logits.shape[2], np.int64)
     offsets = np.empty(logits.shape[2], np.int64)
     slopes = np.empty(logits.shape[2], np.int64)
+    if width == 0:
+        return position, offset, low, width
     for i in range(pixels.shape[0]):
         for colour in range(3):
             mean = _mixture(
@@ -272,32 +293,36 @@ def decode(
                 offsets,
                 slopes,
             )
-            slot = np.int64(state & np.uint64(TOTAL - 1))
+            unit = width >> np.uint64(PRECISION)
+            slot = np.int64(min(offset // unit, np.uint64(TOTAL - 1)))
             # Look for the value whose interval [start, end) holds the slot: from the mixture's mean
             # in doubling strides until the slot lies between two known edges, then by halves.
-            low, start = np.int64(0), np.int64(0)
+            value, start = np.int64(0), np.int64(0)
             high, end = np.int64(256), np.int64(TOTAL)
             stride = np.int64(FIRST_STEP)
             edge = np.int64(min(max(int(mean), 1), 255))
-            while high - low > 1:
+            while high - value > 1:
                 below = _below(edge, sigmoid, weights, offsets, slopes)
                 if below <= slot:
-                    low, start = edge, below
-                    edge = low + stride
+                    value, start = edge, below
+                    edge = value + stride
                 else:
                     high, end = edge, below
                     edge = high - stride
-                if low < edge < high and (low == 0 or high == 256):
+                if value < edge < high and (value == 0 or high == 256):
                     stride *= 2
                 else:
-                    edge = (low + high) >> 1
-            pixels[i, colour] = low
-            turns = state >> np.uint64(PRECISION)
-            state = np.uint64(end - start) * turns + np.uint64(slot - start)
-            if state < np.uint64(LOWER_BOUND):
-                if position < words.size:
-                    state = (state << np.uint64(32)) | np.uint64(words[position])
-                    position += 1
-                elif state < np.uint64(FIRST_STATE):
-                    return position, state, False
-    return position, state, True
+                    edge = (value + high) >> 1
+            pixels[i, colour] = value
+            skipped = unit * np.uint64(start)
+            width = width - skipped if end == TOTAL else unit * np.uint64(end - start)
+            offset -= skipped
+            low += skipped
+            if width < np.uint64(LEAST_WIDTH):
+                if position == words.size:
+                    return position, offset, low, np.uint64(0)
+                offset = (offset << np.uint64(32)) | np.uint64(words[position])
+                position += 1
+                low <<= np.uint64(32)
+                width <<= np.uint64(32)
+    return position, offset, low, width
