@@ -27,7 +27,8 @@ class ModelConfig:
     attention: bool = True
     attention_window: int = 32
     mask_branch: bool = True
-    deep: int = 0
+    deep: int | None = None
+    leak: float = 0.0
     largest_stride: int = 1
     recurrent: bool = True
     step_embedding: bool = True

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from italic.coding.base import BaseCode, Ladder
-from italic.coding.exact import floating_state
+from italic.coding.exact import drop_silent_blocks, floating_state
 from italic.coding.model import load_model
 from italic.datamodules.images import ImageSource
 from italic.datamodules.step_masks import StepMasks
@@ -157,6 +157,8 @@ def load_network(run_dir: Path) -> nn.Module:
 def begin_with(network: nn.Module, name: str) -> None:
     """Give an untrained network the weights of a model; more groups or deep blocks change nothing.
 
+    Nor do fewer deep blocks, where those left out are silent: add a constant, whatever they see.
+
     Args:
         network: without mask branches, if it has more groups than the model.
         name: of a model, or the path of its file.
@@ -165,13 +167,17 @@ def begin_with(network: nn.Module, name: str) -> None:
         RunError: a network that lacks what the model has.
         ModelError: no such model, or a damaged one.
     """
-    state = floating_state(load_model(name).network)
+    exact = load_model(name).network
     own = dict(network.named_parameters())
+    if any(key not in own for key, _ in exact.named_parameters()):
+        drop_silent_blocks(exact)
+    state = floating_state(exact)
     unlike = [key for key in state if key not in own or own[key].shape != state[key].shape]
     if unlike:
         raise RunError(
             f"the weights of '{name}' don't fit the network, which differs in {unlike[0]}: "
-            "expected the model's own settings under model=…, or more groups or deep blocks"
+            "expected the model's own settings under model=…, more groups or deep blocks, or "
+            "without its silent ones"
         )
     network.load_state_dict(state, strict=False)
     for index, group in enumerate(network.groups):  # type: ignore[arg-type]

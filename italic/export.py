@@ -20,7 +20,7 @@ from torch import nn
 from italic import experiment, planning
 from italic.coding.base import BaseCode
 from italic.coding.codec import Codec
-from italic.coding.exact import make_exact
+from italic.coding.exact import make_exact, silent_blocks
 from italic.coding.files import write_whole
 from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
 from italic.datamodules.images import DataError
@@ -76,6 +76,13 @@ def _export(run_dir: Path, path: Path) -> str:
                 Codec(untouched, base, number, order, sizes, exponent, rung).encode(images)
 
     exact = make_exact(network, calibrate)
+    if silent := silent_blocks(exact):
+        log.warning(
+            "%d residual blocks never fire and cannot learn any more (%s, …): expected a "
+            "model.leak above 0, or a smaller learning rate",
+            len(silent),
+            silent[0],
+        )
     made = recipe(cfg)
     if made.sizes == "planned":
         made = _planned(made, exact, bases, cfg)

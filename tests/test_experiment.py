@@ -1,14 +1,17 @@
 """A network that begins with the weights of a model."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from italic.coding.exact import make_exact, silent_blocks
 from italic.coding.model import Recipe, load_model, save_model
 from italic.experiment import RunError, begin_with
+from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
-from tests.coding.test_exact import FULL, HOURGLASS, pictures, trained
+from tests.coding.test_exact import FULL, HOURGLASS, pictures, trained, weights
 
 FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
 
@@ -39,6 +42,24 @@ def test_it_says_what_the_model_says_though_it_may_be_larger(
     assert (untrained - expected).abs().max() > 1
 
 
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("silent", [0, 1])
+def test_silent_blocks_may_be_left_out(attention: bool, silent: int, tmp_path: Path) -> None:
+    settings = {**HOURGLASS, "leak": 0.0, "attention": attention}
+    network = weights(RNAN(**settings))
+    blocks = [m for m in network.groups[0].trunk.bottom if isinstance(m, ResidualBlock)]
+    torch.nn.init.constant_(blocks[silent].first.bias, -1000)
+    path = tmp_path / "silent.safetensors"
+    exact = make_exact(network, lambda untouched: [means(untouched)].clear())
+    assert silent_blocks(exact) == [f"groups.0.trunk.bottom.{silent + attention}"]
+    save_model(path, exact, Recipe(settings, None, 4, "nested", "power", 1.0))
+    smaller = RNAN(**{**settings, "deep": 1})
+    begin_with(smaller, str(path))
+    assert (means(smaller) - means(network)).abs().max() < 0.1
+    with pytest.raises(RunError, match="or without its silent ones"):
+        begin_with(RNAN(**{**settings, "deep": 0}), str(path))
+
+
 def test_groups_with_mask_branches_cannot_be_added() -> None:
     with pytest.raises(ValueError, match="mask branch"):
         RNAN(**FULL).groups[1].become_identity()
@@ -50,6 +71,6 @@ def test_a_network_that_lacks_what_the_model_has_is_refused(
 ) -> None:
     settings = {**HOURGLASS, **other}
     if settings["recurrent"]:
-        settings.update(deep=0, largest_stride=1)
+        settings.update(deep=None, largest_stride=1)
     with pytest.raises(RunError, match="don't fit the network"):
         begin_with(RNAN(**settings), model)

@@ -19,8 +19,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from italic.models.layers import NonLocalBlock, Product, ResidualBlock
+from italic.models.layers import Hourglass, NonLocalBlock, Product, ResidualBlock
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.rnan import RNAN
 
@@ -32,6 +33,7 @@ SIGMOID_UNIT = 2.0**-7  # step of the sigmoid's argument in its table, from -8 t
 SIGMOID_REACH = 1024
 EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
 EXPONENTIAL_TOP = 2**14  # exp(0) in its table
+SILENCE = 2.0**-20  # the largest input of a convolution is never taken to be smaller
 SHARES = 2**15  # the whole of a position's attention
 CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
 
@@ -158,14 +160,28 @@ class ExactResidualBlock(ResidualBlock):
 
     def __init__(self, block: ResidualBlock) -> None:
         nn.Module.__init__(self)
-        self.first, self.second = block.first, block.second
+        self.first, self.second, self.leak = block.first, block.second, block.leak
 
     def forward(self, x: Tensor) -> Tensor:
         """As ResidualBlock."""
         second = self.second
-        counts = self.first(x).div_(second.input_unit).round_()
-        counts.clamp_(0, second.input_limit)  # ReLU and `counted` in one
+        counts = self.first(x)
+        if self.leak:
+            F.leaky_relu_(counts, self.leak)
+        counts.div_(second.input_unit).round_()
+        # ReLU, where that is the activation, and `counted` in one.
+        limit: int = second.input_limit  # type: ignore[assignment]
+        counts.clamp_(-limit if self.leak else 0, limit)
         return nn.Conv2d.forward(second, counts).add_(x)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its activations never rose above zero in calibration: it adds a constant."""
+        second = self.second
+        assert isinstance(second, ExactConv2d)
+        return float(second.input_unit) == _power_of_two_at_least(
+            SILENCE / (second.input_limit + 1)
+        )
 
 
 class ExactNonLocalBlock(NonLocalBlock):
@@ -343,6 +359,31 @@ def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
             module.bias.mul_(module.units)
 
 
+def silent_blocks(exact: nn.Module) -> list[str]:
+    """Names of the residual blocks that only add a constant: they can't learn any more."""
+    blocks = exact.named_modules()
+    return [name for name, m in blocks if isinstance(m, ExactResidualBlock) and m.is_silent]
+
+
+@torch.no_grad()
+def drop_silent_blocks(exact: nn.Module) -> None:
+    """Leave out the silent blocks of hourglasses: what they add goes into the bias before them.
+
+    What is left computes the same numbers, but is on no grid any more: it is for training.
+    """
+    for hourglass in exact.modules():
+        if isinstance(hourglass, Hourglass):
+            kept: list[nn.Module] = []
+            last = hourglass.down
+            for block in hourglass.bottom:
+                if isinstance(block, ExactResidualBlock) and block.is_silent:
+                    last.bias += block.second.bias  # type: ignore[operator]
+                else:
+                    kept.append(block)
+                    last = block.output if isinstance(block, NonLocalBlock) else block.second  # type: ignore[assignment]
+            hourglass.bottom = nn.Sequential(*kept)
+
+
 def floating_state(exact: nn.Module) -> dict[str, Tensor]:
     """The parameters of an exact network as the floating-point network has them, for training.
 
@@ -373,7 +414,7 @@ def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) 
     largest: dict[str, float] = {}
 
     def note(name: str, x: Tensor) -> None:
-        largest[name] = max(largest.get(name, 2.0**-20), float(x.detach().abs().max()))
+        largest[name] = max(largest.get(name, SILENCE), float(x.detach().abs().max()))
 
     def of_conv(name: str) -> Callable[..., None]:
         return lambda _, inputs: note(name, inputs[0])

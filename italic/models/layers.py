@@ -1,6 +1,6 @@
 """Building blocks of the estimator (RNAN, Zhang et al. 2019, arXiv 1903.10082).
 
-Only convolutions, ReLU, sigmoid gates, softmax attention and sums: operations whose integer
+Only convolutions, leaky ReLU, sigmoid gates, softmax attention and sums: operations whose integer
 versions give the same numbers on every machine. No normalisation.
 """
 
@@ -17,10 +17,15 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(ReLU(conv(x))); starts as the identity. (B, C, H, W) → the same."""
+    """x + conv(leaky ReLU(conv(x))); starts as the identity. (B, C, H, W) → the same.
 
-    def __init__(self, features: int) -> None:
+    Without a leak, channels that never fire any more are lost for good: Muon's updates are large
+    enough to drive whole blocks there.
+    """
+
+    def __init__(self, features: int, leak: float = 0.0) -> None:
         super().__init__()
+        self.leak = leak
         self.first = conv3x3(features, features)
         self.second = conv3x3(features, features)
         nn.init.zeros_(self.second.weight)
@@ -28,7 +33,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        return x + self.second(F.relu(self.first(x)))
+        return x + self.second(F.leaky_relu(self.first(x), self.leak))
 
 
 class NonLocalBlock(nn.Module):
@@ -75,14 +80,14 @@ class MaskBranch(nn.Module):
     convolution → residual block on the skip sum → 1×1 convolution → sigmoid.
     """
 
-    def __init__(self, features: int, window: int) -> None:
+    def __init__(self, features: int, window: int, leak: float) -> None:
         super().__init__()
         self.non_local = NonLocalBlock(features, window) if window else nn.Identity()
-        self.entry = ResidualBlock(features)
+        self.entry = ResidualBlock(features, leak)
         self.down = conv3x3(features, features, stride=2)
-        self.bottom = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
+        self.bottom = nn.Sequential(ResidualBlock(features, leak), ResidualBlock(features, leak))
         self.up = nn.ConvTranspose2d(features, features, 2, stride=2)
-        self.exit = ResidualBlock(features)
+        self.exit = ResidualBlock(features, leak)
         self.gate = nn.Conv2d(features, features, 1)
         self.sigmoid = nn.Sigmoid()
 
@@ -100,10 +105,10 @@ class Hourglass(nn.Module):
     Half the size makes room for four times the weights in the same time.
     """
 
-    def __init__(self, features: int, blocks: int, window: int) -> None:
+    def __init__(self, features: int, blocks: int, window: int, leak: float) -> None:
         super().__init__()
         self.down = nn.Conv2d(features, 2 * features, 2, stride=2)
-        self.bottom = nn.Sequential(*(ResidualBlock(2 * features) for _ in range(blocks)))
+        self.bottom = nn.Sequential(*(ResidualBlock(2 * features, leak) for _ in range(blocks)))
         if window:
             self.bottom.insert(0, NonLocalBlock(2 * features, -(-window // 2)))
         self.up = nn.ConvTranspose2d(2 * features, features, 2, stride=2)
@@ -134,27 +139,32 @@ class ResidualGroup(nn.Module):
         features: width C.
         window: side of the non-local block's windows; 0 for no non-local block.
         mask_branch: see above.
-        deep: residual blocks of an hourglass in the place of the trunk; 0 for RNAN's trunk.
+        deep: residual blocks of an hourglass in the place of the trunk; None for RNAN's trunk.
+        leak: slope below zero of the residual blocks' activations.
 
     Raises:
         ValueError: both a mask branch and an hourglass.
     """
 
-    def __init__(self, features: int, window: int, mask_branch: bool, deep: int = 0) -> None:
+    def __init__(
+        self, features: int, window: int, mask_branch: bool, deep: int | None, leak: float
+    ) -> None:
         super().__init__()
-        if mask_branch and deep:
+        if mask_branch and deep is not None:
             raise ValueError(
-                "an hourglass has no mask branch: expected mask_branch=false or deep=0"
+                "an hourglass has no mask branch: expected mask_branch=false or deep=null"
             )
-        self.entry = ResidualBlock(features)
-        self.trunk: nn.Module = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
-        self.mask: nn.Module | None = MaskBranch(features, window) if mask_branch else None
+        self.entry = ResidualBlock(features, leak)
+        self.trunk: nn.Module = nn.Sequential(
+            ResidualBlock(features, leak), ResidualBlock(features, leak)
+        )
+        self.mask: nn.Module | None = MaskBranch(features, window, leak) if mask_branch else None
         self.gated = Product()
-        if deep:
-            self.trunk = Hourglass(features, deep, window)
+        if deep is not None:
+            self.trunk = Hourglass(features, deep, window, leak)
         elif window and not mask_branch:
             self.trunk.insert(0, NonLocalBlock(features, window))
-        self.exit = nn.Sequential(ResidualBlock(features), ResidualBlock(features))
+        self.exit = nn.Sequential(ResidualBlock(features, leak), ResidualBlock(features, leak))
         self.conv = conv3x3(features, features)
 
     def forward(self, x: Tensor) -> Tensor:

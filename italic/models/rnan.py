@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +33,9 @@ class RNAN(nn.Module):
         attention: non-local blocks in the first and last group.
         attention_window: side of the windows that they attend within, in pixels.
         mask_branch: RNAN's gates; without them a group is a plain residual chain.
-        deep: residual blocks of an hourglass in each group, see `ResidualGroup`; 0 for none.
+        deep: residual blocks of an hourglass in each group, see `ResidualGroup`; None for no
+            hourglass.
+        leak: slope below zero of the residual blocks' activations, 0 or a power of two to 1.
         largest_stride: of the lattices that the network is applied to on its own, a power of two;
             1 for none but the picture itself.
         rungs: base codes that the network tells apart.
@@ -53,7 +57,8 @@ class RNAN(nn.Module):
         attention: bool = True,
         attention_window: int = 32,
         mask_branch: bool = True,
-        deep: int = 0,
+        deep: int | None = None,
+        leak: float = 0.0,
         largest_stride: int = 1,
         rungs: int = 1,
         recurrent: bool = True,
@@ -69,6 +74,8 @@ class RNAN(nn.Module):
             )
         if largest_stride < 1 or largest_stride & (largest_stride - 1):
             raise ValueError(f"largest_stride must be a power of two; got {largest_stride}")
+        if leak and not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
+            raise ValueError(f"leak must be 0 or a power of two up to 1; got {leak}")
         if largest_stride > 1 and recurrent:
             raise ValueError(
                 "a recurrent network's features belong to the whole picture: expected "
@@ -93,7 +100,9 @@ class RNAN(nn.Module):
             self.position = nn.Parameter(torch.zeros(1, features, side, side))
         window = -(-attention_window // space_to_depth) if attention else 0
         self.groups = nn.ModuleList(
-            ResidualGroup(features, window if index in (0, groups - 1) else 0, mask_branch, deep)
+            ResidualGroup(
+                features, window if index in (0, groups - 1) else 0, mask_branch, deep, leak
+            )
             for index in range(groups)
         )
         self.head = MixtureHead(components)

@@ -11,6 +11,7 @@ OPTIONS = [
     {"step_embedding": False},
     {"position_period": 8},
     {"mask_branch": False, "deep": 2},
+    {"mask_branch": False, "deep": 0, "leak": 0.125},
     {"recurrent": False, "largest_stride": 4},
     {"space_to_depth": 2, "mask_branch": False, "recurrent": False},
 ]
@@ -102,7 +103,10 @@ def test_the_network_is_told_the_rung() -> None:
         ({"space_to_depth": 2, "position_period": 3}, "multiple of space_to_depth"),
         ({"largest_stride": 3, "recurrent": False}, "power of two"),
         ({"largest_stride": 2}, "recurrent=false, or largest_stride=1"),
-        ({"deep": 2}, "mask_branch=false or deep=0"),
+        ({"deep": 2}, "mask_branch=false or deep=null"),
+        ({"deep": 0}, "mask_branch=false or deep=null"),
+        ({"leak": 0.1}, "leak must be 0 or a power of two up to 1; got 0.1"),
+        ({"leak": 2}, "leak must be 0 or a power of two up to 1; got 2"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(options: dict, message: str) -> None:
