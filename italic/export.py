@@ -19,8 +19,9 @@ from torch import nn
 
 from italic import experiment, planning
 from italic.coding.base import BaseCode
+from italic.coding.calibration import calibrated
 from italic.coding.codec import Codec
-from italic.coding.exact import make_exact, silent_blocks
+from italic.coding.exact import silent_blocks
 from italic.coding.files import write_whole
 from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
 from italic.datamodules.images import DataError
@@ -75,7 +76,7 @@ def _export(run_dir: Path, path: Path) -> str:
                 order, exponent = cfg.masks.order, cfg.masks.exponent
                 Codec(untouched, base, number, order, sizes, exponent, rung).encode(images)
 
-    exact = make_exact(network, calibrate)
+    exact = calibrated(network, calibrate)
     if silent := silent_blocks(exact):
         log.warning(
             "%d residual blocks never fire and cannot learn any more (%s, …): expected a "

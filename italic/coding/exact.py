@@ -47,8 +47,8 @@ def counted(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     return (x / unit).round_().clamp_(-limit, limit)
 
 
-class _ExactConvolution(nn.Module):
-    """What both exact convolutions hold; the weights are those for inputs counted in `input_unit`.
+class ExactConvolution(nn.Module):
+    """What the exact convolutions hold; the weights are those for inputs counted in `input_unit`.
 
     Attributes:
         input_unit: float32 (), a power of two: the grid that inputs are rounded to.
@@ -76,7 +76,7 @@ class _ExactConvolution(nn.Module):
 
     def set_weights(self, weight: Tensor, bias: Tensor, largest_input: float) -> None:
         """Round each output channel's weights to the finest grid whose sums stay exact."""
-        input_unit = _power_of_two_at_least(largest_input / (self.input_limit + 1))
+        input_unit = power_of_two_at_least(largest_input / (self.input_limit + 1))
         weight, bias = weight.double() * input_unit, bias.double()
         terms = weight.numel() / len(bias)
         # Rounding may add half a unit to each weight and to the bias.
@@ -84,7 +84,7 @@ class _ExactConvolution(nn.Module):
         reach = self.input_limit * self._over_inputs(weight.abs(), torch.sum) + bias.abs()
         largest = self._over_inputs(weight.abs(), torch.amax)
         finest = torch.maximum(reach / room, largest / WEIGHT_LIMIT).tolist()
-        units = torch.tensor([_power_of_two_at_least(unit) for unit in finest]).double()
+        units = torch.tensor([power_of_two_at_least(unit) for unit in finest]).double()
         self.input_unit.fill_(input_unit)
         self.units.copy_(units)
         self.weight.copy_((weight / self.shaped(units)).round() * self.shaped(units))
@@ -115,7 +115,7 @@ class _ExactConvolution(nn.Module):
         return reduce(weight, dim=[axis for axis in range(4) if axis != self.output_axis])
 
 
-class ExactConv2d(_ExactConvolution, nn.Conv2d):  # type: ignore[misc]
+class ExactConv2d(ExactConvolution, nn.Conv2d):  # type: ignore[misc]
     """Convolution of inputs on a grid by weights on grids."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -134,7 +134,7 @@ class ExactConv2d(_ExactConvolution, nn.Conv2d):  # type: ignore[misc]
         return nn.Conv2d.forward(self, counted(x, self.input_unit, self.input_limit))
 
 
-class ExactConvTranspose2d(_ExactConvolution, nn.ConvTranspose2d):  # type: ignore[misc]
+class ExactConvTranspose2d(ExactConvolution, nn.ConvTranspose2d):  # type: ignore[misc]
     """Transposed convolution whose stride is its kernel's side, as `ExactConv2d`."""
 
     output_axis = 1
@@ -179,9 +179,7 @@ class ExactResidualBlock(ResidualBlock):
         """Whether its activations never rose above zero in calibration: it adds a constant."""
         second = self.second
         assert isinstance(second, ExactConv2d)
-        return float(second.input_unit) == _power_of_two_at_least(
-            SILENCE / (second.input_limit + 1)
-        )
+        return float(second.input_unit) == power_of_two_at_least(SILENCE / (second.input_limit + 1))
 
 
 class ExactNonLocalBlock(NonLocalBlock):
@@ -299,7 +297,7 @@ def exchange_modules(network: RNAN) -> RNAN:
 
 @torch.no_grad()
 def make_exact(network: RNAN, calibrate: Callable[[nn.Module], None]) -> RNAN:
-    """The exact form of a trained network.
+    """The exact form of a trained network, rounded to the nearest; `calibration` does it better.
 
     Args:
         network: the trained network.
@@ -313,13 +311,13 @@ def make_exact(network: RNAN, calibrate: Callable[[nn.Module], None]) -> RNAN:
     exact = exchange_modules(network)
     for name, module in network.named_modules():
         target = exact.get_submodule(name)
-        if isinstance(target, _ExactConvolution):
+        if isinstance(target, ExactConvolution):
             target.set_weights(module.weight, module.bias, largest[name])  # type: ignore[arg-type]
         elif isinstance(target, ExactNonLocalBlock):
             limits = (target.score_limit, target.score_limit, target.value_limit)
             for row, limit in enumerate(limits):
                 reach = largest[f"{name}.{row}"]
-                target.units[row] = _power_of_two_at_least(reach / (limit + 1))
+                target.units[row] = power_of_two_at_least(reach / (limit + 1))
     check(exact)
     return exact
 
@@ -331,7 +329,7 @@ def check(exact: nn.Module) -> None:
         InexactError: one could.
     """
     for name, module in exact.named_modules():
-        if isinstance(module, _ExactConvolution) and not module.is_exact():
+        if isinstance(module, ExactConvolution) and not module.is_exact():
             raise InexactError(f"the sums of {name} are not exact: the weights are damaged")
 
 
@@ -339,7 +337,7 @@ def integer_state(exact: nn.Module) -> dict[str, Tensor]:
     """The tensors of an exact network, weights of convolutions as int16 and biases as int32."""
     state = exact.state_dict()
     for name, module in exact.named_modules():
-        if isinstance(module, _ExactConvolution):
+        if isinstance(module, ExactConvolution):
             weight, bias = module.in_units()
             state[f"{name}.weight"] = weight.to(torch.int16)
             state[f"{name}.bias"] = bias.to(torch.int32)
@@ -354,7 +352,7 @@ def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
     """
     exact.load_state_dict(state)
     for module in exact.modules():
-        if isinstance(module, _ExactConvolution):
+        if isinstance(module, ExactConvolution):
             module.weight.mul_(module.shaped(module.units))
             module.bias.mul_(module.units)
 
@@ -391,7 +389,7 @@ def floating_state(exact: nn.Module) -> dict[str, Tensor]:
     """
     state = {name: value.clone() for name, value in exact.named_parameters()}
     for name, module in exact.named_modules():
-        if isinstance(module, _ExactConvolution):
+        if isinstance(module, ExactConvolution):
             state[f"{name}.weight"] /= module.input_unit
     return state
 
@@ -440,7 +438,12 @@ def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) 
     return largest
 
 
-def _power_of_two_at_least(x: float) -> float:
+def power_of_two_at_least(x: float) -> float:
+    """The least power of two that is not below x; of tiny x, 2^-40.
+
+    Raises:
+        InexactError: x is infinite or not a number.
+    """
     if not math.isfinite(x):
         raise InexactError("the network's numbers are not finite: its weights are damaged")
     mantissa, exponent = math.frexp(max(x, 2.0**-40))
