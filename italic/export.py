@@ -32,6 +32,7 @@ from italic.models.rnan import RNAN
 log = logging.getLogger(__name__)
 
 MODEL = "model.safetensors"  # in a run directory
+VERSION = 2  # of how it is made: models of another one are made anew
 CALIBRATION_IMAGES = 16  # training images, ...
 CALIBRATION_STEPS = (1, 4, 16)  # ... each coded in these numbers of steps
 PLANNING_IMAGES = 64  # training images that segments of the order are tried on
@@ -46,7 +47,7 @@ def exported(run_dir: Path) -> Model:
     path = run_dir / MODEL
     card = path.with_suffix(".json")
     parts = experiment.find_checkpoint(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
-    source = hashlib.sha256(b"".join(parts) + bytes([FORMAT])).hexdigest()
+    source = hashlib.sha256(b"".join(parts) + bytes([FORMAT, VERSION])).hexdigest()
     if not (
         path.is_file()
         and card.is_file()
