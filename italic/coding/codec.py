@@ -213,19 +213,15 @@ class Codec:
             ):
                 if not len(here) and not recurrent:
                     continue
+                due = torch.from_numpy(tile.place(lattice.place(here), lattice.width)).to(device)
                 mixture, last = self.network(
-                    *(tile.of(x) for x in given), features.get(number), stride, rung
+                    *(tile.of(x) for x in given), features.get(number), stride, rung, due
                 )
                 if recurrent:
                     features[number] = last
-                index = torch.from_numpy(tile.place(lattice.place(here), lattice.width)).to(device)
-                mixture = Mixture(*(field.flatten(1, 2)[:, index] for field in mixture))
-                pixels = np.empty((batch, len(here), 3), np.uint8)
-                for row, (coder, parameters) in enumerate(
-                    zip(coders, integer_parameters(mixture), strict=True)
-                ):
-                    truth = None if flat is None else np.ascontiguousarray(flat[row, here])
-                    pixels[row] = coder.code(parameters, truth)
+                truths = [None] * batch if flat is None else flat.take(here, axis=1)
+                rows = zip(coders, integer_parameters(mixture), truths, strict=True)
+                pixels = np.stack([coder.code(*row) for coder, *row in rows])
                 coded.append((here, pixels))
                 if observer is not None:
                     observer(step, here, mixture, torch.from_numpy(pixels).float().to(device))

@@ -44,7 +44,7 @@ class InexactError(ValueError):
 
 def counted(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     """Round to multiples of a power of two, at most `limit` of them either way, and count these."""
-    return (x / unit).round_().clamp_(-limit, limit)
+    return (x * unit.reciprocal()).round_().clamp_(-limit, limit)
 
 
 class ExactConvolution(nn.Module):
@@ -165,12 +165,13 @@ class ExactResidualBlock(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
         """As ResidualBlock."""
         second = self.second
+        assert isinstance(second, ExactConv2d)
         counts = self.first(x)
         if self.leak:
             F.leaky_relu_(counts, self.leak)
-        counts.div_(second.input_unit).round_()
+        counts.mul_(second.input_unit.reciprocal()).round_()
         # ReLU, where that is the activation, and `counted` in one.
-        limit: int = second.input_limit  # type: ignore[assignment]
+        limit = second.input_limit
         counts.clamp_(-limit if self.leak else 0, limit)
         return nn.Conv2d.forward(second, counts).add_(x)
 
@@ -251,7 +252,7 @@ class ExactSigmoid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch.sigmoid."""
-        index = (x / SIGMOID_UNIT).round_().clamp_(-SIGMOID_REACH, SIGMOID_REACH)
+        index = (x * (1 / SIGMOID_UNIT)).round_().clamp_(-SIGMOID_REACH, SIGMOID_REACH)
         return self.table[(index + SIGMOID_REACH).int()]
 
 
@@ -269,7 +270,7 @@ class ExactHead(MixtureHead):
     def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
         """As MixtureHead."""
         return super().forward(
-            (raw / UNIT).round_().mul_(UNIT), (base_image * 16).round_().mul_(1 / 16)
+            (raw * (1 / UNIT)).round_().mul_(UNIT), (base_image * 16).round_().mul_(1 / 16)
         )
 
 

@@ -116,7 +116,8 @@ class Hourglass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         height, width = x.shape[-2:]
-        y = self.down(F.pad(x, (0, width % 2, 0, height % 2)))
+        pad = (0, width % 2, 0, height % 2)
+        y = self.down(F.pad(x, pad) if any(pad) else x)  # padding by nothing would copy
         return x + self.up(self.bottom(y))[..., :height, :width]
 
 

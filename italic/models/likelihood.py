@@ -95,14 +95,14 @@ class MixtureHead(torch.nn.Module):
         return 12 * self.components
 
     def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
-        """Mixtures from raw output (B, 12K, H, W) and a base image (B, 3, H, W) in grey levels.
+        """Mixtures from raw output (B, 12K, …) and a base image (B, 3, …) in grey levels.
 
         Returns:
-            Mixture with fields (B, H, W, 3, K).
+            Mixture with fields (B, …, 3, K).
         """
-        numbers = raw.permute(0, 2, 3, 1).unflatten(-1, (4, 3, self.components)).float()
+        numbers = raw.movedim(1, -1).unflatten(-1, (4, 3, self.components)).float()
         logits, offsets, log_scales, coefficients = numbers.unbind(-3)
-        base = base_image.permute(0, 2, 3, 1)[..., None]
+        base = base_image.movedim(1, -1)[..., None]
         coefficients = (self.coefficient_start + 0.25 * coefficients).clamp(-4, 4)
         means = base + self.SPREAD * (self.offset_start + offsets)
         # mean = base + offset + Σ c·(colour − base of that colour), written around CENTRE.

@@ -121,8 +121,9 @@ class RNAN(nn.Module):
         features: Tensor | None = None,
         stride: int = 1,
         rung: Tensor | None = None,
+        due: Tensor | None = None,
     ) -> tuple[Mixture, Tensor]:
-        """Estimate every pixel from those that are known.
+        """Estimate every pixel, or those that are due, from those that are known.
 
         While all pixels that are known or due lie on a coarse lattice of a picture, the lattice
         is given as a picture of its own, which costs as much less as it is smaller.
@@ -134,9 +135,11 @@ class RNAN(nn.Module):
             features: float (B, C, ⌈H/r⌉, ⌈W/r⌉) of the last application, if recurrent.
             stride: how many of the picture's pixels lie from one given pixel to the next.
             rung: int64 (B,), which of its base codes `base` comes from; None for the first.
+            due: int64 (n,), flat indices of the pixels to estimate; None for all.
 
         Returns:
-            The mixtures, fields (B, H, W, 3, K), and this application's features.
+            The mixtures, fields (B, H, W, 3, K), or (B, n, 3, K) of the pixels due, and this
+            application's features.
         """
         height, width = image.shape[-2:]
         base_image = fill(image, base, known)
@@ -145,7 +148,9 @@ class RNAN(nn.Module):
         inputs = torch.cat([grey, known], dim=1)
         side = self.space_to_depth
         pad = (0, -width % side, 0, -height % side)
-        x = self.entry(F.pixel_unshuffle(F.pad(inputs, pad), side))
+        if any(pad):  # padding by nothing would copy
+            inputs = F.pad(inputs, pad)
+        x = self.entry(F.pixel_unshuffle(inputs, side))
         if self.fuse is not None:
             last = torch.zeros_like(x) if features is None else features.to(x.dtype)
             last = last.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
@@ -168,8 +173,25 @@ class RNAN(nn.Module):
             else:
                 body = group(body)
         x = x + body
+        if due is not None:
+            return self.head(self._raw_at(x, due, width), base_image.flatten(2)[..., due]), x
         raw = F.pixel_shuffle(self.exit(x), side)[..., :height, :width]
         return self.head(raw, base_image), x
+
+    def _raw_at(self, x: Tensor, due: Tensor, width: int) -> Tensor:
+        """What the head reads of the pixels due alone, (B, 12K, n): most of a step's are not."""
+        if not len(due):  # which a convolution would refuse
+            return x.new_empty(len(x), self.head.channels, 0)
+        side = self.space_to_depth
+        row, column = due // width, due % width
+        place = row % side * side + column % side
+        blocks, block = torch.unique(
+            row // side * x.shape[-1] + column // side, return_inverse=True
+        )
+        rows = x.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, blocks)
+        raw = self.exit(rows.transpose(1, 2).unsqueeze(2)).squeeze(2)  # (B, 12K·r², blocks)
+        by_place = raw.transpose(1, 2).unflatten(2, (-1, side**2)).transpose(2, 3)
+        return by_place[:, block, place].transpose(1, 2)
 
 
 def _stage(known: Tensor) -> Tensor:

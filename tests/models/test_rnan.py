@@ -55,6 +55,19 @@ def test_unknown_pixels_are_not_read(options: dict) -> None:
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("options", [{}, {"space_to_depth": 2}])
+def test_pixels_due_are_estimated_as_all_are(options: dict) -> None:
+    network = small(**options)
+    arguments = inputs(7, 9)
+    every, features = network(*arguments)
+    for due in ([40, 3, 4, 62], [17], []):
+        index = torch.tensor(due, dtype=torch.int64)
+        some, same = network(*arguments, due=index)
+        assert torch.equal(same, features)
+        for field, found in zip(every, some, strict=True):
+            assert torch.allclose(field.flatten(1, 2)[:, index], found, rtol=1e-4, atol=1e-4)
+
+
 def test_last_features_matter_only_when_recurrent() -> None:
     for recurrent in (True, False):
         network = small(recurrent=recurrent)
