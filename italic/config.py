@@ -163,7 +163,10 @@ class LoggerConfig:
     wandb: bool = False
     mode: str = "offline"  # W&B's: offline, online, disabled
     project: str = "italic"
-    pictures: int = 8  # validation images in the panel; 0 for none
+    pictures: int = 8  # validation images in the report's panel; 0 for no panel and no curve
+    curve_every: int = 5  # validations from one curve to the next; 0 for one after training alone
+    artifact: bool = False  # the model as a W&B artifact, after training
+    same_run: bool = False  # evaluate.py: log to the training's W&B run, not to one of its own
 
 
 def _trainer_config() -> type:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -25,6 +24,7 @@ from italic.coding.exact import silent_blocks
 from italic.coding.files import write_whole
 from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
 from italic.datamodules.images import DataError
+from italic.evaluation.history import read_history
 from italic.experiment import CONFIG, RunError
 from italic.meter import Meter
 from italic.models.rnan import RNAN
@@ -177,16 +177,9 @@ def publish(run_dir: Path, path: Path) -> None:
 
 def _validation_curve(run_dir: Path) -> list[dict[str, float | None]]:
     """Each validation's bpsp, the optimiser updates before it, and the seconds if logged."""
-    logs = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda log: log.stat().st_mtime)
-    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
     return [
-        {
-            "updates": int(float(row.get("val/updates") or int(row["step"]) + 1)),
-            "seconds": float(row["val/seconds"]) if row.get("val/seconds") else None,
-            "bpsp": float(row["val/bpsp"]),
-        }
-        for row in rows
-        if row.get("val/bpsp")
+        {"updates": item.updates, "seconds": item.seconds, "bpsp": item.bpsp}
+        for item in read_history(run_dir)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +30,8 @@ from torch import Tensor
 
 from italic import experiment
 from italic.coding.files import whole_file
-from italic.evaluation.dashboard import Dashboard
+from italic.evaluation.dashboard import Dashboard, run_identity
+from italic.evaluation.machine import describe_machine
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
 from italic.export import MODEL, exported
 from italic.meter import Meter
@@ -87,18 +88,18 @@ def train(cfg: DictConfig) -> float:
     log.info("training in %s", run_dir)
     try:
         trainer.fit(estimator, datamodule, ckpt_path=checkpoint, weights_only=False)
+        score = best.best_model_score
+        bpsp = math.nan if score is None else float(score)
+        log.info("best validation bpsp %.4f; weights in %s", bpsp, run_dir / CHECKPOINTS)
+        if trainer.is_global_zero and isinstance(estimator.network, RNAN):
+            model = exported(run_dir)
+            log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
+            if cfg.logger.wandb and cfg.logger.artifact:
+                wandb.log_artifact(str(run_dir / MODEL), f"model-{run_identity(run_dir)}", "model")
+        return bpsp
     finally:
         if cfg.logger.wandb:
-            import wandb
-
             wandb.finish()
-    score = best.best_model_score
-    bpsp = math.nan if score is None else float(score)
-    log.info("best validation bpsp %.4f; weights in %s", bpsp, run_dir / CHECKPOINTS)
-    if trainer.is_global_zero and isinstance(estimator.network, RNAN):
-        model = exported(run_dir)
-        log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
-    return bpsp
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
@@ -197,15 +198,14 @@ def _resumed(run_dir: Path, overrides: list[str]) -> DictConfig:
 def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
     loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
     if cfg.logger.wandb:
-        identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
         wandb_logger = WandbLogger(
             project=cfg.logger.project,
             name=run_dir.name,
-            id=identity,  # a resumed run goes on under the same name
+            id=run_identity(run_dir),
             resume="allow",
             mode=cfg.logger.mode,
             save_dir=run_dir,
-            config=OmegaConf.to_container(cfg, resolve=True),
+            config={**OmegaConf.to_container(cfg, resolve=True), "machine": describe_machine()},  # type: ignore[dict-item]
         )
         wandb_logger.experiment.define_metric("val/bpsp", summary="min")
         loggers.append(wandb_logger)
@@ -214,7 +214,7 @@ def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [
-        Dashboard(cfg.logger.pictures),
+        Dashboard(cfg.logger.pictures, cfg.logger.curve_every),
         WeightAveraging(use_buffers=False, multi_avg_fn=moving_average(cfg.training.average_decay)),
         LearningRateMonitor(),
         CostNotice(),

@@ -94,7 +94,7 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
     assert [row["steps"] for row in rows] == [1, 3] and all(row["lossless"] for row in rows)
     for row in rows:
         assert 0 < row["bpsp_coded"] < 1.005 * row["bpsp_estimated"] + 64 / 3072
-    names = ("curve.csv", "curve.png", "curve.svg", "codecs.csv", "panel.png", "example.italic")
+    names = ("curve.csv", "curve.png", "codecs.csv", "panel.png", "example.italic", "report.html")
     assert all((output / name).stat().st_size for name in names)
     assert list(output.glob("wandb/offline-run-*/*.wandb"))
 

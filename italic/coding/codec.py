@@ -180,6 +180,19 @@ class Codec:
             reader.finish()
         return images
 
+    def sample(
+        self, bases: Sequence[bytes], height: int, width: int, random: np.random.Generator
+    ) -> np.ndarray:
+        """Draw images from the model, given their base codes: it decodes random bytes.
+
+        Returns:
+            uint8 (B, H, W, 3).
+        """
+        # More than any sub-pixel can take, see SYMBOLS_PER_BYTE: the likelihoods have 22 bits.
+        readers = [Reader(random.bytes(3 * 3 * height * width + 8)) for _ in bases]
+        decoded = np.stack([self.base.decode(base, height, width) for base in bases])
+        return self._code(readers, decoded, None, None)
+
     @torch.inference_mode()
     @exact_arithmetic()
     def _code(

@@ -29,11 +29,13 @@ class Pairs:
 
     images, bases: uint8 (N, H, W, 3), the base code's reconstruction in `bases`.
     base_bits: int64 (N,), bits of the whole base code.
+    key: hash of all that determines them, the name of their cache.
     """
 
     images: np.ndarray
     bases: np.ndarray
     base_bits: np.ndarray
+    key: str
 
     def __len__(self) -> int:
         """Number of images."""
@@ -57,12 +59,13 @@ def make_pairs(
     Raises:
         RuntimeError: the base code fails on an image.
     """
-    if isinstance(base, NoBase):
-        grey = np.broadcast_to(base.decode(b"", *images.shape[1:3]), images.shape)
-        return Pairs(images, grey, np.zeros(len(images), np.int64))
     digest = hashlib.sha256(f"{FORMAT}\n{base.identity}\n{images.shape}\n".encode())
     digest.update(np.ascontiguousarray(images).data)
-    folder = Path(cache_dir) / digest.hexdigest()[:32]
+    key = digest.hexdigest()[:32]
+    if isinstance(base, NoBase):
+        grey = np.broadcast_to(base.decode(b"", *images.shape[1:3]), images.shape)
+        return Pairs(images, grey, np.zeros(len(images), np.int64), key)
+    folder = Path(cache_dir) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if not folder.is_dir():
@@ -71,6 +74,7 @@ def make_pairs(
         np.load(folder / "images.npy", mmap_mode="r"),
         np.load(folder / "bases.npy", mmap_mode="r"),
         np.load(folder / "base_bits.npy"),
+        key,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from italic import experiment
@@ -22,6 +23,7 @@ from italic.evaluation import classical, figures
 from italic.evaluation.curve import measure_curve
 from italic.evaluation.dashboard import log_evaluation
 from italic.evaluation.panel import make_panel
+from italic.evaluation.report import REPORT, write_evaluation_report
 from italic.evaluation.results import CodecRow, CurveRow, envelope, write_rows
 from italic.evaluation.sources import find_sources, images_for
 from italic.experiment import RunError
@@ -39,6 +41,8 @@ def evaluate(cfg: DictConfig) -> None:
     """
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+    if cfg.logger.same_run and cfg.ckpt_path is None:
+        raise RunError("logger.same_run=true logs to a training's W&B run: name it by ckpt_path=…")
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
     if cfg.evaluate.split not in ("train", "validation", "test"):
@@ -52,17 +56,23 @@ def evaluate(cfg: DictConfig) -> None:
     output = Path(HydraConfig.get().runtime.output_dir)
     log.info("%d images of %d×%d pixels; results go to %s", len(images), *images.shape[1:3], output)
     curves: dict[str, list[CurveRow]] = {}
+    panels: dict[str, Figure] = {}
     for name, model in models.items():
         folder = output if len(models) == 1 else output / name
         folder.mkdir(parents=True, exist_ok=True)
-        curves[name] = _evaluate_model(cfg, model, images, folder, name)
+        curves[name], panel = _evaluate_model(cfg, model, images, folder, name)
+        if panel is not None:
+            panels[name] = panel
     if len(curves) > 1:
         write_rows(envelope(curves), output / "envelope.csv")
     codecs = _classical(cfg, images, output)
     published = figures.PUBLISHED_CIFAR10 if "CIFAR10" in data.datamodule.images._target_ else {}
     figures.draw_curve(curves, codecs, published, output / "curve")
-    log.info("drew %s and .svg", output / "curve.png")
-    log_evaluation(cfg.logger, curves, codecs, output)
+    run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}
+    write_evaluation_report(output, curves, codecs, published, panels, run_dirs)
+    log.info("drew %s and .svg; the report is %s", output / "curve.png", output / REPORT)
+    run_dir = next(iter(run_dirs.values())) if cfg.logger.same_run else None
+    log_evaluation(cfg.logger, curves, codecs, output, run_dir)
     changed = [name for name, rows in curves.items() if not all(row.lossless for row in rows)]
     if changed:
         raise RunError(
@@ -90,7 +100,7 @@ def _check_sizes(sizes: Any, models: Mapping[str, Model]) -> None:
 
 def _evaluate_model(
     cfg: DictConfig, model: Model, images: np.ndarray, folder: Path, name: str
-) -> list[CurveRow]:
+) -> tuple[list[CurveRow], Figure | None]:
     sizes = cfg.evaluate.sizes
     changes = {
         "sizes": list(sizes) if OmegaConf.is_list(sizes) else sizes,
@@ -126,10 +136,11 @@ def _evaluate_model(
         len(file),
         images[0].size,
     )
-    if cfg.evaluate.pictures:
-        panel = make_panel(planned.codec(model.steps), images[: cfg.evaluate.pictures])
-        figures.save_figure(panel, folder / "panel.png")
-    return rows
+    if not cfg.evaluate.pictures:
+        return rows, None
+    panel = make_panel(planned.codec(model.steps), images[: cfg.evaluate.pictures])
+    figures.save_figure(panel, folder / "panel.png")
+    return rows, panel
 
 
 def _classical(cfg: DictConfig, images: np.ndarray, output: Path) -> list[CodecRow]:

@@ -33,6 +33,7 @@ MARKERS = "osD^vP*"
 LINES = ("-", "--", ":")
 GREY = "#666666"
 ENVELOPE = "#e0dccb"
+WIDE = 7.0  # inches
 
 Label = tuple[str, tuple[float, float], str]  # text, the point in data units, colour
 
@@ -43,6 +44,18 @@ def draw_curve(
     published: Mapping[str, float],
     path: Path,
 ) -> None:
+    """Save `curve_figure` at a path without suffix, as .png and .svg."""
+    figure = curve_figure(curves, codecs, published)
+    save_figure(figure, path.with_name(f"{path.name}.png"))
+    save_figure(figure, path.with_name(f"{path.name}.svg"))
+
+
+def curve_figure(
+    curves: Mapping[str, Sequence[CurveRow]],
+    codecs: Sequence[CodecRow],
+    published: Mapping[str, float],
+    size: tuple[float, float] = (9.6, 6.8),
+) -> Figure:
     """Decode time against bpsp: curves labelled with their steps, codecs as points.
 
     Behind several curves lies their lower envelope, as far as it is on the Pareto front. Rows
@@ -52,14 +65,14 @@ def draw_curve(
         curves: rows of each named curve.
         codecs: classical codecs measured on the same images; may be empty.
         published: named bpsp to draw as thin lines; may be empty.
-        path: where to write, without suffix: .png and .svg are made.
+        size: width and height in inches; narrower ones than 7 have no title.
 
     Raises:
         ValueError: there is no row to draw.
     """
     if not any(curves.values()):
         raise ValueError("expected at least one curve with a row to draw")
-    figure = Figure(figsize=(9.6, 6.8), dpi=125, layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     labels: list[Label] = []
     for index, (name, unsorted) in enumerate(curves.items()):
@@ -103,7 +116,8 @@ def draw_curve(
     axes.set_xlabel("decode time of an image, one at a time (ms)")
     axes.set_ylabel("bits per sub-pixel (coded bytes, base code included)")
     count = next(rows[0].images for rows in curves.values() if rows)
-    axes.set_title(f"Lossless coding of {count} images: decode time against size")
+    if size[0] >= WIDE:
+        axes.set_title(f"Lossless coding of {count} images: decode time against size")
     axes.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
     _draw_published(axes, published)
     meaning = "number of steps at each point" if len(curves) > 1 else None
@@ -111,8 +125,60 @@ def draw_curve(
     figure.draw_without_rendering()  # makes the layout; it stays as labels are placed in it
     figure.set_layout_engine("none")
     _place_labels(axes, labels, legend.get_window_extent())
-    save_figure(figure, path.with_name(f"{path.name}.png"))
-    save_figure(figure, path.with_name(f"{path.name}.svg"))
+    return figure
+
+
+def losses_figure(
+    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]], size: tuple[float, float]
+) -> Figure:
+    """Validation bpsp of named runs against the updates of their training.
+
+    Args:
+        losses: for each run its updates and bpsp.
+        size: width and height in inches.
+    """
+    figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    for index, (name, points) in enumerate(losses.items()):
+        axes.plot(
+            *points,
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4,
+            linestyle=LINES[index // len(COLOURS) % len(LINES)],
+            label=name,
+        )
+    axes.set_xlabel("updates")
+    axes.set_ylabel("validation bpsp")
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    if len(losses) > 1:
+        axes.legend(fontsize=9, framealpha=0.9)
+    return figure
+
+
+def parts_figure(parts: Mapping[str, Mapping[str, float]], size: tuple[float, float]) -> Figure:
+    """Validation bpsp of base code and steps as bars, those of named times side by side.
+
+    Args:
+        parts: for each time (such as "first", "best") the bpsp of each part.
+        size: width and height in inches.
+    """
+    figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(name for values in parts.values() for name in values))
+    width = 0.8 / max(1, len(parts))
+    for index, (time, values) in enumerate(parts.items()):
+        places = np.arange(len(names)) + (index - (len(parts) - 1) / 2) * width
+        heights = [values.get(name, 0.0) for name in names]
+        axes.bar(places, heights, width, color=COLOURS[index % len(COLOURS)], label=time)
+    axes.set_xticks(np.arange(len(names)), names, fontsize=8)
+    axes.set_xlabel("base code and steps")
+    axes.set_ylabel("bpsp")
+    axes.grid(True, axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if len(parts) > 1:
+        axes.legend(fontsize=9, framealpha=0.9)
+    return figure
 
 
 def draw_panel(
@@ -121,8 +187,9 @@ def draw_panel(
     known: np.ndarray,
     known_steps: Sequence[int],
     bits: np.ndarray,
+    samples: np.ndarray,
 ) -> Figure:
-    """A row an image: original, base reconstruction, what steps knew, bits of each pixel.
+    """A row an image: original, base reconstruction, what steps knew, bits of each pixel, a sample.
 
     Args:
         images: uint8 (N, H, W, 3).
@@ -130,14 +197,16 @@ def draw_panel(
         known: uint8 (N, S, H, W, 3), what is known before each of the S shown steps.
         known_steps: the numbers of these steps.
         bits: float (N, H, W), bits spent on each pixel.
+        samples: uint8 (N, H, W, 3), drawn from the model, given the base codes.
     """
-    columns = 3 + len(known_steps)
+    columns = 4 + len(known_steps)
     count = len(images)
     figure = Figure(figsize=(1.6 * columns + 0.8, 1.6 * count + 0.6), dpi=110, layout="constrained")
     grid = figure.subplots(count, columns, squeeze=False)
     titles = ["original", "base reconstruction", *(f"known at step {step}" for step in known_steps)]
+    titles += ["a sample of the model", "bits per pixel"]
     for row in range(count):
-        shown = [images[row], bases[row], *known[row]]
+        shown = [images[row], bases[row], *known[row], samples[row]]
         for column, picture in enumerate(shown):
             grid[row, column].imshow(picture, interpolation="nearest")
         heat = grid[row, -1].imshow(
@@ -145,7 +214,7 @@ def draw_panel(
         )
         for axes in grid[row]:
             axes.set_axis_off()
-    for axes, title in zip(grid[0], [*titles, "bits per pixel"], strict=True):
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
     figure.colorbar(heat, ax=grid[:, -1].tolist(), fraction=0.08, label="bits per pixel")
     return figure

@@ -1,4 +1,4 @@
-"""The panel: original, base reconstruction, what steps knew, the bits of each pixel."""
+"""The panel: original, base reconstruction, what steps knew, the bits of each pixel, a sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN = 128  # grey level shown for a pixel that is not known yet
 
 
 def make_panel(codec: Codec, images: np.ndarray) -> Figure:
-    """Encode images, uint8 (N, H, W, 3), and draw what the codec saw and spent."""
+    """Encode images, uint8 (N, H, W, 3), and draw what the codec saw, spent and expects."""
     count, height, width, _ = images.shape
     estimate = Estimate(count, height * width)
     codes = [coded.base for coded in codec.encode(images, estimate)]
@@ -28,4 +28,5 @@ def make_panel(codec: Codec, images: np.ndarray) -> Figure:
     ]
     stack = np.stack(known, axis=1) if known else np.empty((count, 0, *images.shape[1:]), np.uint8)
     bits = estimate.maps.reshape(count, height, width)
-    return draw_panel(images, bases, stack, [step + 1 for step in shown], bits)
+    samples = codec.sample(codes, height, width, np.random.default_rng(0))
+    return draw_panel(images, bases, stack, [step + 1 for step in shown], bits, samples)

@@ -24,10 +24,12 @@ class Source(NamedTuple):
 
     model: loads it; that of a run is made first, which may take minutes.
     trained: a configuration with `datamodule.images`; None if no model card says what they were.
+    run_dir: where the run lies that it comes from; None for a model file.
     """
 
     model: Callable[[], Model]
     trained: DictConfig | None
+    run_dir: Path | None = None
 
 
 def find_sources(cfg: DictConfig) -> dict[str, Source]:
@@ -82,7 +84,7 @@ def images_for(cfg: DictConfig, sources: dict[str, Source]) -> DictConfig:
 def _of_run(run_dir: Path) -> Source:
     cfg = experiment.read_config(run_dir)
     experiment.find_checkpoint(run_dir)
-    return Source(partial(exported, run_dir), cfg)
+    return Source(partial(exported, run_dir), cfg, run_dir)
 
 
 def _of_files(weights: str | ListConfig) -> dict[str, Source]:

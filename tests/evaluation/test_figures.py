@@ -148,13 +148,13 @@ def test_panel_has_a_row_an_image_and_one_colour_bar(tmp_path: Path, shown: list
     images = np.zeros((2, 8, 6, 3), np.uint8)
     bits = np.linspace(0, 24, 2 * 8 * 6).reshape(2, 8, 6)
     known = np.zeros((2, len(shown), 8, 6, 3), np.uint8)
-    figure = draw_panel(images, images + 1, known, shown, bits)
-    assert len(figure.axes) == 2 * (3 + len(shown)) + 1
-    titles = [axes.get_title() for axes in figure.axes[: 3 + len(shown)]]
-    middle = [f"known at step {step}" for step in shown]
+    figure = draw_panel(images, images + 1, known, shown, bits, images)
+    assert len(figure.axes) == 2 * (4 + len(shown)) + 1
+    titles = [axes.get_title() for axes in figure.axes[: 4 + len(shown)]]
+    middle = [*(f"known at step {step}" for step in shown), "a sample of the model"]
     assert titles == ["original", "base reconstruction", *middle, "bits per pixel"]
     heats = [axes.images[0] for axes in figure.axes[:-1]]
-    assert heats[2 + len(shown)].get_clim() == heats[-1].get_clim() == (0, 24)
+    assert heats[3 + len(shown)].get_clim() == heats[-1].get_clim() == (0, 24)
     save_figure(figure, tmp_path / "panel.png")
     assert size(tmp_path / "panel.png")
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]
