@@ -29,6 +29,7 @@ SMALL = [
     "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=1",
     "threads=1",
+    "logger.pictures=0",
 ]
 
 
