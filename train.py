@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from italic.config import register
@@ -21,6 +23,8 @@ def main(cfg: DictConfig) -> float:
     try:
         return train(cfg)
     except (RunError, DataError, ValueError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see italic.sweep
+            raise RunError(str(error)) from error
         sys.exit(f"train.py: {error}")
 
 

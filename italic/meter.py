@@ -34,9 +34,9 @@ class Meter(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the counts, unless it is the check before training."""
         if self.running:
-            pl_module.log("val/seconds", time.monotonic() - self.start)
+            pl_module.log("val/seconds", time.monotonic() - self.start, sync_dist=True)
             # Lightning's own column `step` is ahead by one more in each resumed part.
-            pl_module.log("val/updates", float(trainer.global_step))
+            pl_module.log("val/updates", float(trainer.global_step), sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The counts so far."""

@@ -60,20 +60,14 @@ def train(cfg: DictConfig) -> float:
         run_dir = Path(cfg.resume)
         cfg = _resumed(run_dir, list(hydra_cfg.overrides.task))
         checkpoint = experiment.find_checkpoint(run_dir)
-    if hydra_cfg.mode == RunMode.MULTIRUN and "ddp" in str(cfg.trainer.strategy):
-        raise RunError(
-            "several processes can't train inside a local multirun (each would start the whole "
-            "sweep again): run without -m, or with trainer.strategy=auto trainer.devices=1"
-        )
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+        os.environ["OMP_NUM_THREADS"] = str(cfg.threads)  # or Lightning sets it for its processes
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     estimator = experiment.build_estimator(cfg)
     if cfg.weights is not None and checkpoint is None:
         experiment.begin_with(estimator.network, cfg.weights)
     datamodule = experiment.build_datamodule(cfg)
-    OmegaConf.save(cfg, run_dir / CONFIG)
-    loggers = _loggers(cfg, run_dir)
     best = ModelCheckpoint(
         run_dir / CHECKPOINTS, "best", monitor="val/bpsp", enable_version_counter=False
     )
@@ -81,10 +75,20 @@ def train(cfg: DictConfig) -> float:
     settings["plugins"] = [WholeCheckpoints(), *(settings["plugins"] or [])]
     trainer = pl.Trainer(
         **settings,
-        logger=loggers,
+        logger=False,
         callbacks=[LastCheckpoint(), *_callbacks(cfg), best],
         default_root_dir=run_dir,
     )
+    if hydra_cfg.mode == RunMode.MULTIRUN and _starts_processes(trainer):
+        raise RunError(
+            "a run of a sweep trains in one process here (each process that it starts would start "
+            "the whole sweep again): leave out -m, or add trainer.devices=1 trainer.num_nodes=1"
+        )
+    if trainer.is_global_zero:
+        OmegaConf.save(cfg, run_dir / CONFIG)
+    else:
+        logging.getLogger().setLevel(logging.WARNING)
+    trainer.loggers = _loggers(cfg, run_dir)
     log.info("training in %s", run_dir)
     try:
         trainer.fit(estimator, datamodule, ckpt_path=checkpoint, weights_only=False)
@@ -100,6 +104,13 @@ def train(cfg: DictConfig) -> float:
     finally:
         if cfg.logger.wandb:
             wandb.finish()
+
+
+def _starts_processes(trainer: pl.Trainer) -> bool:
+    """Whether training starts more processes with the command that started this one."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    several = trainer.num_devices * trainer.num_nodes > 1
+    return several and environment is not None and not environment.creates_processes_externally
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:

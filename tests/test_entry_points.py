@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from italic import experiment
 from italic.coding.model import load_model
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +36,20 @@ SMALL = [
     "logger.pictures=0",
 ]
 
+SLURM = {
+    "sbatch": """
+cp "${@: -1}" "$(dirname "$0")/job.sh"
+export SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=localhost
+bash "${@: -1}" > /dev/null 2>&1 &
+echo "Submitted batch job 7"
+""",
+    "srun": """
+while [[ $1 == -* ]]; do [[ $1 == --output || $1 == --error ]] && shift; shift; done
+SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NTASKS=1 "$@"
+""",
+    "sacct": "echo 'JobID|State|NodeList'; echo '7|RUNNING|localhost'",
+}
+
 
 def run(script: str, *arguments: str, code: int = 0) -> str:
     command = [sys.executable, script, *arguments]
@@ -48,6 +66,14 @@ def last_step(run_dir: Path) -> int:
 def metrics(run_dir: Path, version: int) -> list[dict[str, str]]:
     text = (run_dir / "csv" / f"version_{version}" / "metrics.csv").read_text()
     return list(csv.DictReader(text.splitlines()))
+
+
+def validated(run_dir: Path) -> list[float]:
+    return [float(row["val/bpsp"]) for row in metrics(run_dir, 0) if row["val/bpsp"]]
+
+
+def table(sweep_dir: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((sweep_dir / "sweep.csv").read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +179,13 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
 
 def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    run("train.py", "-m", "steps=1,2", *SMALL, *images, "base=bpg", f"hydra.sweep.dir={sweep}")
+    settings = [*SMALL, *images, "base=bpg", f"hydra.sweep.dir={sweep}"]
+    said = run("train.py", "-m", "steps=1,2", *settings)
     runs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
     assert [path.name for path in runs] == ["0_steps=1", "1_steps=2"]
+    best = min(runs, key=lambda path: min(validated(path)))
+    assert f"best: {best}, " in said
+    assert table(sweep)[0]["directory"] == best.name
     output = tmp_path / "comparison"
     limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
     run("evaluate.py", f"runs={sweep}", "steps=[1,2]", *limits, f"output={output}")
@@ -163,6 +193,69 @@ def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Pa
     for path in runs:
         rows = json.loads((output / path.name / "curve.json").read_text())
         assert all(row["lossless"] and row["bpsp_base"] > 0 for row in rows)
+
+
+def test_runs_side_by_side_of_which_one_is_refused(images: list[str], tmp_path: Path) -> None:
+    settings = [*SMALL, *images, "base=bpg", "steps=1", "trainer.accelerator=cpu"]
+    side_by_side = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    sweep = ["trainer.devices=1,2", f"hydra.sweep.dir={tmp_path}"]
+    said = run("train.py", "-m", *settings, *side_by_side, *sweep, code=1)
+    assert "1 of 2 runs failed" in said.splitlines()[-1] and "Traceback" not in said
+    first, second = table(tmp_path)
+    assert (first["trainer.devices"], first["error"]) == ("1", "")
+    assert float(first["bpsp"]) == pytest.approx(min(validated(tmp_path / first["directory"])))
+    assert (second["trainer.devices"], second["bpsp"]) == ("2", "")
+    assert "add trainer.devices=1" in second["error"]
+
+
+def test_optuna_looks_for_the_least_validation_bpsp(images: list[str], tmp_path: Path) -> None:
+    space = "training.learning_rate=tag(log,interval(1e-4,1e-2))"
+    optuna = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0"]
+    run("train.py", "-m", *SMALL, *images, "base=none", "steps=1", *optuna, space,
+        f"hydra.sweep.dir={tmp_path}")  # fmt: skip
+    first, second = table(tmp_path)
+    assert float(first["bpsp"]) <= float(second["bpsp"])
+    found = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    assert found.best_value == float(first["bpsp"])
+    assert found.best_params["training.learning_rate"] == float(first["training.learning_rate"])
+
+
+def test_slurm_gets_a_job_that_trains(
+    images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's commands are played by scripts that run the job on this machine."""
+    for name, text in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    sweep = tmp_path / "sweep"
+    slurm = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=90"]
+    gpus = ["hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1"]
+    run("train.py", "-m", *SMALL, *images, "base=none", "steps=1", *slurm, *gpus,
+        f"hydra.sweep.dir={sweep}")  # fmt: skip
+    script = (tmp_path / "job.sh").read_text().splitlines()
+    for setting in ("time=90", "partition=gpu", "gpus-per-node=1", "ntasks-per-node=1"):
+        assert f"#SBATCH --{setting}" in script
+    (row,) = table(sweep)
+    assert float(row["bpsp"]) == pytest.approx(min(validated(sweep / "0_steps=1")))
+
+
+def test_two_processes_validate_as_one_does(images: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    several = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    uneven = ["datamodule.eval_limit=5", "datamodule.eval_batch_size=2"]  # 2 batches and 1
+    run("train.py", *SMALL, *uneven, *images, *several, "base=none", "steps=4",
+        f"hydra.run.dir={path}")  # fmt: skip
+    cfg = experiment.read_config(path)
+    estimator, data = experiment.build_estimator(cfg), experiment.build_datamodule(cfg)
+    estimator.network = experiment.load_network(path)
+    trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+    (alone,) = trainer.validate(estimator, data, verbose=False)
+    assert validated(path)[-1] == pytest.approx(alone["val/bpsp"], rel=1e-5)
+    checkpoint = torch.load(path / "checkpoints" / "last.ckpt", weights_only=False)
+    assert checkpoint["global_step"] == 6
+    assert checkpoint["callbacks"]["Meter"]["images"] == 6 * 4 * 2
+    assert (path / "model.safetensors").is_file() and not list(path.glob("*process_1*"))
 
 
 def test_a_ladder_takes_the_rung_that_was_planned(images: list[str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ def trained(meter: Meter, updates_before: int, updates: int) -> dict[str, float]
     """What a part of a training logs, of batches of 4 images in 2 processes."""
     logged: dict[str, float] = {}
     trainer: Any = SimpleNamespace(global_step=updates_before, world_size=2)
-    module: Any = SimpleNamespace(log=logged.__setitem__)
+    module: Any = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
     batch = SimpleNamespace(image=[None] * 4)
     meter.on_validation_epoch_end(trainer, module)
     assert not logged  # this was the check before training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from italic import masks
 from italic.coding.base import BaseCode
@@ -82,6 +82,31 @@ class PairDataset(Dataset[int]):
             for array in (self.rungs[0].images[rows], bases)
         )
         return image, base, torch.tensor(base_bits), rung
+
+
+class EachOnce(DistributedSampler[int]):
+    """Every index once, over all processes: PyTorch's own repeats some, for equal numbers.
+
+    Raises:
+        ValueError: fewer indices than processes.
+    """
+
+    def __init__(self, images: Dataset[int], processes: int, rank: int) -> None:
+        super().__init__(images, processes, rank, shuffle=False)
+        self.indices = range(rank, len(images), processes)  # type: ignore[arg-type]
+        if not self.indices:
+            raise ValueError(
+                f"{len(images)} validation images for {processes} processes: "  # type: ignore[arg-type]
+                "expected one for each, so more images or fewer trainer.devices"
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        """This process's share."""
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        """Its size."""
+        return len(self.indices)
 
 
 def random_rungs(images: int, rungs: int, device: torch.device | None = None) -> Tensor:
@@ -213,6 +238,16 @@ class StepMasks(pl.LightningDataModule):
         self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # resident images, bases, bits
 
+    @property
+    def processes(self) -> int:
+        """Processes that train together."""
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def process(self) -> int:
+        """Which of them this one is, from 0."""
+        return self.trainer.global_rank if self.trainer else 0
+
     def prepare_data(self) -> None:
         """Make the pair cache (one process a machine)."""
         for split in ("train", "validation"):
@@ -238,6 +273,8 @@ class StepMasks(pl.LightningDataModule):
         partition = masks.step_of_pixel(order, bounds).reshape(height, width)
         self.partition = torch.from_numpy(partition).long()
         self.rank = torch.from_numpy(np.argsort(order).reshape(height, width))
+        if self.process:  # the processes of a training draw other masks
+            torch.manual_seed(torch.initial_seed() + self.process)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Shuffled batches with random windows of steps; or their indices, if resident."""
@@ -247,7 +284,7 @@ class StepMasks(pl.LightningDataModule):
                 indices,  # type: ignore[arg-type]
                 self.batch_size,
                 shuffle=True,
-                drop_last=len(indices) >= self.batch_size,
+                drop_last=self._fills_a_batch(indices),
                 collate_fn=torch.as_tensor,
             )
         return self._loader("train", self._training_batch, self.batch_size, shuffle=True)
@@ -271,15 +308,20 @@ class StepMasks(pl.LightningDataModule):
         return [make_pairs(images, base, self.cache_dir) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]
+        images = PairDataset(self.pairs[split], every=shuffle)
         return DataLoader(
-            PairDataset(self.pairs[split], every=shuffle),
+            images,
             batch_size=batch_size,
             shuffle=shuffle,
-            drop_last=shuffle and len(self.pairs[split][0]) >= batch_size,
+            sampler=None if shuffle else EachOnce(images, self.processes, self.process),
+            drop_last=shuffle and self._fills_a_batch(images),
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
+
+    def _fills_a_batch(self, images: Sized) -> bool:
+        return len(images) // self.processes >= self.batch_size
 
     def _rows(self, index: Tensor) -> Rows:
         """Resident images of these indices, with random rungs."""

@@ -117,6 +117,9 @@ class Estimator(pl.LightningModule):
         self.auxiliary = auxiliary
         self.validation_bits = BitsPerSubPixel(1 + steps)
         self.test_bits = BitsPerSubPixel(1 + steps)
+        # Constants: PyTorch would send them to all processes in every batch, of which validation
+        # need not have as many in each.
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def parts(self, batch: MaskedBatch, steps: int) -> Iterator[tuple[int, Part]]:
         """Each step and what the network says in it, the true pixels revealed between.
@@ -195,7 +198,8 @@ class Estimator(pl.LightningModule):
         progress = step / self.trainer.estimated_stepping_batches
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer) and callback._duration:
-                progress = max(progress, callback.time_elapsed() / callback._duration)
+                elapsed = self.trainer.strategy.broadcast(callback.time_elapsed())
+                progress = max(progress, elapsed / callback._duration)
         fall = (1 - progress) / (1 - self.decay_from) if self.decay_from < 1 else 1.0
         return rise * min(1.0, max(0.02, fall))
 
@@ -221,7 +225,8 @@ class Estimator(pl.LightningModule):
     def _log_parts(self, name: str, metric: BitsPerSubPixel) -> None:
         parts = metric.compute()
         metric.reset()
-        self.log(f"{name}/bpsp", parts.sum().float(), prog_bar=True)
-        self.log(f"{name}/bpsp_base", parts[0].float())
+        items = {f"{name}/bpsp": parts.sum(), f"{name}/bpsp_base": parts[0]}
         for step, bpsp in enumerate(parts[1:], start=1):
-            self.log(f"{name}/bpsp_step_{step:02d}", bpsp.float())
+            items[f"{name}/bpsp_step_{step:02d}"] = bpsp
+        for key, value in items.items():  # equal in all processes, which Lightning can't know
+            self.log(key, value.float(), prog_bar=key == f"{name}/bpsp", sync_dist=True)

@@ -1,4 +1,7 @@
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +9,13 @@ import torch
 
 from italic import masks
 from italic.coding.base import Ladder, NoBase
-from italic.datamodules.step_masks import StepMasks, plan_bounds, planned_windows, random_windows
+from italic.datamodules.step_masks import (
+    EachOnce,
+    StepMasks,
+    plan_bounds,
+    planned_windows,
+    random_windows,
+)
 
 RANK = torch.from_numpy(np.argsort(masks.pixel_order("nested", 16, 16)).reshape(16, 16))
 
@@ -28,6 +37,32 @@ def module(path: Path, **options: object) -> StepMasks:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+@pytest.mark.parametrize("number, processes", [(1, 1), (5, 2), (6, 3), (7, 3)])
+def test_processes_share_images_without_repeating_any(number: int, processes: int) -> None:
+    images: Any = range(number)
+    shares = [list(EachOnce(images, processes, process)) for process in range(processes)]
+    assert sorted(itertools.chain(*shares)) == list(images)
+    assert all(len(EachOnce(images, processes, p)) == len(shares[p]) for p in range(processes))
+
+
+def test_each_process_validates_something() -> None:
+    images: Any = range(2)
+    with pytest.raises(ValueError, match=r"fewer trainer\.devices"):
+        EachOnce(images, 3, 2)
+
+
+def test_processes_draw_other_masks(tmp_path: Path) -> None:
+    reveal = []
+    for process in range(2):
+        torch.manual_seed(0)
+        data = StepMasks(Noise(), [NoBase()], tmp_path, batch_size=4, flip=False)
+        trainer: Any = SimpleNamespace(world_size=2, global_rank=process)
+        data.trainer = trainer
+        data.setup("fit")
+        reveal.append(torch.cat([batch.reveal for batch in data.train_dataloader()]))
+    assert not torch.equal(*reveal)
 
 
 def windows(images: int, steps: int, min_steps: int, max_steps: int) -> torch.Tensor:
