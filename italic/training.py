@@ -47,7 +47,8 @@ def train(cfg: DictConfig) -> float:
         The best validation bpsp.
 
     Raises:
-        RunError: a resumed run that is none, or changes that a resumed run can't take.
+        RunError: a resumed run that is none, changes that a resumed run can't take, or a run of a
+            sweep that would start processes.
     """
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)

@@ -15,7 +15,7 @@ from italic import experiment
 from italic.coding.model import Model, load_model
 from italic.coding.model_files import file_of_hash
 from italic.config import IMAGES
-from italic.experiment import CONFIG, RunError
+from italic.experiment import CHECKPOINTS, LAST, RunError
 from italic.export import exported
 
 
@@ -50,10 +50,12 @@ def find_sources(cfg: DictConfig) -> dict[str, Source]:
         run_dir = Path(cfg.ckpt_path)
         return {run_dir.name: _of_run(run_dir)}
     parent = Path(cfg.runs)
-    found = sorted(path.parent for path in parent.glob(f"**/{CONFIG}"))
-    found = [path for path in found if ".hydra" not in path.parts]
+    # Not by their configurations: W&B writes some too, and a sweep's run may have failed.
+    found = sorted(path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}"))
     if not found:
-        raise RunError(f"no run lies below {parent}: expected directories that train.py wrote")
+        raise RunError(
+            f"no run lies below {parent}: expected directories of train.py, with checkpoints"
+        )
     return {str(path.relative_to(parent)): _of_run(path) for path in found}
 
 

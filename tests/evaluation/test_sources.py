@@ -102,3 +102,14 @@ def test_weights_that_are_none_or_unknown_or_the_same_are_refused() -> None:
         find_sources(asked(weights=["cifar10", "absent"]))
     with pytest.raises(RunError, match="two of the models are named 'cifar10'"):
         find_sources(asked(weights=["cifar10", str(FILE)]))
+
+
+def test_runs_that_left_no_checkpoint_are_passed_over(tmp_path: Path) -> None:
+    for name in ("failed", "trained"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("steps: 4\n")
+    (tmp_path / "trained" / "checkpoints" / "last.ckpt").touch()
+    others = {"ckpt_path": None, "weights": None}
+    assert list(find_sources(OmegaConf.create({"runs": str(tmp_path), **others}))) == ["trained"]
+    with pytest.raises(RunError, match="with checkpoints"):
+        find_sources(OmegaConf.create({"runs": str(tmp_path / "failed"), **others}))
