@@ -221,7 +221,7 @@ def test_only_what_is_missing_is_coded(
     assert times == {path: path.stat().st_mtime_ns for path in Path("out").glob("*.italic")}
 
 
-# Whatever is killed, amid pictures with as many steps as pixels.
+# Whatever is killed, amid pictures with many steps.
 
 
 def test_a_worker_that_is_killed(
@@ -231,7 +231,7 @@ def test_a_worker_that_is_killed(
     benchmark: ModuleType,
     capsys: Capture,
 ) -> None:
-    archive = ["archive", "photos", "--shards", 2, "--model", model, "--steps", 256]
+    archive = ["archive", "photos", "--shards", 2, "--model", model, "--steps", 64]
     killer = threading.Thread(target=benchmark.kill_writer, args=[Path("out")])
     killer.start()
     assert run(*archive, "-o", "out") == 0
@@ -250,7 +250,7 @@ def test_the_command_killed_and_run_again(
     capsys: Capture,
 ) -> None:
     archive = ["archive", "photos", "-o", "out", "--shards", "5", "--model", model]
-    archive += ["--steps", "256"]
+    archive += ["--steps", "64"]
     command, environment = script(model)
     command += [*archive, "--ray", ray]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
