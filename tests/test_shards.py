@@ -95,7 +95,7 @@ def test_names_come_sorted(here: Path) -> None:
 def test_shards_share_the_pictures_out_evenly(here: Path, number: int) -> None:
     args = argparse.Namespace(model=None, verify=True, drop_metadata=False)
     with open("list", "w+b") as listing:
-        made_of = {**shards._list(Path("photos"), listing, Errors()), "shards": number}
+        made_of = {**shards.list_pictures(Path("photos"), listing, Errors()), "shards": number}
         made_of |= {"model": "", "steps": 1}
         parts = shards._shards(Path("photos"), Path("out"), listing, made_of, {}, args)
         jobs = [part.jobs() for part in parts]

@@ -79,7 +79,7 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
     with NamedTemporaryFile(dir=out.resolve(), prefix=UNFINISHED, suffix=".names") as listing:
         made_of = {
             "version": 1,
-            **_list(folder, listing, errors),
+            **list_pictures(folder, listing, errors),
             "shards": args.shards,
             "model": model.hash.hex(),
             "steps": args.steps or model.steps,
@@ -132,12 +132,12 @@ def _make(
     return entries, kept
 
 
-def _list(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
+def list_pictures(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
     """Write the pictures' names and sizes into a file; how many they are, and its hash."""
     digest, count = hashlib.sha256(), 0
     for name in names_below(folder, PICTURES, errors):
         try:
-            line = json.dumps([name, os.stat(folder / name).st_size]).encode() + b"\n"
+            line = json.dumps([name, os.stat(os.path.join(folder, name)).st_size]).encode() + b"\n"
         except OSError as error:
             errors.tell(folder / name, error)
             continue
