@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
         add = command.add_argument
         if run is archive:
             add("inputs", nargs=1, metavar="DIR")
-            add("-o", "--out", metavar="OUT", required=True, help="the archive")
+            add("-o", "--out", metavar="OUT", required=True, help="the archive, or its folder")
+            text = "so many archives in a folder, by Ray; again: those that are missing"
+            add("--shards", type=_whole, metavar="N", help=text)
+            text = "of the Ray cluster that makes the shards; default: one of this machine"
+            add("--ray", metavar="ADDRESS", help=text)
         elif run is not models:
             add("inputs", nargs="+", metavar="IN", help=FILES)
         if run in (compress, decompress):

@@ -7,7 +7,7 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
@@ -59,7 +59,8 @@ def find(
     jobs: dict[Job, None] = {}
     for path in paths:
         folder = path if path.is_dir() else path.parent
-        files = _files_below(path, suffixes, errors) if path.is_dir() else [path]
+        names = names_below(path, suffixes, errors) if path.is_dir() else [path.name]
+        files = [Path(folder, name) for name in names]
         for file in files:
             try:
                 jobs[Job(file, file.relative_to(folder), file.stat().st_size)] = None
@@ -71,14 +72,27 @@ def find(
     return list(jobs), len(paths) > 1 or any(path.is_dir() for path in paths)
 
 
-def _files_below(folder: Path, suffixes: Collection[str], errors: Errors) -> list[Path]:
-    """All files of a tree with these suffixes, sorted; none whose name begins with a dot."""
-    found: list[Path] = []
-    for root, folders, names in os.walk(folder, onerror=lambda e: errors.tell(e.filename, e)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    wanted = (path for path in found if path.suffix.lower() in suffixes)
-    return sorted(wanted, key=lambda path: path.relative_to(folder).as_posix())
+def names_below(
+    folder: Path, suffixes: Collection[str], errors: Errors, within: str = ""
+) -> Iterator[str]:
+    """The relative POSIX names of all files of a tree with these suffixes, sorted.
+
+    None with a part that begins with a dot, and none through links to folders. It holds the
+    entries of a folder and of those that this one is in, not of the whole tree.
+    """
+    try:
+        with os.scandir(Path(folder, within)) as entries:
+            found = [(entry.name + "/" * entry.is_dir(), entry) for entry in entries]
+    except OSError as error:
+        errors.tell(error.filename, error)
+        return
+    for name, entry in sorted(found, key=lambda pair: pair[0]):
+        if name.startswith(".") or (name[-1] == "/" and entry.is_symlink()):
+            continue
+        if name[-1] == "/":
+            yield from names_below(folder, suffixes, errors, within + name)
+        elif os.path.splitext(name)[1].lower() in suffixes:
+            yield within + name
 
 
 def with_targets(

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 Report = Callable[..., None]  # called with how much is done
 
 
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 @dataclass
 class Errors:
-    """Tells on stderr what is wrong with a file, and counts."""
+    """Tells what is wrong with a file, on stderr unless `write` takes the lines, and counts."""
 
+    write: Callable[[str], None] = field(default=_on_stderr)
     count: int = 0
 
     def tell(self, name: object, reason: str | BaseException) -> None:
         """Go on after an error."""
         self.count += 1
         text = sentence(reason) if isinstance(reason, BaseException) else reason
-        print(f"italic: {shown(name)}: {' '.join(text.split())}", file=sys.stderr)
+        self.write(f"italic: {shown(name)}: {' '.join(text.split())}")
+
+    def pass_on(self, lines: Sequence[str]) -> None:
+        """Tell what was told elsewhere."""
+        self.count += len(lines)
+        for line in lines:
+            self.write(line)
 
     def refuse(self, name: object, reason: str | BaseException) -> NoReturn:
         """End the program after an error."""
