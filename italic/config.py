@@ -171,6 +171,7 @@ class DataModuleConfig:
     eval_batch_size: int = 64
     train_limit: int = 0
     eval_limit: int = 0
+    by_heart: bool = False
     flip: bool = True
     workers: int = 0
     resident: bool = False
@@ -188,6 +189,8 @@ class TrainingConfig:
     auxiliary: float = 0.3
     average_decay: float = 0.998  # of the weights' moving average; less at first
     compile: bool = False
+    # Largest batch to try: datamodule.batch_size is doubled while it fits into memory; 0 leaves it
+    find_batch_size: int = 0
 
 
 @dataclass

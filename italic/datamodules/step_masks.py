@@ -177,6 +177,7 @@ class StepMasks(pl.LightningDataModule):
         eval_batch_size: images of a validation or test batch.
         train_limit: only the first training images; 0 for all.
         eval_limit: only the first images of the validation and test sets; 0 for all.
+        by_heart: validate on the training images, to see whether a network can learn these.
         flip: mirror training images (and bases) at random.
         workers: loader processes; 0 reads in the training process.
         resident: keep all training pairs in the memory of the device that trains, and draw the
@@ -206,6 +207,7 @@ class StepMasks(pl.LightningDataModule):
         eval_batch_size: int = 64,
         train_limit: int = 0,
         eval_limit: int = 0,
+        by_heart: bool = False,
         flip: bool = True,
         workers: int = 0,
         resident: bool = False,
@@ -216,7 +218,7 @@ class StepMasks(pl.LightningDataModule):
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
         self.plans = plans
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.train_limit, self.eval_limit = train_limit, eval_limit
+        self.train_limit, self.eval_limit, self.by_heart = train_limit, eval_limit, by_heart
         self.flip, self.workers, self.resident = flip, workers, resident
         self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # resident images, bases, bits
@@ -268,7 +270,8 @@ class StepMasks(pl.LightningDataModule):
         return self._loader("test", self._whole_batch, self.eval_batch_size)
 
     def _make(self, split: Split) -> list[Pairs]:
-        images = self.images.load(split)
+        learnt = self.by_heart and split == "validation"
+        images = self.images.load("train" if learnt else split)
         limit = self.train_limit if split == "train" else self.eval_limit
         images = images[: limit or None]
         return [make_pairs(images, base, self.cache_dir) for base in self.bases]
