@@ -49,6 +49,19 @@ PROFILERS: dict[str, type[Profiler]] = {
     "pytorch": PyTorchProfiler,  # by operator, with a trace
 }
 TRIAL_STEPS = 10  # training steps that must fit into memory; the work varies with the masks
+TRIAL: dict[str, Any] = {  # settings of the trainer that takes them: steps and nothing else
+    "max_epochs": -1,
+    "max_time": None,
+    "accumulate_grad_batches": 1,
+    "val_check_interval": 10**9,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "profiler": None,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+}
 
 
 def train(cfg: DictConfig) -> float:
@@ -86,7 +99,7 @@ def train(cfg: DictConfig) -> float:
     datamodule = experiment.build_datamodule(cfg)
     settings = _trainer_settings(cfg, run_dir)
     if checkpoint is None and cfg.training.find_batch_size:
-        cfg.datamodule.batch_size = _largest_batch_size(cfg, settings, estimator, datamodule)
+        cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
     OmegaConf.save(cfg, run_dir / CONFIG)
     loggers = _loggers(cfg, run_dir)
     best = ModelCheckpoint(
@@ -224,20 +237,27 @@ def _trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return settings
 
 
-def _largest_batch_size(
+def largest_batch_size(
     cfg: DictConfig, settings: dict[str, Any], estimator: Estimator, datamodule: StepMasks
 ) -> int:
-    """Double the batch until training no longer fits into memory; a copy is trained for it."""
+    """Double the batch for as long as training fits into memory; a copy is trained to see.
+
+    Args:
+        cfg: `datamodule.batch_size` is tried first, and none above `training.find_batch_size`.
+        settings: of the Trainer.
+        estimator: is left as it is.
+        datamodule: takes the batch size that is found.
+
+    Raises:
+        RunError: the first batch is above the bound or does not fit, or several devices.
+    """
     smallest, largest = cfg.datamodule.batch_size, cfg.training.find_batch_size
     if largest < smallest:
         raise RunError(
             f"training.find_batch_size={largest} is the largest batch to try: expected at least "
             f"datamodule.batch_size={smallest}, from which it is doubled"
         )
-    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
-    bounds = {"max_time": None, "val_check_interval": None, "check_val_every_n_epoch": 1}
-    changed = {**dict.fromkeys(quiet, False), **bounds, "profiler": None, "num_sanity_val_steps": 0}
-    trainer = pl.Trainer(**{**settings, **changed})
+    trainer = pl.Trainer(**{**settings, **TRIAL})
     if trainer.world_size > 1:
         raise RunError(
             "a batch size is found on one device: find it with trainer.devices=1, then give "
@@ -251,6 +271,11 @@ def _largest_batch_size(
         max_trials=1 + int(math.log2(largest / smallest)),
     )
     assert found is not None
+    if found < smallest:
+        raise RunError(
+            f"batches of {smallest} images do not fit into memory: expected a smaller "
+            "datamodule.batch_size to begin with"
+        )
     datamodule.batch_size = found
     log.info("batches of %d images", found)
     return found
