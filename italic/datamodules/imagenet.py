@@ -99,7 +99,10 @@ class DownsampledImageNet:
                 "expected fewer, datamodule.images.validation=…"
             )
         order = random.permutation(len(data))
-        for name, rows in (("validation", order[:drawn]), (part, order[drawn:])):
+        pieces = {"validation": order[:drawn], part: order[drawn:]}
+        for name, rows in pieces.items():
+            if not len(rows):
+                continue
             with open(folder / name, "ab") as file:
                 for start in range(0, len(rows), CHUNK):
                     planes = data[rows[start : start + CHUNK]].reshape(-1, 3, self.size, self.size)
