@@ -70,7 +70,7 @@ class LadderConfig(BaseConfig):
 
 @dataclass
 class ImagesConfig:
-    """A source of `italic.datamodules.images`."""
+    """A source of images, in `italic.datamodules`."""
 
     _target_: str = MISSING
 
@@ -106,10 +106,43 @@ class FolderConfig(ImagesConfig):
     seed: int = 0
 
 
+@dataclass
+class ImageNet32Config(ImagesConfig):
+    """ImageNet downsampled to 32×32 pixels, from its batch files."""
+
+    _target_: str = "italic.datamodules.imagenet.DownsampledImageNet"
+    data_dir: str = "data/imagenet32"
+    size: int = 32
+    validation: int = 10_000
+    seed: int = 0
+    cache_dir: str = "cache/images"
+
+
+@dataclass
+class ImageNet64Config(ImageNet32Config):
+    """ImageNet downsampled to 64×64 pixels."""
+
+    data_dir: str = "data/imagenet64"
+    size: int = 64
+
+
+@dataclass
+class TinyImageNetConfig(ImagesConfig):
+    """Tiny ImageNet, from its folders of JPEG files."""
+
+    _target_: str = "italic.datamodules.imagenet.TinyImageNet"
+    data_dir: str = "data/tiny-imagenet-200"
+    seed: int = 0
+    cache_dir: str = "cache/images"
+
+
 IMAGES: dict[str, type[ImagesConfig]] = {
     "cifar10": CIFAR10Config,
     "photos": PhotosConfig,
     "folder": FolderConfig,
+    "imagenet32": ImageNet32Config,
+    "imagenet64": ImageNet64Config,
+    "tiny_imagenet": TinyImageNetConfig,
 }
 
 
@@ -136,7 +169,9 @@ class DataModuleConfig:
     cache_dir: str = "cache/pairs"
     batch_size: int = 8
     eval_batch_size: int = 64
+    train_limit: int = 0
     eval_limit: int = 0
+    by_heart: bool = False
     flip: bool = True
     workers: int = 0
     resident: bool = False
@@ -154,6 +189,8 @@ class TrainingConfig:
     auxiliary: float = 0.3
     average_decay: float = 0.998  # of the weights' moving average; less at first
     compile: bool = False
+    # Largest batch to try: datamodule.batch_size is doubled while it fits into memory; 0 leaves it
+    find_batch_size: int = 0
 
 
 @dataclass

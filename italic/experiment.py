@@ -94,8 +94,8 @@ def build_network(cfg: DictConfig) -> nn.Module:
 def build_estimator(cfg: DictConfig) -> Estimator:
     """The LightningModule of a configuration, its network untrained."""
     settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
-    for elsewhere in ("average_decay", "compile"):
-        settings.pop(elsewhere)
+    for elsewhere in ("average_decay", "compile", "find_batch_size"):
+        settings.pop(elsewhere, None)  # runs of earlier versions lack some
     # The layout in which convolutions are fastest, on processors and GPUs.
     network = build_network(cfg).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.training.compile:

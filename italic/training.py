@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,42 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.tuner import Tuner
 from torch import Tensor
 
 from italic import experiment
 from italic.coding.files import whole_file
+from italic.datamodules.step_masks import StepMasks
 from italic.evaluation.dashboard import Dashboard, run_identity
 from italic.evaluation.machine import describe_machine
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
 from italic.export import MODEL, exported
 from italic.meter import Meter
+from italic.models.estimator import Estimator
 from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
+
+PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,  # time by part of the training loop
+    "advanced": AdvancedProfiler,  # by Python function
+    "pytorch": PyTorchProfiler,  # by operator, with a trace
+}
+TRIAL_STEPS = 10  # training steps that must fit into memory; the work varies with the masks
+TRIAL: dict[str, Any] = {  # settings of the trainer that takes them: steps and nothing else
+    "max_epochs": -1,
+    "max_time": None,
+    "accumulate_grad_batches": 1,
+    "val_check_interval": 10**9,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "profiler": None,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+}
 
 
 def train(cfg: DictConfig) -> float:
@@ -47,8 +72,8 @@ def train(cfg: DictConfig) -> float:
         The best validation bpsp.
 
     Raises:
-        RunError: a resumed run that is none, changes that a resumed run can't take, or a run of a
-            sweep that would start processes.
+        RunError: a resumed run that is none, changes that a resumed run can't take, a run of a
+            sweep that would start processes, or settings of the trainer that it can't follow.
     """
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
@@ -69,16 +94,14 @@ def train(cfg: DictConfig) -> float:
     if cfg.weights is not None and checkpoint is None:
         experiment.begin_with(estimator.network, cfg.weights)
     datamodule = experiment.build_datamodule(cfg)
+    settings = _trainer_settings(cfg, run_dir)
+    if checkpoint is None and cfg.training.find_batch_size:
+        cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
     best = ModelCheckpoint(
         run_dir / CHECKPOINTS, "best", monitor="val/bpsp", enable_version_counter=False
     )
-    settings = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
-    settings["plugins"] = [WholeCheckpoints(), *(settings["plugins"] or [])]
     trainer = pl.Trainer(
-        **settings,
-        logger=False,
-        callbacks=[LastCheckpoint(), *_callbacks(cfg), best],
-        default_root_dir=run_dir,
+        **settings, logger=False, callbacks=[LastCheckpoint(), *_callbacks(cfg), best]
     )
     if hydra_cfg.mode == RunMode.MULTIRUN and _starts_processes(trainer):
         raise RunError(
@@ -168,6 +191,9 @@ class CostNotice(Callback):
     HOURS = 6.0
     STEP = 2  # the first steps warm up
 
+    def __init__(self) -> None:
+        self.told = False
+
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock."""
         self.start = time.perf_counter()
@@ -177,9 +203,12 @@ class CostNotice(Callback):
     ) -> None:
         """Speak up once, if the training will be long."""
         bounded = any(isinstance(item, Timer) for item in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.global_step != self.STEP or pl_module.device.type != "cpu" or bounded:
+        if trainer.global_step < self.STEP or self.told:
             return
-        seconds = time.perf_counter() - self.start
+        self.told = True
+        if pl_module.device.type != "cpu" or bounded:
+            return
+        seconds = (time.perf_counter() - self.start) * trainer.accumulate_grad_batches
         hours = seconds * float(trainer.estimated_stepping_batches) / 3600
         if hours > self.HOURS:
             log.warning(
@@ -205,6 +234,63 @@ def _resumed(run_dir: Path, overrides: list[str]) -> DictConfig:
     merged = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """The Trainer's arguments but for loggers and callbacks; a profiler writes to the run."""
+    settings = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
+    settings["plugins"] = [WholeCheckpoints(), *(settings["plugins"] or [])]
+    settings["default_root_dir"] = run_dir
+    name = settings["profiler"]
+    if name is not None:
+        if name not in PROFILERS:
+            raise RunError(f"no profiler '{name}': expected trainer.profiler={'|'.join(PROFILERS)}")
+        settings["profiler"] = PROFILERS[name](dirpath=run_dir, filename="profile")
+    return settings
+
+
+def largest_batch_size(
+    cfg: DictConfig, settings: dict[str, Any], estimator: Estimator, datamodule: StepMasks
+) -> int:
+    """Double the batch for as long as training fits into memory; a copy is trained to see.
+
+    Args:
+        cfg: `datamodule.batch_size` is tried first, and none above `training.find_batch_size`.
+        settings: of the Trainer.
+        estimator: is left as it is.
+        datamodule: takes the batch size that is found.
+
+    Raises:
+        RunError: the first batch is above the bound or does not fit, or several devices.
+    """
+    smallest, largest = cfg.datamodule.batch_size, cfg.training.find_batch_size
+    if largest < smallest:
+        raise RunError(
+            f"training.find_batch_size={largest} is the largest batch to try: expected at least "
+            f"datamodule.batch_size={smallest}, from which it is doubled"
+        )
+    trainer = pl.Trainer(**{**settings, **TRIAL})
+    if trainer.world_size > 1:
+        raise RunError(
+            "a batch size is found on one device: find it with trainer.devices=1, then give "
+            "datamodule.batch_size=…"
+        )
+    found = Tuner(trainer).scale_batch_size(
+        deepcopy(estimator),
+        datamodule=datamodule,
+        steps_per_trial=TRIAL_STEPS,
+        init_val=smallest,
+        max_trials=1 + int(math.log2(largest / smallest)),
+    )
+    assert found is not None
+    if found < smallest:
+        raise RunError(
+            f"batches of {smallest} images do not fit into memory: expected a smaller "
+            "datamodule.batch_size to begin with"
+        )
+    datamodule.batch_size = found
+    log.info("batches of %d images", found)
+    return found
 
 
 def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:

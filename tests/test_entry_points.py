@@ -147,6 +147,22 @@ def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Pa
         assert (output / name / "example.italic").is_file()
 
 
+def test_debug_runs_go_from_end_to_end(images: list[str], tmp_path: Path) -> None:
+    model = [setting for setting in SMALL if not setting.startswith("trainer.")]
+    quiet = "trainer.enable_progress_bar=false"
+    settings = [*model, *images, "base=none", "steps=2", quiet]
+    fast, profiled = tmp_path / "fast", tmp_path / "profiled"
+    run("train.py", *settings, "debug=fast", f"hydra.run.dir={fast}")
+    assert last_step(fast) == 4 and load_model(fast / "model.safetensors")
+    (validated,) = [row for row in metrics(fast, 0) if row["val/bpsp"]]
+    assert float(validated["val/bpsp"]) > 0
+    more = ["training.find_batch_size=12", "trainer.accumulate_grad_batches=2"]
+    run("train.py", *settings, "debug=profile", *more, f"hydra.run.dir={profiled}")
+    assert "run_training_batch" in (profiled / "fit-profile.txt").read_text()
+    assert OmegaConf.load(profiled / "config.yaml").datamodule.batch_size == 8
+    assert not list(profiled.glob(".scale_batch_size*"))
+
+
 def test_planned_sizes_need_plans(run_dir: Path, tmp_path: Path) -> None:
     settings = ("steps=[1]", "evaluate.limit=1", f"output={tmp_path}/out")
     said = run("evaluate.py", f"ckpt_path={run_dir}", *settings, "evaluate.sizes=planned", code=1)
@@ -291,6 +307,12 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("train.py", ["datamodule=photos", "base=ladder"], "masks.sizes=planned"),
         ("train.py", ["datamodule=photos", "base=ladder", "base.qps=[40,40]",
                       "masks.sizes=planned"], "rungs must differ"),
+        ("train.py", ["datamodule=photos", "trainer.profiler=simpel"],
+         "trainer.profiler=simple|advanced|pytorch"),
+        ("train.py", ["datamodule=photos", "training.find_batch_size=4"],
+         "at least datamodule.batch_size=8"),
+        ("train.py", ["datamodule=imagenet64", "datamodule.images.data_dir=nowhere", "base=none"],
+         "'nowhere/train_data_batch_1' is missing"),
         ("train.py", ["resume=nowhere"], "nowhere is not a run directory"),
         ("train.py", ["resume=nowhere", "weights=absent"], "leave out weights"),
         ("train.py", ["weights=absent"], "no model 'absent'"),

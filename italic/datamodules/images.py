@@ -125,7 +125,7 @@ class Photos:
     def load(self, split: Split) -> np.ndarray:
         """The tiles of a split, uint8 (N, size, size, 3), shuffled."""
         folder = Path(skimage.__file__).parent / "data"
-        photographs = [_read_rgb(folder / name) for name in self.PHOTOGRAPHS[split]]
+        photographs = [read_rgb(folder / name) for name in self.PHOTOGRAPHS[split]]
         stride = self.size
         if split == "train":
             halves = [
@@ -178,7 +178,7 @@ class Folder:
         files = self._files(split)
         pieces, small = [], 0
         for path in track(files, f"reading {split} images", transient=True):
-            image = _read_rgb(path)
+            image = read_rgb(path)
             if min(image.shape[:2]) < self.size:
                 small += 1
             else:
@@ -199,13 +199,13 @@ class Folder:
         names = ("validation", "val") if split == "validation" else (split,)
         for name in names:
             if (self.path / name).is_dir():
-                return _images_below(self.path / name)
+                return images_below(self.path / name)
         if (self.path / "train").is_dir():
             raise DataError(
                 f"'{self.path}' has a folder train but none for {split}: expected train, "
                 "validation and test, or none of them"
             )
-        files = _images_below(self.path)
+        files = images_below(self.path)
         if len(files) < 3:
             raise DataError(
                 f"'{self.path}' holds {len(files)} images: at least 3 are needed, one for each "
@@ -222,15 +222,24 @@ class Folder:
         return parts[split]
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """The image files anywhere below a folder, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if not files:
         raise DataError(f"no images below '{folder}': expected files {', '.join(EXTENSIONS)}")
     return files
 
 
-def _read_rgb(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3), converted only where nothing is lost."""
+def read_rgb(path: Path) -> np.ndarray:
+    """An image file as uint8 (H, W, 3), converted only where nothing is lost.
+
+    Raises:
+        DataError: it is no image, or of a kind that would lose something.
+    """
     try:
         with Image.open(path) as image:
             mode = image.mode
@@ -253,7 +262,7 @@ def _tiles(image: np.ndarray, size: int, stride: int) -> np.ndarray:
 
 def _read_folder(folder: Path, cache: Path) -> np.ndarray:
     """All images of class folders, uint8 (N, H, W, 3); kept beside them once they are decoded."""
-    files = _images_below(folder)
+    files = images_below(folder)
     listing = hashlib.sha256()
     for path in files:
         status = path.stat()
@@ -267,7 +276,7 @@ def _read_folder(folder: Path, cache: Path) -> np.ndarray:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             log.warning("%s is damaged: reading the image files again", cache)
     with ThreadPoolExecutor() as pool:
-        decoded: Iterable[np.ndarray] = pool.map(_read_rgb, files)
+        decoded: Iterable[np.ndarray] = pool.map(read_rgb, files)
         images = list(track(decoded, f"reading {folder}", total=len(files), transient=True))
     if len({image.shape for image in images}) > 1:
         raise DataError(f"the images below '{folder}' differ in size: they are not CIFAR-10's")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -200,12 +200,20 @@ class StepMasks(pl.LightningDataModule):
             training draws from and validation takes, in the place of random and of `sizes` ones.
         batch_size: images of a training batch.
         eval_batch_size: images of a validation or test batch.
+        train_limit: only the first training images; 0 for all.
         eval_limit: only the first images of the validation and test sets; 0 for all.
+        by_heart: validate on the training images, to see whether a network can learn these.
         flip: mirror training images (and bases) at random.
         workers: loader processes; 0 reads in the training process.
         resident: keep all training pairs in the memory of the device that trains, and draw the
             masks there: for a GPU that would wait for a loader.
     """
+
+    NEEDED: ClassVar[dict[str, tuple[Split, ...]]] = {
+        "fit": ("train", "validation"),
+        "validate": ("validation",),
+        "test": ("test",),
+    }
 
     def __init__(
         self,
@@ -222,7 +230,9 @@ class StepMasks(pl.LightningDataModule):
         plans: Mapping[int, Sequence[int]] | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 64,
+        train_limit: int = 0,
         eval_limit: int = 0,
+        by_heart: bool = False,
         flip: bool = True,
         workers: int = 0,
         resident: bool = False,
@@ -233,8 +243,8 @@ class StepMasks(pl.LightningDataModule):
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
         self.plans = plans
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.eval_limit, self.flip = eval_limit, flip
-        self.workers, self.resident = workers, resident
+        self.train_limit, self.eval_limit, self.by_heart = train_limit, eval_limit, by_heart
+        self.flip, self.workers, self.resident = flip, workers, resident
         self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # resident images, bases, bits
 
@@ -250,17 +260,12 @@ class StepMasks(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the pair cache (one process a machine)."""
-        for split in ("train", "validation"):
-            self._make(split)
+        for split in self.NEEDED["fit"]:
+            self.pairs[split] = self._make(split)
 
     def setup(self, stage: str) -> None:
         """Open the cache of the splits that a stage needs, and lay out the masks."""
-        needed: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "validation"),
-            "validate": ("validation",),
-            "test": ("test",),
-        }
-        for split in needed[stage]:
+        for split in self.NEEDED[stage]:
             if split not in self.pairs:
                 self.pairs[split] = self._make(split)
         height, width = next(iter(self.pairs.values()))[0].images.shape[1:3]
@@ -302,9 +307,10 @@ class StepMasks(pl.LightningDataModule):
         return self._loader("test", self._whole_batch, self.eval_batch_size)
 
     def _make(self, split: Split) -> list[Pairs]:
-        images = self.images.load(split)
-        if split != "train" and self.eval_limit:
-            images = images[: self.eval_limit]
+        learnt = self.by_heart and split == "validation"
+        images = self.images.load("train" if learnt else split)
+        limit = self.train_limit if split == "train" else self.eval_limit
+        images = images[: limit or None]
         return [make_pairs(images, base, self.cache_dir) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]

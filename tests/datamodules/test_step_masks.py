@@ -189,3 +189,24 @@ def test_workers_read_the_same_way_and_a_limit_cuts_validation(tmp_path: Path) -
     data = module(tmp_path, steps=4, workers=1, flip=False, eval_limit=5, eval_batch_size=3)
     assert sum(len(batch.image) for batch in data.train_dataloader()) == 20
     assert [len(batch.image) for batch in data.val_dataloader()] == [3, 2]
+
+
+class Numbered:
+    """Images that hold their number, those for training from 0, the others from 100."""
+
+    def load(self, split: str) -> np.ndarray:
+        first = 0 if split == "train" else 100
+        return np.arange(first, first + 5, dtype=np.uint8).repeat(768).reshape(5, 16, 16, 3)
+
+
+@pytest.mark.parametrize("by_heart, validated", [(True, [0, 1, 2]), (False, [100, 101, 102])])
+def test_limits_cut_and_what_is_learnt_by_heart_is_validated(
+    by_heart: bool, validated: list[int], tmp_path: Path
+) -> None:
+    limits = {"train_limit": 3, "eval_limit": 3}
+    data = StepMasks(Numbered(), [NoBase()], tmp_path, **limits, by_heart=by_heart)  # type: ignore[arg-type]
+    data.prepare_data()
+    data.setup("fit")
+    (batch,), (whole,) = data.train_dataloader(), data.val_dataloader()
+    assert sorted(batch.image[:, 0, 0, 0].tolist()) == [0, 1, 2]
+    assert whole.image[:, 0, 0, 0].tolist() == validated

@@ -2,7 +2,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
 from italic.masks import pixel_order
 from italic.models.estimator import BitsPerSubPixel, Estimator
@@ -86,3 +88,47 @@ def test_every_parameter_is_optimised_once() -> None:
 def test_a_recurrent_network_must_see_its_own_features() -> None:
     with pytest.raises(ValueError, match=r"masks\.unroll of 2 or more"):
         Estimator(RNAN(features=8, groups=1), steps=4, unroll=1)
+
+
+class Updates(pl.Callback):
+    """The learning rates of a training's updates."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def trained_on(batches: list[Batch], accumulated: int) -> tuple[Estimator, list[float]]:
+    module, updates = estimator(steps=4, warmup=2, auxiliary=0.3), Updates()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        accumulate_grad_batches=accumulated,
+        gradient_clip_val=1.0,
+        logger=False,
+        callbacks=[updates],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, loader)
+    assert trainer.global_step == trainer.estimated_stepping_batches == len(updates.rates)
+    return module, updates.rates
+
+
+def test_gradients_gathered_over_batches_are_those_of_large_ones() -> None:
+    """The same updates, and the learning rates rise and fall by updates, not by batches."""
+    torch.manual_seed(1)
+    small = [batch(4) for _ in range(5)]  # the last update of an epoch has but one of them
+    pairs = (small[:2], small[2:4], small[4:])
+    large = [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in pairs]
+    (gathered, rates), (whole, expected) = trained_on(small, 2), trained_on(large, 1)
+    assert rates == expected and len(rates) == 9
+    assert rates[0] < rates[1] == rates[4] > rates[5] > rates[8] > 0
+    for one, other in zip(gathered.parameters(), whole.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=2e-5)

@@ -1,0 +1,185 @@
+"""ImageNet in small: the downsampled sets of 32×32 and 64×64 pixels, and Tiny ImageNet.
+
+They are read once, and kept as plain bytes that are memory-mapped: loading takes no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from rich.progress import track
+
+from italic.datamodules.batch_files import read_batch
+from italic.datamodules.cached import made_once
+from italic.datamodules.images import DataError, Split, images_below, read_rgb
+
+FORMAT = "images 1"  # part of the key: a new layout never meets an old cache
+CHUNK = 4096  # images that are put in another order at a time
+
+
+class DownsampledImageNet:
+    """ImageNet at 32×32 or 64×64 pixels: 1,281,167 images to train and validate, 50,000 for test.
+
+    From the set's own files, `train_data_batch_1` to `_10` and `val_data`, pickled or as .npz.
+    `val_data` is the test set; the validation images are a seeded draw, as many from each of the
+    training files. One file at a time is in memory, and that only once.
+
+    Args:
+        data_dir: folder of the files.
+        size: side of the images in pixels.
+        validation: images taken out of the training set for validation.
+        seed: of the draw, and of the order within what a file gives.
+        cache_dir: where the images are kept: as many bytes as the files have.
+    """
+
+    FILES: ClassVar[dict[str, Sequence[str]]] = {
+        "train": [f"train_data_batch_{number}" for number in range(1, 11)],
+        "test": ["val_data"],
+    }
+
+    def __init__(
+        self,
+        data_dir: str,
+        size: int = 32,
+        validation: int = 10_000,
+        seed: int = 0,
+        cache_dir: str = "cache/images",
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"the size of the images must be at least 1 pixel; got {size}")
+        if validation < 1:
+            raise ValueError(f"validation must be at least 1 image; got {validation}")
+        self.data_dir, self.size, self.cache_dir = Path(data_dir), size, Path(cache_dir)
+        self.validation, self.seed = validation, seed
+
+    def load(self, split: Split) -> np.ndarray:
+        """The images of a split, uint8 (N, size, size, 3), memory-mapped.
+
+        Raises:
+            DataError: files that are missing or not what they should be; no room for the cache.
+        """
+        part: Literal["train", "test"] = "test" if split == "test" else "train"
+        files = [self._file(name) for name in self.FILES[part]]
+        settings = f"{self.size} {self.validation if part == 'train' else 0} {self.seed}"
+
+        def make(folder: Path) -> None:
+            random = np.random.default_rng(self.seed)
+            for index, path in enumerate(track(files, f"reading {part} images", transient=True)):
+                drawn = 0
+                if part == "train":
+                    drawn = self.validation // len(files) + (index < self.validation % len(files))
+                self._add(folder, path, part, drawn, random)
+
+        return _kept(self.cache_dir, files, settings, make, split, self.size)
+
+    def _file(self, name: str) -> Path:
+        for path in (self.data_dir / name, self.data_dir / f"{name}.npz"):
+            if path.is_file():
+                return path
+        raise DataError(
+            f"'{self.data_dir / name}' is missing (or the same as .npz): expected the files "
+            f"train_data_batch_1 to train_data_batch_10 and val_data of ImageNet at {self.size}×"
+            f"{self.size} pixels in this folder (datamodule.images.data_dir=…); image-net.org "
+            "gives them to those who sign in, under Downsampled"
+        )
+
+    def _add(
+        self, folder: Path, path: Path, part: str, drawn: int, random: np.random.Generator
+    ) -> None:
+        """Add the images of a file to those of its part, but for some drawn for validation."""
+        data = read_batch(path, self.size)
+        if drawn >= len(data):
+            raise DataError(
+                f"{self.validation} validation images would take all {len(data)} of '{path}': "
+                "expected fewer, datamodule.images.validation=…"
+            )
+        order = random.permutation(len(data))
+        pieces = {"validation": order[:drawn], part: order[drawn:]}
+        for name, rows in pieces.items():
+            if not len(rows):
+                continue
+            with open(folder / name, "ab") as file:
+                for start in range(0, len(rows), CHUNK):
+                    planes = data[rows[start : start + CHUNK]].reshape(-1, 3, self.size, self.size)
+                    file.write(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)).data)
+
+
+class TinyImageNet:
+    """Tiny ImageNet: 100,000 images for training, 10,000 each for validation and test, 64×64.
+
+    From the set's own folders of JPEG files, `train`, `val` and `test`; a seeded shuffle in each.
+
+    Args:
+        data_dir: the folder tiny-imagenet-200.
+        seed: of the shuffle.
+        cache_dir: where the decoded images are kept: 1.5 gigabytes.
+    """
+
+    SIZE = 64
+    FOLDERS: ClassVar[dict[Split, str]] = {"train": "train", "validation": "val", "test": "test"}
+
+    def __init__(self, data_dir: str, seed: int = 0, cache_dir: str = "cache/images") -> None:
+        self.data_dir, self.seed, self.cache_dir = Path(data_dir), seed, Path(cache_dir)
+
+    def load(self, split: Split) -> np.ndarray:
+        """The images of a split, uint8 (N, 64, 64, 3), memory-mapped.
+
+        Raises:
+            DataError: the folder is missing, an image is not one or of another size, or no room
+                for the cache.
+        """
+        source = self.data_dir / self.FOLDERS[split]
+        if not source.is_dir():
+            raise DataError(
+                f"'{source}' is missing: expected the folders train, val and test of Tiny ImageNet "
+                f"in '{self.data_dir}' (datamodule.images.data_dir=…), unpacked from "
+                "tiny-imagenet-200.zip of Stanford's course CS231n"
+            )
+        files = images_below(source)
+
+        def make(folder: Path) -> None:
+            shuffled = np.random.default_rng(self.seed).permutation(len(files))
+            with ThreadPoolExecutor() as pool, open(folder / split, "wb") as kept:
+                pictures = pool.map(self._read, [files[index] for index in shuffled])
+                label = f"reading {split} images"
+                for picture in track(pictures, label, total=len(files), transient=True):
+                    kept.write(np.ascontiguousarray(picture).data)
+
+        return _kept(self.cache_dir, files, f"{self.seed}", make, split, self.SIZE)
+
+    def _read(self, path: Path) -> np.ndarray:
+        image = read_rgb(path)
+        if image.shape != (self.SIZE, self.SIZE, 3):
+            raise DataError(
+                f"'{path}' has {image.shape[1]}×{image.shape[0]} pixels, not the {self.SIZE}×"
+                f"{self.SIZE} of Tiny ImageNet; for other images there is datamodule=folder"
+            )
+        return image
+
+
+def _kept(
+    cache_dir: Path,
+    files: Sequence[Path],
+    settings: str,
+    make: Callable[[Path], None],
+    split: Split,
+    size: int,
+) -> np.ndarray:
+    """The images of a split, memory-mapped from the folder of these files and settings."""
+    digest = hashlib.sha256(f"{FORMAT}\n{settings}\n".encode())
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path.resolve()}\n{status.st_size} {status.st_mtime_ns}\n".encode())
+    try:
+        folder = made_once(cache_dir / digest.hexdigest()[:32], make)
+    except OSError as error:
+        raise DataError(
+            f"the images can't be kept in '{cache_dir}': {error}; make room, or name another "
+            "folder, datamodule.images.cache_dir=…"
+        ) from error
+    return np.memmap(folder / split, np.uint8, "r").reshape(-1, size, size, 3)
