@@ -60,13 +60,13 @@ class Dashboard(pl.Callback):
         images, codec = _codec(trainer, pl_module, None)
         self.panel = make_panel(codec, images[: self.pictures])
         self.validations += 1
-        if self.curve_every and self.validations % self.curve_every == 0:
+        if self._curve_is_due:
             self.curve = _measured(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write and log, now that the losses are in the run's logs."""
-        if not trainer.sanity_checking and trainer.is_global_zero:
-            self._show(trainer)
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._show(trainer, validated=True, measured=self._curve_is_due)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the curve of the final weights, and write again."""
@@ -75,21 +75,25 @@ class Dashboard(pl.Callback):
         if self.pictures:
             pl_module.eval()
             self.curve = _measured(trainer, pl_module)
-        self._show(trainer)
+        self._show(trainer, validated=False, measured=True)
 
-    def _show(self, trainer: pl.Trainer) -> None:
+    @property
+    def _curve_is_due(self) -> bool:
+        return self.curve_every > 0 and self.validations % self.curve_every == 0
+
+    def _show(self, trainer: pl.Trainer, validated: bool, measured: bool) -> None:
+        """Write the report; log what a validation, or measuring a curve, has given."""
         run_dir = Path(trainer.default_root_dir)
         write_run_report(run_dir, self.curve, self.panel)
         logger = _wandb_logger(trainer)
         if logger is None:
             return
         items: dict[str, Any] = {}
-        history = read_history(run_dir)
-        if history:
+        if validated and (history := read_history(run_dir)):
             items["val/parts"] = _parts_chart(history)
-        if self.panel is not None:
+        if validated and self.panel is not None:
             items["val/panel"] = wandb.Image(self.panel)
-        if self.curve:
+        if measured and self.curve:
             items |= curve_items({"val": self.curve})
         if items:
             logger.experiment.log({**items, "trainer/global_step": trainer.global_step})

@@ -29,6 +29,8 @@ def describe_machine() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of the code, marked if the code has changed since; "unknown" outside of git."""
+    if not (ROOT / ".git").exists():  # installed: any repository around it is another one
+        return "unknown"
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)

@@ -14,7 +14,7 @@ from italic.coding.codec import (
     cut_into_tiles,
     integer_parameters,
 )
-from italic.coding.entropy import StreamError, bits
+from italic.coding.entropy import StreamError, Writer, bits
 from italic.models.likelihood import Mixture
 from italic.models.rnan import RNAN
 
@@ -47,6 +47,28 @@ def test_what_is_decoded_is_what_was_encoded(network: RNAN, base: object, steps:
     originals = images(3, 16, 16)
     codec = Codec(network, base, steps)  # type: ignore[arg-type]
     assert np.array_equal(codec.decode(codec.encode(originals), 16, 16), originals)
+
+
+@pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
+def test_a_sample_is_what_random_bytes_decode_to(network: RNAN, base: object) -> None:
+    codec = Codec(network, base, 4)  # type: ignore[arg-type]
+    bases = [coded.base for coded in codec.encode(images(2, 16, 16))]
+    samples, same, other = (
+        codec.sample(bases, 16, 16, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(samples, same) and not np.array_equal(samples, other)
+    random = np.random.default_rng(0)
+    for stream in _streams(codec, bases, samples):  # coded, it is the bytes that it came from
+        drawn = random.bytes(3 * 3 * 16 * 16 + 8)
+        assert len(stream) > 100 and stream[:-8] == drawn[: len(stream) - 8]
+
+
+def _streams(codec: Codec, bases: list[bytes], pictures: np.ndarray) -> list[bytes]:
+    """The streams of pictures coded after the base codes of others."""
+    writers = [Writer() for _ in bases]
+    decoded = np.stack([codec.base.decode(base, 16, 16) for base in bases])
+    codec._code(writers, decoded, pictures, None)
+    return [writer.finish() for writer in writers]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (13, 24)])
