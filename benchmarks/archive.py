@@ -30,6 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from italic.cli.messages import Errors
@@ -43,7 +44,7 @@ from italic.evaluation.results import write_table
 def main() -> None:
     """Measure each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2000, help="how many, at most 45,000")
+    parser.add_argument("--images", type=int, default=2000, help="how many, at most 50,000")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--model", default="cifar10")
@@ -78,7 +79,9 @@ def main() -> None:
 
 def write_pictures(folder: Path, data_dir: str, images: int) -> None:
     """The first training images as PNG files, a thousand in a folder."""
-    for number, image in enumerate(CIFAR10(data_dir).load("train")[:images]):
+    source = CIFAR10(data_dir)
+    all_of_them = np.concatenate([source.load("train"), source.load("validation")])
+    for number, image in enumerate(all_of_them[:images]):
         path = folder / f"{number // 1000:02}" / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)

@@ -247,7 +247,7 @@ class TrainConfig:
 
 @dataclass
 class EvaluationConfig:
-    """How a curve is measured."""
+    """What is measured or drawn, and how."""
 
     split: str = "test"
     limit: int = 0  # only the first N images; 0 for all
@@ -263,6 +263,7 @@ class EvaluationConfig:
 class EvaluateConfig:
     """Of `evaluate.py`."""
 
+    mode: str = "curve"  # what to do: a name in italic.evaluation.evaluate.MODES
     ckpt_path: str | None = None  # a run directory of train.py
     runs: str | None = None  # a directory with several of them, such as a multirun's
     weights: Any = None  # an installed model's name, a .safetensors file, or a list of these

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,6 +32,32 @@ class Source(NamedTuple):
     model: Callable[[], Model]
     trained: DictConfig | None
     run_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a mode of evaluate.py works on.
+
+    cfg: the whole configuration of evaluate.py.
+    models: by the names that figures and folders carry; at least one.
+    run_dirs: where those of them lie that come from runs.
+    images: uint8 (N, H, W, 3).
+    kind: name of the class of their source, such as CIFAR10.
+    output: the directory of the results; it is there.
+    """
+
+    cfg: DictConfig
+    models: dict[str, Model]
+    run_dirs: dict[str, Path]
+    images: np.ndarray
+    kind: str
+    output: Path
+
+    def folder(self, name: str) -> Path:
+        """Where the results of one of the models go: its own folder if there are several."""
+        folder = self.output if len(self.models) == 1 else self.output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 def find_sources(cfg: DictConfig) -> dict[str, Source]:

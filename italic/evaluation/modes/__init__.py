@@ -1,0 +1,1 @@
+"""What evaluate.py can do: a file for each mode."""

@@ -1,0 +1,126 @@
+"""mode=curve: the time/bpsp curves of one model or several, files, pictures and logs of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from italic.coding.files import write_whole
+from italic.coding.model import Model
+from italic.coding.pictures import from_array
+from italic.compression import compress_pictures, to_file
+from italic.evaluation import classical, figures
+from italic.evaluation.curve import measure_curve
+from italic.evaluation.dashboard import log_evaluation
+from italic.evaluation.panel import make_panel
+from italic.evaluation.report import REPORT, write_evaluation_report
+from italic.evaluation.results import CodecRow, CurveRow, envelope, write_rows
+from italic.evaluation.sources import Inputs
+from italic.experiment import RunError
+
+log = logging.getLogger(__name__)
+
+
+def measure(inputs: Inputs) -> None:
+    """Code, decode and compare all images with each model in each number of steps.
+
+    Raises:
+        RunError: planned step sizes of a model without plans, or a decoded image that differs
+            from its original.
+    """
+    cfg, images, output = inputs.cfg, inputs.images, inputs.output
+    _check_sizes(cfg.evaluate.sizes, inputs.models)
+    curves: dict[str, list[CurveRow]] = {}
+    panels: dict[str, Figure] = {}
+    for name, model in inputs.models.items():
+        folder = inputs.folder(name)
+        curves[name], panel = _evaluate_model(cfg, model, images, folder, name)
+        if panel is not None:
+            panels[name] = panel
+    if len(curves) > 1:
+        write_rows(envelope(curves), output / "envelope.csv")
+    codecs = _classical(cfg, images, output)
+    published = figures.PUBLISHED_CIFAR10 if inputs.kind == "CIFAR10" else {}
+    figures.draw_curve(curves, codecs, published, output / "curve")
+    write_evaluation_report(output, curves, codecs, published, panels, inputs.run_dirs)
+    log.info("drew %s and .svg; the report is %s", output / "curve.png", output / REPORT)
+    run_dir = next(iter(inputs.run_dirs.values())) if cfg.logger.same_run else None
+    log_evaluation(cfg.logger, curves, codecs, output, run_dir)
+    changed = [name for name, rows in curves.items() if not all(row.lossless for row in rows)]
+    if changed:
+        raise RunError(
+            f"images of {', '.join(changed)} were not decoded to their originals (see the column "
+            "`lossless`): the curve is not to be used"
+        )
+
+
+def _check_sizes(sizes: Any, models: Mapping[str, Model]) -> None:
+    without = [name for name, model in models.items() if not model.recipe.plans]
+    if sizes == "planned" and without:
+        raise RunError(
+            f"the model of {without[0]} has no plans: train it with masks.sizes=planned, "
+            "or leave out evaluate.sizes"
+        )
+
+
+def _evaluate_model(
+    cfg: DictConfig, model: Model, images: np.ndarray, folder: Path, name: str
+) -> tuple[list[CurveRow], Figure | None]:
+    sizes = cfg.evaluate.sizes
+    changes = {
+        "sizes": list(sizes) if OmegaConf.is_list(sizes) else sizes,
+        "exponent": cfg.evaluate.exponent,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    planned = replace(model, recipe=replace(model.recipe, **changes))
+    log.info("%s: coding and decoding", name)
+    rows = []
+    for row in measure_curve(
+        planned.codec, images, cfg.steps, cfg.evaluate.batch_size, cfg.evaluate.timed
+    ):
+        rows.append(row)
+        log.info(
+            "%s: %d step%s: %.4f bpsp coded (%.4f estimated, base code %.4f), decode %.1f ms, %s",
+            name,
+            row.steps,
+            "s"[: row.steps > 1],
+            row.bpsp_coded,
+            row.bpsp_estimated,
+            row.bpsp_base,
+            row.decode_ms,
+            "lossless" if row.lossless else "NOT LOSSLESS",
+        )
+        write_rows(rows, folder / "curve.csv")
+        write_rows(rows, folder / "curve.json")
+    (record,) = compress_pictures([from_array(images[0])], model)
+    file = to_file(record, model)
+    write_whole(folder / "example.italic", file)
+    log.info(
+        "%s: wrote example.italic, the first image in %d bytes (%d uncompressed)",
+        name,
+        len(file),
+        images[0].size,
+    )
+    if not cfg.evaluate.pictures:
+        return rows, None
+    panel = make_panel(planned.codec(model.steps), images[: cfg.evaluate.pictures])
+    figures.save_figure(panel, folder / "panel.png")
+    return rows, panel
+
+
+def _classical(cfg: DictConfig, images: np.ndarray, output: Path) -> list[CodecRow]:
+    if not cfg.evaluate.codecs:
+        return []
+    log.info("classical codecs on the same images")
+    rows = classical.measure(images)
+    for row in rows:
+        log.info("%s: %.4f bpsp, decode %.2f ms", row.codec, row.bpsp, row.decode_ms)
+    write_rows(rows, output / "codecs.csv")
+    return rows
