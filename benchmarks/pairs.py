@@ -1,8 +1,9 @@
 """Time of the pair cache and speed of reading it.
 
-Makes the BPG pairs of CIFAR-10 images afresh, then reads batches as training does, masks included.
+Makes the BPG pairs of CIFAR-10 images afresh, by the processes of this machine and, if asked, by
+workers of a Ray of its own, then reads batches as training does, masks included.
 
-    python benchmarks/pairs.py --images 60000 --qp 49
+    python benchmarks/pairs.py --images 60000 --qp 49 --ray 1 2
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=3000, help="how many, at most 60,000")
     parser.add_argument("--qp", type=int, default=49)
+    parser.add_argument("--ray", type=int, nargs="*", default=[], help="numbers of its workers")
     parser.add_argument("--data-dir", default="data/cifar10")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
@@ -44,13 +46,15 @@ def main() -> None:
     splits = [source.load(split) for split in ("train", "validation", "test")]
     images = np.concatenate(splits)[: arguments.images]
     rows = []
+    for workers in arguments.ray:
+        with tempfile.TemporaryDirectory() as cache:
+            start = time.perf_counter()
+            make_pairs(images, BPG(arguments.qp), cache, workers, ray="local")
+            rows.append(row(f"make pairs, Ray's workers: {workers}", len(images), start))
     with tempfile.TemporaryDirectory() as cache:
         start = time.perf_counter()
         pairs = make_pairs(images, BPG(arguments.qp), cache)
-        seconds = time.perf_counter() - start
-        rows.append(
-            {"what": "make pairs", "seconds": seconds, "images_per_s": len(pairs) / seconds}
-        )
+        rows.append(row("make pairs", len(pairs), start))
         for batch_size in (8, 64):
             bases = [BPG(arguments.qp)]
             data = StepMasks(Loaded(images), bases, cache, batch_size=batch_size, eval_limit=1)
@@ -58,12 +62,15 @@ def main() -> None:
             data.setup("fit")
             start = time.perf_counter()
             count = sum(len(batch.image) for batch in data.train_dataloader())
-            seconds = time.perf_counter() - start
-            what = f"read batches of {batch_size} with masks"
-            rows.append({"what": what, "seconds": seconds, "images_per_s": count / seconds})
-    for row in rows:
-        print(f"{row['what']:32} {row['seconds']:8.2f} s {row['images_per_s']:10.0f} images/s")
+            rows.append(row(f"read batches of {batch_size} with masks", count, start))
     write_table(rows, arguments.csv)
+
+
+def row(what: str, images: int, start: float) -> dict[str, object]:
+    """Print and return how long something has taken since a time."""
+    seconds = time.perf_counter() - start
+    print(f"{what:32} {seconds:8.2f} s {images / seconds:10.0f} images/s", flush=True)
+    return {"what": what, "seconds": seconds, "images_per_s": images / seconds}
 
 
 if __name__ == "__main__":

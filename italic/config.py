@@ -167,6 +167,7 @@ class DataModuleConfig:
 
     images: ImagesConfig = MISSING
     cache_dir: str = "cache/pairs"
+    ray: str | None = None  # cluster whose workers make the base codes, or local; see docs/scale.md
     batch_size: int = 8
     eval_batch_size: int = 64
     train_limit: int = 0

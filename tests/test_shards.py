@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,28 +18,15 @@ import numpy as np
 import pytest
 from test_cli import Capture, assert_equal, model, noisy, run, script, tree  # noqa: F401
 
-from italic.cli import cluster as cluster_module
+from italic import cluster as cluster_module
 from italic.cli import shards
-from italic.cli.cluster import cluster, on_cluster
 from italic.cli.files import PICTURES, names_below
 from italic.cli.messages import Errors
+from italic.cluster import on_cluster
 from italic.coding.container import ArchiveReader
 
 ROOT = Path(__file__).parents[1]
 PICTURE_NAMES = ["a-b/x.png", "a.png", "a/0.png", "a/1.bmp", "a/z/2.png", "b.png", "c.png"]
-
-
-@pytest.fixture(scope="session")
-def ray() -> Iterator[str]:
-    """The address of a Ray with two workers."""
-    pytest.importorskip("ray.data", reason="the extra 'scale' (Ray) is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with cluster(None, 2):
-            import ray
-
-            yield ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture

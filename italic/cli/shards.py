@@ -22,10 +22,10 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 from italic.cli.archive_file import check_pictures, write_archive
-from italic.cli.cluster import check_installed, cluster, on_cluster
 from italic.cli.files import PICTURES, Job, names_below
 from italic.cli.messages import Errors, progress_bar, shown
 from italic.cli.work import load
+from italic.cluster import check_installed, cluster, on_cluster
 from italic.coding.container import MAX_AREA, ArchiveReader, FileFormatError
 from italic.coding.files import whole_file, write_whole
 
@@ -73,7 +73,7 @@ Work = Callable[[Shard, Errors], tuple[str, Entry | None]]  # its fate and its e
 
 def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors: Errors) -> None:
     """`italic archive --shards`: make those that are missing."""
-    check_installed()
+    check_installed("--shards")
     model = load(args.model)
     out.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=out.resolve(), prefix=UNFINISHED, suffix=".names") as listing:

@@ -187,6 +187,7 @@ class StepMasks(pl.LightningDataModule):
         images: where the images come from.
         bases: the base code, or several: training draws from them, validation takes the first.
         cache_dir: folder of the pair cache.
+        ray: address of a Ray cluster whose workers make the base codes, see `make_pairs`.
         steps: steps of the partition that is validated (and trained, when unrolled over all).
         order: name of the pixel order.
         sizes: how a partition's step sizes are chosen, see `masks.step_bounds`.
@@ -220,6 +221,7 @@ class StepMasks(pl.LightningDataModule):
         images: ImageSource,
         bases: Sequence[BaseCode],
         cache_dir: str | Path,
+        ray: str | None = None,
         steps: int = 16,
         order: str = "nested",
         sizes: str | Sequence[float] = "power",
@@ -238,7 +240,7 @@ class StepMasks(pl.LightningDataModule):
         resident: bool = False,
     ) -> None:
         super().__init__()
-        self.images, self.bases, self.cache_dir = images, bases, cache_dir
+        self.images, self.bases, self.cache_dir, self.ray = images, bases, cache_dir, ray
         self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
         self.plans = plans
@@ -311,7 +313,7 @@ class StepMasks(pl.LightningDataModule):
         images = self.images.load("train" if learnt else split)
         limit = self.train_limit if split == "train" else self.eval_limit
         images = images[: limit or None]
-        return [make_pairs(images, base, self.cache_dir) for base in self.bases]
+        return [make_pairs(images, base, self.cache_dir, ray=self.ray) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]
         images = PairDataset(self.pairs[split], every=shuffle)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from italic.coding.base import BPG, NoBase
+from italic.datamodules import pairs as pairs_module
+from italic.datamodules.images import DataError
 from italic.datamodules.pairs import make_pairs
 
 
@@ -33,6 +35,29 @@ class Halving:
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         return np.frombuffer(data, np.uint8).reshape(height, width, 3) * 2
+
+
+@dataclass
+class FailsAt(Halving):
+    """One that can't code one image."""
+
+    image: bytes = b""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        self.fails = image.tobytes() == self.image
+        return super().encode(image)
+
+
+@dataclass
+class Deadly(Halving):
+    """One that kills the worker that takes it first."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        dead = Path(f"{self.marks}.dead")
+        if not dead.exists():
+            dead.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(image)
 
 
 def pictures(count: int = 6, seed: int = 0) -> np.ndarray:
@@ -65,13 +90,86 @@ def test_no_base_code_stores_nothing(tmp_path: Path) -> None:
     assert not pairs.base_bits.any() and not (tmp_path / "cache").exists()
 
 
-def test_a_failing_base_code_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failing_base_code_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
     base = Halving(str(tmp_path / "marks"), fails=True)
     with pytest.raises(RuntimeError, match="this picture can't be coded"):
         make_pairs(pictures(), base, tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert all(path.suffix == ".made" for path in (tmp_path / "cache").iterdir() if path.is_dir())
     base.fails = False
     assert len(make_pairs(pictures(), base, tmp_path / "cache")) == 6
+    assert sum(path.is_dir() for path in (tmp_path / "cache").iterdir()) == 1
+
+
+def in_a_file(images: np.ndarray, path: Path) -> np.memmap:
+    path.write_bytes(b"header!" + images.tobytes())
+    return np.memmap(path, np.uint8, "r", 7).reshape(images.shape)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_images_in_a_file_stay_there(tmp_path: Path, first: int) -> None:
+    images = in_a_file(pictures(9), tmp_path / "images")
+    pairs = make_pairs(images[first:8], Halving(str(tmp_path / "marks")), tmp_path / "cache")
+    assert np.array_equal(pairs.bases, pictures(9)[first:8] // 2 * 2)
+    assert not list((tmp_path / "cache").glob("*/images.npy"))
+
+
+def test_what_was_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "CHUNK", 2)
+    images, marks = pictures(5), tmp_path / "marks"
+    base = FailsAt(str(marks), image=images[2].tobytes())
+    with pytest.raises(RuntimeError, match="this picture can't be coded"):
+        make_pairs(images, base, tmp_path / "cache", workers=1)
+    before = len(marks.read_text())
+    base.image = b""
+    made = make_pairs(images, base, tmp_path / "cache", workers=1)
+    assert np.array_equal(made.bases, images // 2 * 2)
+    assert before >= 3 and len(marks.read_text()) <= 5 - 2 + before
+
+
+# By Ray.
+
+
+def sent_along() -> None:
+    """Let Ray's workers, who can't import this file, have its classes."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def test_ray_makes_the_same_pairs(
+    tmp_path: Path, ray: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs_module, "CHUNK", 2)
+    images = in_a_file(pictures(5), tmp_path / "images")
+    local = make_pairs(images, BPG(40), tmp_path / "local")
+    made = make_pairs(images, BPG(40), tmp_path / "ray", ray=ray)
+    assert local.key == made.key and np.array_equal(local.bases, made.bases)
+    assert np.array_equal(local.base_bits, made.base_bits)
+
+
+def test_a_killed_worker_of_ray_costs_nothing(
+    tmp_path: Path, ray: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs_module, "CHUNK", 2)
+    sent_along()
+    base = Deadly(str(tmp_path / "marks"))
+    made = make_pairs(pictures(5), base, tmp_path / "cache", ray=ray)
+    assert np.array_equal(made.bases, pictures(5) // 2 * 2)
+    assert (tmp_path / "marks.dead").exists()
+
+
+def test_what_a_base_code_says_comes_from_the_workers_of_ray(tmp_path: Path, ray: str) -> None:
+    sent_along()
+    base = Halving(str(tmp_path / "marks"), fails=True)
+    with pytest.raises(DataError, match="this picture can't be coded"):
+        make_pairs(pictures(), base, tmp_path / "cache", ray=ray)
+
+
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match="ray needs Ray, which is not installed"):
+        make_pairs(pictures(), BPG(40), tmp_path / "cache", ray="local")
+    assert not (tmp_path / "cache").exists()
 
 
 MAKE = """

@@ -18,13 +18,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def check_installed() -> None:
-    """Refuse to go on without Ray: ValueError."""
+def check_installed(option: str) -> None:
+    """Refuse an option that needs Ray where there is none: ValueError."""
     try:
         import ray.data  # noqa: F401
     except ImportError:
         raise ValueError(
-            "--shards needs Ray, which is not installed: pip install -c constraints.txt -e "
+            f"{option} needs Ray, which is not installed: pip install -c constraints.txt -e "
             "'.[scale]'"
         ) from None
 
@@ -62,20 +62,28 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
 
 
 def on_cluster(
-    code: Callable[[Item], Result], items: Sequence[Item], workers: int
+    code: Callable[[Item], Result], items: Sequence[Item], workers: int | None
 ) -> Iterator[Result]:
     """What `code` makes of each item, in any order, by so many workers of one core each.
 
-    `code` is a function of a module, items and results can be pickled. An item whose worker is
-    killed is tried again; that of which nothing comes after several is left out.
+    None is as many workers as the cluster has cores. `code` is a function of a module, items and
+    results can be pickled. An item whose worker is killed is tried again; that of which nothing
+    comes after several is left out.
+
+    Raises:
+        RuntimeError: what `code` raises, in its words.
     """
+    import ray
     import ray.data
 
     def row(packed: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(1)
-        return {"result": pickle.dumps(code(pickle.loads(packed["item"])))}
+        try:
+            return {"result": pickle.dumps(code(pickle.loads(packed["item"]))), "error": ""}
+        except Exception as error:  # which Ray would keep to itself
+            return {"result": b"", "error": str(error) or type(error).__name__}
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
@@ -86,9 +94,11 @@ def on_cluster(
     with warnings.catch_warnings(action="ignore"):  # max_retries may go, but nothing replaces it
         results = data.map(
             row,
-            compute=ray.data.TaskPoolStrategy(size=workers),
+            compute=ray.data.TaskPoolStrategy(size=workers or int(ray.cluster_resources()["CPU"])),
             num_cpus=1,
             max_retries=RETRIES,
         )
     for result in results.iter_rows():
+        if result["error"]:
+            raise RuntimeError(result["error"])
         yield pickle.loads(result["result"])

@@ -1,0 +1,23 @@
+"""What tests of several folders share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from italic.cluster import cluster
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[str]:
+    """The address of a Ray with two workers."""
+    pytest.importorskip("ray.data", reason="the extra 'scale' (Ray) is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with cluster(None, 2):
+            import ray
+
+            yield ray.get_runtime_context().gcs_address
