@@ -258,6 +258,7 @@ class EvaluationConfig:
     exponent: float | None = None
     codecs: bool = True  # the same images through the classical codecs
     pictures: int = 4  # images in panel.png
+    before: str | None = None  # mode=ablations: an ablations.csv whose rows come along
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic import experiment
-from italic.evaluation.modes import curve
+from italic.evaluation.modes import ablations, curve
 from italic.evaluation.sources import Inputs, find_sources, images_for
 from italic.experiment import RunError
 
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MODES: dict[str, Callable[[Inputs], None]] = {
     "curve": curve.measure,
+    "ablations": ablations.ablate,
 }
 
 

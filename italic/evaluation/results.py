@@ -54,7 +54,7 @@ class EnvelopeRow(CurveRow):
     model: str
 
 
-Row = TypeVar("Row", CurveRow, CodecRow, EnvelopeRow)
+Row = TypeVar("Row", bound=CurveRow | CodecRow)
 
 
 def envelope(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:

@@ -1,0 +1,147 @@
+"""mode=ablations: runs of experiment=ablation/…, each in its own steps, beside the reference."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from italic import experiment
+from italic.coding.files import write_whole
+from italic.evaluation.curve import measure_curve
+from italic.evaluation.figures import COLOURS, MARKERS, save_figure
+from italic.evaluation.history import read_history
+from italic.evaluation.results import CurveRow, read_rows, write_rows
+from italic.evaluation.sources import Inputs
+from italic.experiment import RunError
+
+log = logging.getLogger(__name__)
+
+GROUP = "ablation/"  # of the presets, below conf/experiment
+REFERENCE = "reference"  # the preset that the others are compared with
+
+
+@dataclass(frozen=True)
+class AblationRow(CurveRow):
+    """What a run reached: its preset, seed, training images seen and parameters, and its row."""
+
+    preset: str
+    seed: int
+    training_images: int
+    parameters: int
+
+
+def ablate(inputs: Inputs) -> None:
+    """Code all images with the model of each run, in the steps it was validated in, and compare.
+
+    Raises:
+        RunError: a run of another preset, no reference of the same seed, or a decoded image that
+            differs from its original.
+        ValueError: earlier rows that are no such rows.
+    """
+    cfg, output = inputs.cfg, inputs.output
+    before = cfg.evaluate.before
+    rows = read_rows(Path(before), AblationRow) if before else []
+    presets = {name: _preset(inputs.run_dirs.get(name), name) for name in inputs.models}
+    for name, model in inputs.models.items():
+        run = experiment.read_config(inputs.run_dirs[name])
+        (row,) = measure_curve(
+            model.codec, inputs.images, [model.steps], cfg.evaluate.batch_size, timed=0
+        )
+        if not row.lossless:
+            raise RunError(f"images of {name} were not decoded to their originals")
+        updates = read_history(inputs.run_dirs[name])[-1].updates
+        parameters = sum(parameter.numel() for parameter in model.network.parameters())
+        images = updates * run.datamodule.batch_size
+        rows.append(
+            AblationRow(
+                **asdict(row),
+                preset=presets[name],
+                seed=run.seed,
+                training_images=images,
+                parameters=parameters,
+            )
+        )
+        log.info("%s, seed %d: %.4f bpsp", presets[name], run.seed, row.bpsp_coded)
+        write_rows(rows, output / "ablations.csv")
+    write_whole(output / "ablations.md", markdown(rows).encode())
+    save_figure(ablations_figure(rows), output / "ablations.png")
+    log.info("the table is %s, the figure ablations.png beside it", output / "ablations.md")
+
+
+def _preset(run_dir: Path | None, name: str) -> str:
+    """The name of a run's preset."""
+    path = run_dir / ".hydra" / "hydra.yaml" if run_dir else None
+    chosen = ""
+    if path is not None and path.is_file():
+        chosen = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices.experiment") or ""
+    if not chosen.startswith(GROUP):
+        raise RunError(
+            f"{name} is no run of an ablation's preset: expected those of python train.py -m "
+            f"'experiment=glob({GROUP}*)' alone in runs=DIRECTORY"
+        )
+    return chosen.removeprefix(GROUP)
+
+
+def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
+    """How much each preset costs more than the reference, by seed: bpsp (S,), the least first.
+
+    Raises:
+        RunError: there is no reference of the same seed.
+    """
+    reference = {row.seed: row.bpsp_coded for row in rows if row.preset == REFERENCE}
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.seed not in reference:
+            raise RunError(
+                f"{row.preset} has no reference of its seed, {row.seed}: train one with "
+                f"experiment={GROUP}{REFERENCE} seed={row.seed}"
+            )
+        found.setdefault(row.preset, []).append(row.bpsp_coded - reference[row.seed])
+    arrays = {preset: np.array(values) for preset, values in found.items()}
+    return dict(sorted(arrays.items(), key=lambda item: item[1].mean()))
+
+
+def markdown(rows: Sequence[AblationRow]) -> str:
+    """The table: a line for each preset, means over its seeds, the best first."""
+    lines = [
+        "| preset | bpsp | more than the reference | by seed | decode, ms an image "
+        "| training images | parameters |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for preset, more in differences(rows).items():
+        own = [row for row in rows if row.preset == preset]
+        by_seed = "" if preset == REFERENCE else " ".join(f"{value:+.3f}" for value in more)
+        mean = "" if preset == REFERENCE else f"{more.mean():+.3f}"
+        lines.append(
+            f"| `{preset}` | {_mean(row.bpsp_coded for row in own):.3f} | {mean} | {by_seed} "
+            f"| {_mean(row.batch_decode_ms for row in own):.1f} "
+            f"| {_mean(row.training_images for row in own):,.0f} | {own[0].parameters:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def ablations_figure(rows: Sequence[AblationRow]) -> Figure:
+    """What each preset costs more than the reference: its mean, and a point for each seed."""
+    more = {preset: values for preset, values in differences(rows).items() if preset != REFERENCE}
+    figure = Figure(figsize=(7.5, 0.8 + 0.32 * max(2, len(more))), dpi=125, layout="constrained")
+    axes = figure.add_subplot()
+    for place, values in enumerate(more.values()):
+        axes.plot([values.min(), values.max()], [place, place], color=COLOURS[0], linewidth=1)
+        axes.plot(values, [place] * len(values), MARKERS[0], color=COLOURS[0], markersize=4)
+        axes.plot(values.mean(), place, "|", color=COLOURS[1], markersize=14, markeredgewidth=2)
+    axes.axvline(0, color="#666666", linewidth=0.8)
+    axes.set_yticks(range(len(more)), list(more))
+    axes.invert_yaxis()
+    axes.grid(True, axis="x", color="#e4e4e4", linewidth=0.6)
+    axes.set_xlabel("bpsp more than the reference (dots: seeds, bar: their mean); left is better")
+    return figure
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))

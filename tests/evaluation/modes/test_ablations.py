@@ -1,0 +1,60 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_entry_points import SMALL, images, run  # noqa: F401
+
+from italic.evaluation.modes.ablations import AblationRow, differences, markdown
+from italic.experiment import RunError
+
+
+def row(preset: str, seed: int, bpsp: float) -> AblationRow:
+    nan = float("nan")
+    measured = (16, 10, 0.0, bpsp, bpsp, nan, nan, 64, 1.0, 2.0, True)
+    return AblationRow(*measured, preset, seed, 48_000, 390_000)
+
+
+ROWS = [row("reference", seed, 4.0 + seed) for seed in (0, 1)]
+
+
+def test_each_seed_is_compared_with_its_own_reference() -> None:
+    rows = [*ROWS, row("worse", 0, 4.25), row("better", 1, 4.5), row("better", 0, 3.75)]
+    found = differences(rows)
+    assert list(found) == ["better", "reference", "worse"]
+    assert np.array_equal(found["better"], [-0.5, -0.25])
+    better, reference, worse = markdown(rows).splitlines()[2:]
+    assert better == "| `better` | 4.125 | -0.375 | -0.500 -0.250 | 2.0 | 48,000 | 390,000 |"
+    assert "| 4.500 |  |  |" in reference and "| +0.250 | +0.250 |" in worse
+
+
+def test_a_seed_without_a_reference_is_refused() -> None:
+    with pytest.raises(RunError, match="no reference of its seed, 2"):
+        differences([*ROWS, row("other", 2, 4.0)])
+
+
+def test_runs_of_presets_make_a_table_to_which_others_are_added(
+    tmp_path: Path,
+    images: list[str],  # noqa: F811
+) -> None:
+    settings = [*SMALL, *images, "trainer.max_time=null", "trainer.precision=32-true"]
+    presets = "experiment=ablation/reference,ablation/steps_4"
+    run("train.py", "-m", presets, *settings, f"hydra.sweep.dir={tmp_path}/runs")
+    measured = [f"runs={tmp_path}/runs", "mode=ablations", "evaluate.limit=2", "threads=1"]
+    run("evaluate.py", *measured, f"output={tmp_path}/first")
+    table = list(csv.DictReader((tmp_path / "first/ablations.csv").open()))
+    assert [(line["preset"], line["steps"]) for line in table] == [
+        ("reference", "16"),
+        ("steps_4", "4"),
+    ]
+    assert all(line["training_images"] == "24" for line in table)
+    more = [*measured, f"evaluate.before={tmp_path}/first/ablations.csv"]
+    run("evaluate.py", *more, f"output={tmp_path}/second")
+    assert len(list(csv.DictReader((tmp_path / "second/ablations.csv").open()))) == 4
+    text = (tmp_path / "second/ablations.md").read_text()
+    assert "| `reference` |" in text and (tmp_path / "second/ablations.png").is_file()
+
+
+def test_other_runs_are_refused() -> None:
+    said = run("evaluate.py", "weights=cifar10", "mode=ablations", "datamodule=photos", code=1)
+    assert "cifar10 is no run of an ablation's preset" in said
