@@ -92,6 +92,7 @@ class PhotosConfig(ImagesConfig):
 
     _target_: str = "italic.datamodules.images.Photos"
     size: int = 32
+    scale: float = 1.0
 
 
 @dataclass

@@ -103,6 +103,7 @@ class Photos:
 
     Args:
         size: side of a tile in pixels.
+        scale: the photographs are resized by this factor first, from 1/16 to 1.
     """
 
     PHOTOGRAPHS: ClassVar[dict[Split, Sequence[str]]] = {
@@ -117,22 +118,29 @@ class Photos:
         "test": ("chelsea.png",),
     }
 
-    def __init__(self, size: int = 32) -> None:
-        if not 1 <= size <= 256:
-            raise ValueError(f"the size of a tile must be from 1 to 256 pixels; got {size}")
-        self.size = size
+    def __init__(self, size: int = 32, scale: float = 1.0) -> None:
+        if not 1 / 16 <= scale <= 1:
+            raise ValueError(f"the scale of the photographs must be from 1/16 to 1; got {scale}")
+        if not 1 <= size <= 256 * scale:
+            raise ValueError(
+                f"the size of a tile must be from 1 to {int(256 * scale)} pixels; got {size}"
+            )
+        self.size, self.scale = size, scale
 
     def load(self, split: Split) -> np.ndarray:
         """The tiles of a split, uint8 (N, size, size, 3), shuffled."""
         folder = Path(skimage.__file__).parent / "data"
-        photographs = [read_rgb(folder / name) for name in self.PHOTOGRAPHS[split]]
+        photographs = [
+            _resized(read_rgb(folder / name), self.scale) for name in self.PHOTOGRAPHS[split]
+        ]
         stride = self.size
         if split == "train":
             halves = [
                 np.asarray(Image.fromarray(photograph).reduce(2)) for photograph in photographs
             ]
             photographs, stride = photographs + halves, max(1, self.size // 2)
-        tiles = np.concatenate([_tiles(item, self.size, stride) for item in photographs])
+        large = [item for item in photographs if min(item.shape[:2]) >= self.size]
+        tiles = np.concatenate([_tiles(item, self.size, stride) for item in large])
         return tiles[np.random.default_rng(0).permutation(len(tiles))]
 
 
@@ -252,6 +260,14 @@ def read_rgb(path: Path) -> np.ndarray:
         f"'{path}' is of kind {mode}: expected 8-bit RGB, gray or palette without transparency; "
         "convert the file first or take it out of the folder"
     )
+
+
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    """A photograph, uint8 (H, W, 3), of another size."""
+    if scale == 1:
+        return image
+    height, width = (round(side * scale) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _tiles(image: np.ndarray, size: int, stride: int) -> np.ndarray:

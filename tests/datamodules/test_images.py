@@ -64,6 +64,15 @@ def test_photographs_of_the_splits_differ() -> None:
     assert np.array_equal(Photos(32).load("test"), splits[2])
 
 
+def test_photographs_may_be_resized_first() -> None:
+    # The cat's 300×451 pixels become 75×113: 2×3 tiles.
+    assert Photos(32, scale=0.25).load("test").shape == (6, 32, 32, 3)
+    assert len(Photos(32, scale=0.125).load("train"))  # some halves are smaller than a tile
+    for size, scale in ((65, 0.25), (8, 0.01), (8, 2)):
+        with pytest.raises(ValueError, match="must be from 1"):
+            Photos(size, scale)
+
+
 def test_folder_splits_files_and_cuts_tiles(tmp_path: Path) -> None:
     for index in range(10):
         save(tmp_path / "deep" / f"{index}.png", picture(index, 40, 70))
