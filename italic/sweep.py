@@ -75,6 +75,8 @@ class Sweep(Callback):
         """Print the table and name the best run."""
         sweep_dir = Path(config.hydra.sweep.dir)
         rows = table(sweep_dir)
+        if not rows:
+            sys.exit("train.py: the sweep has no runs: does a glob match nothing?")
         write_table(rows, sweep_dir / TABLE)
         print(f"\n{printed(rows)}\n")
         best = rows[0]

@@ -29,7 +29,6 @@ FILES = [
 def test_every_yaml_composes(group: str, name: str) -> None:
     override = {
         "experiment": f"experiment={name}",
-        "experiment/ablation": f"experiment=ablation/{name}",
         "datamodule/images": f"datamodule/images={name}",
     }.get(group, f"{group}={name}")
     cfg = composed("train", override)

@@ -1,4 +1,4 @@
-"""mode=ablations: runs of experiment=ablation/…, each in its own steps, beside the reference."""
+"""mode=ablations: runs of experiment/ablation=…, each in its own steps, beside the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from italic.experiment import RunError
 
 log = logging.getLogger(__name__)
 
-GROUP = "ablation/"  # of the presets, below conf/experiment
+GROUP = "experiment/ablation"  # of the presets, below conf
 REFERENCE = "reference"  # the preset that the others are compared with
 
 
@@ -77,15 +77,15 @@ def ablate(inputs: Inputs) -> None:
 def _preset(run_dir: Path | None, name: str) -> str:
     """The name of a run's preset."""
     path = run_dir / ".hydra" / "hydra.yaml" if run_dir else None
-    chosen = ""
+    preset = None
     if path is not None and path.is_file():
-        chosen = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices.experiment") or ""
-    if not chosen.startswith(GROUP):
+        preset = OmegaConf.load(path).hydra.runtime.choices.get(GROUP)
+    if preset is None:
         raise RunError(
             f"{name} is no run of an ablation's preset: expected those of python train.py -m "
-            f"'experiment=glob({GROUP}*)' alone in runs=DIRECTORY"
+            f"'{GROUP}=glob(*)' alone in runs=DIRECTORY"
         )
-    return chosen.removeprefix(GROUP)
+    return preset
 
 
 def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
@@ -100,7 +100,7 @@ def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
         if row.seed not in reference:
             raise RunError(
                 f"{row.preset} has no reference of its seed, {row.seed}: train one with "
-                f"experiment={GROUP}{REFERENCE} seed={row.seed}"
+                f"{GROUP}={REFERENCE} seed={row.seed}"
             )
         found.setdefault(row.preset, []).append(row.bpsp_coded - reference[row.seed])
     arrays = {preset: np.array(values) for preset, values in found.items()}

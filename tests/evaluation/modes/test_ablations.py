@@ -38,7 +38,7 @@ def test_runs_of_presets_make_a_table_to_which_others_are_added(
     images: list[str],  # noqa: F811
 ) -> None:
     settings = [*SMALL, *images, "trainer.max_time=null", "trainer.precision=32-true"]
-    presets = "experiment=ablation/reference,ablation/steps_4"
+    presets = "experiment/ablation=reference,steps_4"
     run("train.py", "-m", presets, *settings, f"hydra.sweep.dir={tmp_path}/runs")
     measured = [f"runs={tmp_path}/runs", "mode=ablations", "evaluate.limit=2", "threads=1"]
     run("evaluate.py", *measured, f"output={tmp_path}/first")
