@@ -211,22 +211,30 @@ class ExactNonLocalBlock(NonLocalBlock):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(QKᵀ/√d)V, float (B, N, d) each → the same."""
-        query = counted(query, self.units[0], self.score_limit)
-        key = counted(key, self.units[1], self.score_limit)
-        value = counted(value, self.units[2], self.value_limit)
-        scale = self.units[0] * self.units[1] * (1 / (math.sqrt(self.inner) * EXPONENTIAL_UNIT))
         few = max(1, CACHED_SCORES // query.shape[1] ** 2)  # images at a time
         parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
-        return torch.cat([self._attend(*part, scale) for part in parts])
+        return torch.cat([self._attend(*part) for part in parts])
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> Tensor:
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N)."""
+        share = self._shares(query, key)
+        return share / share.sum(-1, keepdim=True)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        share = self._shares(query, key)
+        counts = counted(value, self.units[2], self.value_limit)
+        return (share @ counts).mul_(self.units[2]).div_(share.sum(-1, keepdim=True))
+
+    def _shares(self, query: Tensor, key: Tensor) -> Tensor:
+        """Weights in shares of about 2^15, so that the weighted sum of the values stays exact."""
+        query = counted(query, self.units[0], self.score_limit)
+        key = counted(key, self.units[1], self.score_limit)
         scores = query @ key.transpose(1, 2)
+        scale = self.units[0] * self.units[1] * (1 / (math.sqrt(self.inner) * EXPONENTIAL_UNIT))
         distance = scores.amax(-1, keepdim=True).sub(scores).mul_(scale).round_()
         index = distance.clamp_(max=len(self.exponential) - 1).int()
         weight = self.exponential.index_select(0, index.flatten()).view_as(scores)
-        # Shares of 2^15, so that the weighted sum of the values stays exact.
-        share = weight.mul_(SHARES / weight.sum(-1, keepdim=True)).round_()
-        return (share @ value).mul_(self.units[2]).div_(share.sum(-1, keepdim=True))
+        return weight.mul_(SHARES / weight.sum(-1, keepdim=True)).round_()
 
     @property
     def score_limit(self) -> int:

@@ -64,6 +64,23 @@ class NonLocalBlock(nn.Module):
         query, key, value = (part.unsqueeze(1) for part in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value).squeeze(1)
 
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N): what `attend` weights values with."""
+        values = torch.eye(key.shape[1], dtype=key.dtype, device=key.device)
+        return self.attend(query, key, values.expand(len(key), -1, -1))
+
+    def weights_of(self, x: Tensor, row: int, column: int) -> Tensor:
+        """Where the query at a position looks: (B, C, H, W) → (B, H, W), 0 outside its window."""
+        places = torch.arange(x.shape[-2] * x.shape[-1], device=x.device).view(x.shape[-2:])
+        place = places[row, column]
+        windows = (part for rows in self._parts(places, -2) for part in self._parts(rows, -1))
+        (window,) = (part.flatten() for part in windows if (part == place).any())
+        rows = self.query_key_value(x).flatten(2)[..., window].transpose(1, 2)
+        query, key, _ = rows.chunk(3, dim=-1)
+        weights = x.new_zeros(len(x), *x.shape[-2:])
+        weights.flatten(1)[:, window] = self.weights(query, key)[:, window == place].squeeze(1)
+        return weights
+
     def _parts(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
         return x.tensor_split(-(-x.shape[axis] // self.window), dim=axis)
 
