@@ -258,7 +258,9 @@ class EvaluationConfig:
     sizes: Any = None  # step sizes as in `masks`; None for the model's own
     exponent: float | None = None
     codecs: bool = True  # the same images through the classical codecs
-    pictures: int = 4  # images in panel.png
+    pictures: int = 4  # images (samples) in panels, maps, films
+    pixel: list[int] | None = None  # [y, x], from 0, whose attention is drawn; None: the centre
+    step: int | None = None  # from 1, in which it is; None: the middle one
     before: str | None = None  # mode=ablations: an ablations.csv whose rows come along
 
 
@@ -270,7 +272,7 @@ class EvaluateConfig:
     ckpt_path: str | None = None  # a run directory of train.py
     runs: str | None = None  # a directory with several of them, such as a multirun's
     weights: Any = None  # an installed model's name, a .safetensors file, or a list of these
-    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    steps: list[int] | None = None  # numbers of steps; None: those that suit the mode
     datamodule: DataModuleConfig | None = None  # None for the images trained on
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

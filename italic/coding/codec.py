@@ -139,6 +139,11 @@ class Codec:
         """
         return masks.step_bounds(pixels, self.steps, self.sizes, self.exponent)
 
+    def step_of_pixel(self, height: int, width: int) -> np.ndarray:
+        """The step (from 0) that codes each pixel of a picture, int32 (H, W)."""
+        order = masks.pixel_order(self.order, height, width)
+        return masks.step_of_pixel(order, self.bounds(len(order))).reshape(height, width)
+
     def encode(self, images: np.ndarray, observer: Observer | None = None) -> list[Coded]:
         """Images, uint8 (B, H, W, 3), in bytes.
 

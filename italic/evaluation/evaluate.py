@@ -45,11 +45,17 @@ def evaluate(cfg: DictConfig) -> None:
     if cfg.evaluate.limit:
         images = images[: cfg.evaluate.limit]
     pixels = images.shape[1] * images.shape[2]
-    if not cfg.steps or min(cfg.steps) < 1 or max(cfg.steps) > pixels:
+    if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
         raise RunError(
             f"steps must be a list of numbers from 1 to {pixels}, the pixels of an image"
         )
     models = {name: source.model() for name, source in sources.items()}
+    without = [name for name, model in models.items() if not model.recipe.plans]
+    if cfg.evaluate.sizes == "planned" and without:
+        raise RunError(
+            f"the model of {without[0]} has no plans: train it with masks.sizes=planned, "
+            "or leave out evaluate.sizes"
+        )
     output = Path(HydraConfig.get().runtime.output_dir)
     log.info("%d images of %d×%d pixels; results go to %s", len(images), *images.shape[1:3], output)
     run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from italic import masks
 from italic.coding.codec import Codec
 from italic.evaluation.curve import Estimate
 from italic.evaluation.figures import draw_panel
 
 UNKNOWN = 128  # grey level shown for a pixel that is not known yet
+
+
+def known_before(codec: Codec, images: np.ndarray, step: int) -> np.ndarray:
+    """Images, uint8 (N, H, W, 3), as far as they are known before a step (from 0), else grey."""
+    known = codec.step_of_pixel(*images.shape[1:3]) < step
+    return np.where(known[..., None], images, np.uint8(UNKNOWN))
 
 
 def make_panel(codec: Codec, images: np.ndarray) -> Figure:
@@ -19,13 +24,8 @@ def make_panel(codec: Codec, images: np.ndarray) -> Figure:
     estimate = Estimate(count, height * width)
     codes = [coded.base for coded in codec.encode(images, estimate)]
     bases = np.stack([codec.base.decode(code, height, width) for code in codes])
-    order = masks.pixel_order(codec.order, height, width)
-    bounds = masks.step_bounds(len(order), codec.steps, codec.sizes, codec.exponent)
-    step_of_pixel = masks.step_of_pixel(order, bounds).reshape(height, width)
     shown = sorted({codec.steps // 4, codec.steps // 2, codec.steps - 1} - {0})
-    known = [
-        np.where((step_of_pixel < step)[..., None], images, np.uint8(UNKNOWN)) for step in shown
-    ]
+    known = [known_before(codec, images, step) for step in shown]
     stack = np.stack(known, axis=1) if known else np.empty((count, 0, *images.shape[1:]), np.uint8)
     bits = estimate.maps.reshape(count, height, width)
     samples = codec.sample(codes, height, width, np.random.default_rng(0))

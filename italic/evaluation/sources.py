@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from italic import experiment
+from italic.coding.codec import Codec
 from italic.coding.model import Model, load_model
 from italic.coding.model_files import file_of_hash
 from italic.config import IMAGES
@@ -52,6 +53,36 @@ class Inputs:
     images: np.ndarray
     kind: str
     output: Path
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """The images to draw, uint8 (`evaluate.pictures`, H, W, 3).
+
+        Raises:
+            RunError: there are to be none.
+        """
+        if self.cfg.evaluate.pictures < 1:
+            raise RunError(f"mode={self.cfg.mode} draws images: expected evaluate.pictures above 0")
+        return self.images[: self.cfg.evaluate.pictures]
+
+    def steps(self, suiting: Sequence[int]) -> list[int]:
+        """The numbers of steps asked for; without any, those suiting the mode and the images."""
+        if self.cfg.steps is not None:
+            return list(self.cfg.steps)
+        pixels = self.images.shape[1] * self.images.shape[2]
+        return [steps for steps in suiting if steps <= pixels]
+
+    def planned(self, model: Model) -> Model:
+        """A model with the step sizes asked for by `evaluate.sizes` and `evaluate.exponent`."""
+        asked = self.cfg.evaluate
+        sizes = list(asked.sizes) if OmegaConf.is_list(asked.sizes) else asked.sizes
+        changes = {"sizes": sizes, "exponent": asked.exponent}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        return replace(model, recipe=replace(model.recipe, **changes))
+
+    def codec(self, model: Model) -> Codec:
+        """A model's codec in the largest number of steps asked for; without any, in its own."""
+        return self.planned(model).codec(max(self.steps([1, model.steps])))
 
     def folder(self, name: str) -> Path:
         """Where the results of one of the models go: its own folder if there are several."""

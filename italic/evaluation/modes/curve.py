@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from italic.coding.files import write_whole
-from italic.coding.model import Model
 from italic.coding.pictures import from_array
 from italic.compression import compress_pictures, to_file
 from italic.evaluation import classical, figures
@@ -27,21 +23,21 @@ from italic.experiment import RunError
 
 log = logging.getLogger(__name__)
 
+STEPS = (1, 2, 4, 8, 16, 32)
+
 
 def measure(inputs: Inputs) -> None:
     """Code, decode and compare all images with each model in each number of steps.
 
     Raises:
-        RunError: planned step sizes of a model without plans, or a decoded image that differs
-            from its original.
+        RunError: a decoded image differs from its original.
     """
     cfg, images, output = inputs.cfg, inputs.images, inputs.output
-    _check_sizes(cfg.evaluate.sizes, inputs.models)
     curves: dict[str, list[CurveRow]] = {}
     panels: dict[str, Figure] = {}
-    for name, model in inputs.models.items():
+    for name in inputs.models:
         folder = inputs.folder(name)
-        curves[name], panel = _evaluate_model(cfg, model, images, folder, name)
+        curves[name], panel = _evaluate_model(inputs, name, folder)
         if panel is not None:
             panels[name] = panel
     if len(curves) > 1:
@@ -61,29 +57,19 @@ def measure(inputs: Inputs) -> None:
         )
 
 
-def _check_sizes(sizes: Any, models: Mapping[str, Model]) -> None:
-    without = [name for name, model in models.items() if not model.recipe.plans]
-    if sizes == "planned" and without:
-        raise RunError(
-            f"the model of {without[0]} has no plans: train it with masks.sizes=planned, "
-            "or leave out evaluate.sizes"
-        )
-
-
 def _evaluate_model(
-    cfg: DictConfig, model: Model, images: np.ndarray, folder: Path, name: str
+    inputs: Inputs, name: str, folder: Path
 ) -> tuple[list[CurveRow], Figure | None]:
-    sizes = cfg.evaluate.sizes
-    changes = {
-        "sizes": list(sizes) if OmegaConf.is_list(sizes) else sizes,
-        "exponent": cfg.evaluate.exponent,
-    }
-    changes = {key: value for key, value in changes.items() if value is not None}
-    planned = replace(model, recipe=replace(model.recipe, **changes))
+    cfg, images, model = inputs.cfg, inputs.images, inputs.models[name]
+    planned = inputs.planned(model)
     log.info("%s: coding and decoding", name)
     rows = []
     for row in measure_curve(
-        planned.codec, images, cfg.steps, cfg.evaluate.batch_size, cfg.evaluate.timed
+        planned.codec,
+        images,
+        inputs.steps(STEPS),
+        cfg.evaluate.batch_size,
+        cfg.evaluate.timed,
     ):
         rows.append(row)
         log.info(
