@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic import experiment
-from italic.evaluation.modes import ablations, curve
+from italic.evaluation.modes import ablations, attention, bits, curve, samples
 from italic.evaluation.sources import Inputs, find_sources, images_for
 from italic.experiment import RunError
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 MODES: dict[str, Callable[[Inputs], None]] = {
     "curve": curve.measure,
     "ablations": ablations.ablate,
+    "attention": attention.draw,
+    "bits": bits.draw,
+    "samples": samples.draw,
 }
 
 

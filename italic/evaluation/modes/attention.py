@@ -1,0 +1,203 @@
+"""mode=attention: where the non-local blocks look from one pixel, over the image."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+
+from italic.coding.codec import TILE, Codec
+from italic.evaluation.figures import COLOURS, save_figure
+from italic.evaluation.panel import known_before
+from italic.evaluation.sources import Inputs
+from italic.experiment import RunError
+from italic.models.layers import NonLocalBlock
+from italic.models.rnan import RNAN
+
+log = logging.getLogger(__name__)
+
+HEAT = LinearSegmentedColormap.from_list("attention", ["white", COLOURS[1]])
+
+
+class Attention(NamedTuple):
+    """Where one non-local block looks from one pixel.
+
+    weights: float32 (B, h, w), of the query at the position that covers the pixel; the sum is 1.
+    side: a position stands for side × side pixels of the picture.
+    """
+
+    weights: np.ndarray
+    side: int
+
+    def over(self, height: int, width: int) -> np.ndarray:
+        """The weights of the positions that cover each pixel (nearest neighbour), (B, H, W)."""
+        return self.weights.repeat(self.side, 1).repeat(self.side, 2)[:, :height, :width]
+
+
+def draw(inputs: Inputs) -> None:
+    """Draw, for each model, the attention of `evaluate.pixel` in `evaluate.step`: attention.png.
+
+    Raises:
+        RunError: a model without attention; a pixel outside of the images or a step that is not
+            taken; images that are estimated tile by tile.
+    """
+    images = inputs.pictures
+    height, width = images.shape[1:3]
+    if max(height, width) > TILE:
+        raise RunError(
+            f"mode=attention draws images of at most {TILE} pixels a side, which are estimated as "
+            f"a whole; these have {height}×{width}"
+        )
+    pixel = tuple(inputs.cfg.evaluate.pixel or (height // 2, width // 2))
+    if len(pixel) != 2 or not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
+        raise RunError(
+            f"expected evaluate.pixel=[y,x] with y from 0 to {height - 1} and x from 0 to "
+            f"{width - 1}; got {list(pixel)}"
+        )
+    codecs = {name: inputs.codec(model) for name, model in inputs.models.items()}
+    asked = inputs.cfg.evaluate.step
+    for name, codec in codecs.items():
+        if not _blocks(codec.network):
+            raise RunError(
+                f"the network of {name} has no non-local blocks to draw the attention of: "
+                "train one with model.attention=true"
+            )
+        if asked is not None and not 1 <= asked <= codec.steps:
+            raise RunError(
+                f"expected evaluate.step from 1 to {codec.steps}, the number of steps; got {asked}"
+            )
+    for name, codec in codecs.items():
+        step = (codec.steps // 2 + 1 if asked is None else asked) - 1
+        looks = attention_of(codec, images, pixel, step)
+        known = known_before(codec, images, step)
+        title = (
+            f"{name}: where the non-local blocks look from pixel y={pixel[0]}, x={pixel[1]}, "
+            f"in step {step + 1} of {codec.steps}"
+        )
+        path = inputs.folder(name) / "attention.png"
+        save_figure(attention_figure(images, known, looks, pixel, title), path)
+        log.info("%s: drew %s", name, path)
+
+
+def attention_of(
+    codec: Codec, images: np.ndarray, pixel: tuple[int, int], step: int
+) -> dict[str, Attention]:
+    """The attention of each non-local block, by its group, while images are coded.
+
+    Args:
+        codec: its network is an `RNAN`.
+        images: uint8 (B, H, W, 3), at most `TILE` pixels a side.
+        pixel: y and x.
+        step: from 0.
+    """
+    network = codec.network
+    assert isinstance(network, RNAN)
+    blocks = _blocks(network)
+    given: dict[nn.Module, tuple[Any, ...]] = {}  # what each module was last called with
+    found: dict[str, Attention] = {}
+
+    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        given[module] = arguments
+
+    def observe(here: int, *_: object) -> None:
+        if here != step:
+            return
+        image, stride = given[network][0], given[network][4]
+        for name, block in blocks.items():
+            (x,) = given[block]
+            # How often the block's positions are fewer than those of the network's body.
+            fewer = max(
+                math.ceil(math.ceil(size / network.space_to_depth) / positions)
+                for size, positions in zip(image.shape[-2:], x.shape[-2:], strict=True)
+            )
+            side = stride * network.space_to_depth * fewer
+            weights = block.weights_of(x, pixel[0] // side, pixel[1] // side)
+            found[name] = Attention(weights.cpu().numpy(), side)
+
+    hooks = [module.register_forward_pre_hook(note) for module in (network, *blocks.values())]
+    try:
+        codec.encode(images, observe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def attention_figure(
+    images: np.ndarray,
+    known: np.ndarray,
+    looks: Mapping[str, Attention],
+    pixel: tuple[int, int],
+    title: str,
+) -> Figure:
+    """A row an image: the image, what is known of it, and each block's attention over it.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        known: the same, as far as they are known.
+        looks: by the names of their blocks.
+        pixel: y and x, which is marked.
+        title: of the figure.
+    """
+    count, height, width, _ = images.shape
+    columns = 2 + len(looks)
+    figure = Figure(figsize=(2.1 * columns + 1.6, 2 * count + 1), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(count, columns, squeeze=False)
+    for axes, heading in zip(grid[0], ("original", "known before this step"), strict=False):
+        axes.set_title(heading, fontsize=9)
+    for row in range(count):
+        grid[row, 0].imshow(images[row])
+        grid[row, 1].imshow(known[row])
+    # The image's own greys, coloured where a block looks.
+    grey = 0.5 + 0.5 / 255 * images.mean(-1, keepdims=True)
+    for column, (name, look) in enumerate(looks.items(), start=2):
+        even = 1 / look.weights[0].size
+        for row, weights in enumerate(look.over(height, width)):
+            most = float(weights.max())
+            grid[row, column].imshow(HEAT(weights / most)[..., :3] * grey[row])
+            grid[row, column].set_xlabel(
+                f"at most {most:.3f}, {most / even:.0f} × the mean", fontsize=7.5
+            )
+        _, tall, wide = look.weights.shape
+        grid[0, column].set_title(
+            f"{name}: weights at {tall}×{wide}\npositions, each drawn\n"
+            f"as {look.side}×{look.side} pixels",
+            fontsize=9,
+        )
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), HEAT), ax=grid[:, -1].tolist(), aspect=12 * count
+    )
+    bar.set_label("attention weight, in shares of the image's largest", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        _mark(axes, pixel)
+    return figure
+
+
+def _blocks(network: nn.Module) -> dict[str, NonLocalBlock]:
+    """The non-local blocks by their groups, each of which has one at most."""
+    return {
+        f"group {int(name.split('.')[1]) + 1}": module
+        for name, module in network.named_modules()
+        if isinstance(module, NonLocalBlock)
+    }
+
+
+def _mark(axes: Axes, pixel: tuple[int, int]) -> None:
+    y, x = pixel
+    for colour, width in (("white", 3.0), (COLOURS[0], 1.5)):
+        axes.add_patch(
+            Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=width)
+        )

@@ -1,0 +1,76 @@
+"""mode=samples: images drawn from the model, in few steps and in many, side by side."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from italic.coding.codec import Codec
+from italic.evaluation.figures import save_figure
+from italic.evaluation.sources import Inputs
+
+log = logging.getLogger(__name__)
+
+STEPS = (1, 4, 16, 64, 1024)
+
+
+class Column(NamedTuple):
+    """Pictures under a title, uint8 (N, H, W, 3)."""
+
+    title: str
+    pictures: np.ndarray
+
+
+def draw(inputs: Inputs) -> None:
+    """Draw, for each model, samples in each of the numbers of steps: samples.png.
+
+    Raises:
+        RunError: no images are to be drawn.
+    """
+    images = inputs.pictures
+    for name, model in inputs.models.items():
+        codecs = [inputs.planned(model).codec(steps) for steps in inputs.steps(STEPS)]
+        log.info("%s: drawing samples of %d×%d pixels", name, *images.shape[1:3])
+        path = inputs.folder(name) / "samples.png"
+        save_figure(samples_figure(sample_columns(codecs, images), name), path)
+        log.info("%s: drew %s", name, path)
+
+
+def sample_columns(codecs: list[Codec], images: np.ndarray) -> list[Column]:
+    """Samples of each codec, given the base codes of images, uint8 (N, H, W, 3), if it has any.
+
+    The images and the base codes come before the samples that are made of them.
+    """
+    height, width = images.shape[1:3]
+    columns: list[Column] = []
+    identity = "none"  # of the base code in the last column that shows one
+    for codec in codecs:
+        codes = [codec.base.encode(image) for image in images]
+        if codec.base.identity != identity:
+            identity = codec.base.identity
+            if not columns:
+                columns.append(Column("original", images))
+            bases = np.stack([codec.base.decode(code, height, width) for code in codes])
+            bpsp = 8 * sum(map(len, codes)) / images.size
+            columns.append(Column(f"its base code\n{bpsp:.2f} bpsp", bases))
+        # The same random bytes for each number of steps, and for an image whatever their number.
+        samples = codec.sample(codes, height, width, np.random.default_rng(0))
+        columns.append(Column(f"sample in\n{codec.steps} step{'s'[: codec.steps > 1]}", samples))
+    return columns
+
+
+def samples_figure(columns: list[Column], name: str) -> Figure:
+    """The columns side by side, under the name of the model."""
+    count = len(columns[0].pictures)
+    figure = Figure(figsize=(1.7 * len(columns), 1.7 * count + 0.9), dpi=110, layout="constrained")
+    figure.suptitle(f"Samples of {name}: random bytes, decoded", fontsize=11)
+    grid = figure.subplots(count, len(columns), squeeze=False)
+    for column, (title, pictures) in enumerate(columns):
+        grid[0, column].set_title(title, fontsize=9)
+        for axes, picture in zip(grid[:, column], pictures, strict=True):
+            axes.imshow(picture)
+            axes.set_axis_off()
+    return figure
