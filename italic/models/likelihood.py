@@ -44,6 +44,21 @@ class Mixture(NamedTuple):
         shift = (torch.zeros_like(on_red), on_red * red, blue_red * red + blue_green * green)
         return self.means + torch.stack(shift, dim=-2)
 
+    def expectation(self) -> Tensor:
+        """The expected pixel before any of its colours is known, float (..., 3), 0 to 255.
+
+        A logistic with its tails moved to 0 and 255, as in `bits`, has the mean
+        s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF; ζ is the softplus. Green's and blue's
+        μ are linear in the earlier colours, so those enter by their expectations.
+        """
+        weights, scales = self.logits.softmax(dim=-1), self.log_scales.exp()
+        pixels = torch.full_like(self.means[..., 0], CENTRE)
+        for colour in range(3):
+            means = self.conditional_means(pixels)
+            inside = F.softplus(means / scales) - F.softplus((means - 255) / scales)
+            pixels[..., colour] = (weights * scales * inside).sum(-1)[..., colour]
+        return pixels.clamp(0, 255)  # which they may leave by rounding
+
     def bits(self, pixels: Tensor) -> Tensor:
         """Cost of each sub-pixel: −log2 Σ_k w_k [σ((v + ½ − μ_k)/s_k) − σ((v − ½ − μ_k)/s_k)].
 

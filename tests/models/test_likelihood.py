@@ -44,6 +44,36 @@ def test_one_component_in_closed_form() -> None:
     assert torch.allclose(2 ** -mixture.bits(pixels), expected, rtol=1e-4)
 
 
+def same_for_all(mixture: Mixture, pixels: torch.Tensor) -> torch.Tensor:
+    """Bits of each of many pixels under the mixture of one."""
+    return Mixture(*(field.expand(len(pixels), -1, -1) for field in mixture)).bits(pixels)
+
+
+def test_the_expectation_is_that_of_all_values_with_their_probabilities() -> None:
+    """Of narrow mixtures around mid-grey, by all 48³ colours that have any probability."""
+    torch.manual_seed(0)
+    mixture = random_mixture(1, 2)
+    mixture = mixture._replace(
+        means=128 + torch.randn(1, 3, 2) * 2, log_scales=torch.full((1, 3, 2), -0.5)
+    )
+    values = torch.arange(104.0, 152.0)
+    pixels = torch.cartesian_prod(values, values, values)
+    probabilities = 2 ** -same_for_all(mixture, pixels).sum(-1)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-4)
+    expected = (probabilities[:, None] * pixels).sum(0)
+    assert torch.allclose(mixture.expectation()[0], expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("mean", [-300.0, -5.0, 3.0, 250.0, 256.0, 900.0])
+def test_at_the_ends_the_tails_count_as_0_and_255(mean: float) -> None:
+    mixture = random_mixture(1, 3)._replace(means=mean + torch.randn(1, 3, 3))
+    values = torch.arange(256.0)[:, None].expand(-1, 3)
+    probabilities = 2 ** -same_for_all(mixture, values)[:, 0]
+    expected = (probabilities * values[:, 0]).sum()
+    assert mixture.expectation()[0, 0] == pytest.approx(expected.item(), abs=0.02)
+    assert (mixture.expectation() >= 0).all() and (mixture.expectation() <= 255).all()
+
+
 def test_far_and_narrow_stays_finite_with_gradients() -> None:
     shape = (2, 3, 4)
     fields = [
