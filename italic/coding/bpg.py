@@ -31,6 +31,7 @@ from italic.coding.hevc_headers import (
     escape,
     nal_type,
     set_slice_loop_filter_flag,
+    slice_qp,
     split_nals,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "encoder_version",
     "pack",
     "picture_size",
+    "quality",
     "unpack",
 ]
 
@@ -60,6 +62,9 @@ MAX_SIDE = 16_888
 # The first byte of what `pack` stores whole. Slice data never start with it: their first nine
 # bits are neither 510 nor 511 (H.265, 9.3.2.5).
 WHOLE = 0xFF
+
+# x265 codes intra pictures so much below the qp it is asked for, as with libbpg.
+INTRA_OFFSET = 3
 
 # Every picture is coded by itself and at once: intra only, one thread, no lookahead. The rest
 # saves bytes at equal PSNR, 3 % at 32×32 and qp 49: psycho-visual choices cost PSNR, and deeper
@@ -112,13 +117,8 @@ def decode(data: bytes) -> np.ndarray:
     Raises BPGError for other files, and for a file that is cut short or damaged beyond parsing;
     most damage gives wrong pixels instead.
     """
-    header, hevc = _split_file(data)
-    bits = BitReader(hevc[:5])
-    end = bits.ue7() + bits.position // 8
-    if end > len(hevc):
-        raise BPGError("The BPG file's HEVC header has a wrong length: the file is damaged.")
-    tools = CodingTools.from_bpg(hevc[bits.position // 8 : end])
-    luma, *chroma = _decode_hevc(header, tools, hevc[end:])
+    header, tools, hevc = _open(data)
+    luma, *chroma = _decode_hevc(header, tools, hevc)
     if not chroma:  # gray behaves as three equal colours
         gray = np.repeat(luma[..., None], 3, axis=2)
         return bpg_colour.to_rgb(gray, bpg_colour.RGB, header.limited_range)
@@ -141,6 +141,15 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """Height and width of a .bpg file in pixels, read from its head; BPGError as in `decode`."""
     header, _ = _split_file(data)
     return header.height, header.width
+
+
+def quality(data: bytes) -> int:
+    """The qp that `encode` makes the quality of a .bpg file with, read from its slice header.
+
+    BPGError as in `decode`, or if it says none, or may be lossless.
+    """
+    header, tools, hevc = _open(data)
+    return slice_qp(split_nals(hevc), tools.sao, header.chroma_format) + INTRA_OFFSET
 
 
 def pack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -> bytes:
@@ -345,8 +354,7 @@ def _implied_body(height: int, width: int, qp: int, chroma: str) -> bytes:
     pps.u(6, 0).u(1, 1).u(3, 0).ue(0).u(2, 0)  # loop filter across slices
     pps.u(1, 1)  # stop bit
 
-    # x265 codes intra pictures 3 below the qp it is asked for, as with libbpg.
-    delta = max(qp - 3, 0) - 26
+    delta = max(qp - INTRA_OFFSET, 0) - 26
     header = BitWriter().u(2, 0b10).ue(0, 2)  # the first slice of its picture, intra
     header.ue(2 * delta - 1 if delta > 0 else -2 * delta)
     header.u(1, 1).u(1, 1)  # loop filter across slices; stop bit
@@ -385,6 +393,16 @@ def _split_file(data: bytes) -> tuple[_Header, bytes]:
     if end > len(data):
         raise BPGError(f"The BPG file is cut short: {len(data)} of {end} bytes; get all of it.")
     return _Header(height, width, pixel_format, colour_space, bool(limited_range)), data[start:end]
+
+
+def _open(data: bytes) -> tuple[_Header, CodingTools, bytes]:
+    """The head of a BPG file, its coding tools, and its NAL units without VPS and SPS."""
+    header, hevc = _split_file(data)
+    bits = BitReader(hevc[:5])
+    end = bits.ue7() + bits.position // 8
+    if end > len(hevc):
+        raise BPGError("The BPG file's HEVC header has a wrong length: the file is damaged.")
+    return header, CodingTools.from_bpg(hevc[bits.position // 8 : end]), hevc[end:]
 
 
 def _decode_hevc(header: _Header, tools: CodingTools, data: bytes) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ class NalType(IntEnum):
     """Values of nal_unit_type (H.265, table 7-1)."""
 
     BLA_W_LP = 16
+    IDR_W_RADL = 19
     IDR_N_LP = 20
     CRA_NUT = 21
     VPS = 32
@@ -52,6 +53,11 @@ class BitReader:
             if zeros > 32:
                 raise BPGError("A BPG header field is too long: the file is damaged.")
         return (1 << zeros) - 1 + self.u(zeros)
+
+    def se(self) -> int:
+        """Signed Exp-Golomb code, se(v)."""
+        code = self.ue()
+        return (code + 1) // 2 if code % 2 else -code // 2
 
     def ue7(self) -> int:
         """Unsigned integer below 2^32 in bytes of 7 bits, ue7(32) of the BPG specification."""
@@ -297,3 +303,34 @@ def set_slice_loop_filter_flag(slice_nal: bytes, sao: int) -> bytes:
     if bits.u(1) != 1 or bits.u(-bits.position % 8):
         raise BPGError("This x265 writes another slice header than expected; use av 18.")
     return slice_nal[:at] + bytes([slice_nal[at] | mask]) + slice_nal[at + 1 :]
+
+
+def slice_qp(nals: list[bytes], sao: int, chroma_format: int) -> int:
+    """SliceQpY of the first slice, 0..51 (H.265, 7.3.2.3 and 7.3.6.1).
+
+    `sao` and `chroma_format` are the SPS fields of a stream without VPS and SPS. BPGError if the
+    slice is no IDR picture's, or its blocks may be without loss, whatever the qp.
+    """
+    pps = next((nal for nal in nals if nal_type(nal) == NalType.PPS), b"")
+    first = next((nal for nal in nals if nal_type(nal) <= NalType.CRA_NUT), b"")
+    if not first or nal_type(first) not in (NalType.IDR_W_RADL, NalType.IDR_N_LP):
+        raise BPGError("The BPG file's quality can't be read: its picture is no IDR picture.")
+    bits = BitReader(unescape(pps[2:]))
+    bits.skip_ue(2)
+    _, output_flag, extra_bits = bits.u(1), bits.u(1), bits.u(3)
+    bits.u(2)
+    bits.skip_ue(2)
+    qp = 26 + bits.se()
+    bits.u(2)
+    bits.skip_ue(bits.u(1))  # depth of qp changes
+    bits.skip_ue(2)  # offsets of the chroma's qp
+    bits.u(3)
+    if bits.u(1):
+        raise BPGError("The BPG file may be lossless: it has no quality to improve on.")
+    bits = BitReader(unescape(first[2:]))
+    bits.u(2)
+    bits.ue()  # parameter set
+    bits.u(extra_bits)
+    bits.ue()  # slice type
+    bits.u(output_flag + sao * (2 if chroma_format else 1))
+    return qp + bits.se()

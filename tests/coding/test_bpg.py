@@ -294,6 +294,20 @@ def test_pack_knows_every_qp(qp: int) -> None:
     assert bpg.unpack(packed, 16, 16, qp) == data
 
 
+def test_the_quality_is_the_qp_that_it_was_encoded_with() -> None:
+    assert {bpg.quality(bytes.fromhex(data)) for data in FILES.values()} == {36}
+    image = smooth_image(20, 24)
+    for qp in range(52):
+        assert bpg.quality(bpg.encode(image, qp)) == max(qp, 3)  # below 3 they are all alike
+    with pytest.raises(BPGError, match="lossless"):
+        bpg.quality(bpg.encode_lossless(image))
+    data = bpg.encode(image, 30)
+    slice_at = data.rindex(b"\0\0\1") + 3
+    for damaged in (data[: slice_at - 11], data[:slice_at], b"no BPG"):
+        with pytest.raises(BPGError):
+            bpg.quality(damaged[:8] + b"\0" + damaged[9:])
+
+
 @pytest.mark.parametrize(
     ("height", "width", "qp", "chroma", "implied"),
     [

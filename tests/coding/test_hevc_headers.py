@@ -39,6 +39,12 @@ def test_ue_codes_of_the_standard() -> None:
         BitReader(bytes(9)).ue()
 
 
+def test_se_codes_of_the_standard() -> None:
+    """H.265, table 9-3."""
+    reader = BitReader(BitWriter().ue(*range(7)).bytes())
+    assert [reader.se() for _ in range(7)] == [0, 1, -1, 2, -2, 3, -3]
+
+
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 4, 255]), max_size=40).map(bytes))
 def test_emulation_prevention(payload: bytes) -> None:
     escaped = hevc_headers.escape(payload)
