@@ -137,7 +137,10 @@ def compress_pictures(
 
 
 def decompress_records(
-    records: Sequence[Record], model: Model | None, progress: Progress | None = None
+    records: Sequence[Record],
+    model: Model | None,
+    progress: Progress | None = None,
+    steps_done: int | None = None,
 ) -> list[Picture]:
     """The pictures of records, those of one size and plan together.
 
@@ -145,10 +148,15 @@ def decompress_records(
         records: as `compress_pictures` made them.
         model: that made them; None if none of them needs one, see `model_for`.
         progress: called after each part of the work.
+        steps_done: None for the pictures; else as `Codec.decode` knows them after so many steps: if
+            these are not all, main pictures in 8-bit RGB, which no checksum has vouched for.
 
     Raises:
-        ValueError: a record is damaged.
+        ValueError: a record is damaged, or has fewer steps than are to be done.
     """
+    if steps_done is not None:
+        for record in records:
+            _check_steps(record, steps_done)
     track = _Track(progress, sum(record.height * record.width for record in records))
     mains: dict[int, np.ndarray] = {}
     kinds = [
@@ -163,11 +171,17 @@ def decompress_records(
                 raise ValueError("the record needs the model that made it, but none was given")
             coded = [Coded(record.base, record.stream) for record in batch]
             observer = track.observer(len(batch), height, width, steps)
-            decoded = model.codec(steps, plan).decode(coded, height, width, observer)
+            codec = model.codec(steps, plan)
+            decoded = codec.decode(coded, height, width, observer, steps_done)
         else:
             decoded = np.stack([_classical_main(record) for record in batch])
         mains.update(zip(members, decoded, strict=True))
-    return [_joined(record, mains[member]) for member, record in enumerate(records)]
+    return [
+        _joined(record, mains[member])
+        if steps_done in (None, record.steps)
+        else from_array(mains[member])
+        for member, record in enumerate(records)
+    ]
 
 
 @lru_cache
@@ -255,6 +269,19 @@ def _classical_main(record: Record) -> np.ndarray:
         return _DECODERS[record.method](record.stream, out=np.empty(shape, np.uint8))
     except Exception as error:
         raise FileFormatError(f"the {record.method.name} picture in it is damaged") from error
+
+
+def _check_steps(record: Record, steps_done: int) -> None:
+    if record.method != Method.ESTIMATOR:
+        raise ValueError(
+            f"it holds the picture as {record.method.name.replace('_', ' ')}, without steps: "
+            "decode it as a whole"
+        )
+    if not 0 <= steps_done <= record.steps:
+        raise ValueError(
+            f"it has {record.steps} steps: expected from 0 to {record.steps} of them; "
+            f"got {steps_done}"
+        )
 
 
 def _joined(record: Record, main: np.ndarray) -> Picture:

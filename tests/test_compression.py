@@ -93,6 +93,26 @@ def test_pictures_of_any_sizes_in_one_call(model: Model) -> None:
         assert np.array_equal(one.samples, other.samples)
 
 
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_pictures_as_they_are_known_after_some_steps(model: Model) -> None:
+    colour, grey = from_array(smooth(1, 16, 16)[0]), from_array(smooth(1, 16, 16)[0, ..., 0])
+    records = compress_pictures([colour, grey], model)
+    damaged = [replace(record, checksum=0) for record in records]
+    for done in (0, 3):
+        early = decompress_records(damaged, model, steps_done=done)
+        assert [picture.samples.shape for picture in early] == [(16, 16, 3)] * 2
+        assert not np.array_equal(early[0].samples, colour.samples)
+    whole = decompress_records(records, model, steps_done=4)
+    for picture, original in zip(whole, (colour, grey), strict=True):
+        assert np.array_equal(picture.samples, original.samples)
+    with pytest.raises(FileFormatError, match="not the one that was coded"):
+        decompress_records(damaged, model, steps_done=4)
+    with pytest.raises(ValueError, match="4 steps: expected from 0 to 4 of them; got 5"):
+        decompress_records(records, model, steps_done=5)
+    with pytest.raises(ValueError, match="as PNG, without steps"):
+        decompress_records([replace(records[0], method=Method.PNG, steps=0)], None, steps_done=0)
+
+
 def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     flat = np.zeros((32, 32, 3), np.uint8)

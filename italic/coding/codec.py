@@ -163,14 +163,30 @@ class Codec:
         return [Coded(*parts) for parts in zip(base_codes, streams, strict=True)]
 
     def decode(
-        self, coded: Sequence[Coded], height: int, width: int, observer: Observer | None = None
+        self,
+        coded: Sequence[Coded],
+        height: int,
+        width: int,
+        observer: Observer | None = None,
+        steps_done: int | None = None,
     ) -> np.ndarray:
         """The images, uint8 (B, H, W, 3), of as many coded ones, given their size.
 
+        Args:
+            coded: base codes and streams.
+            height: of the images.
+            width: of the images.
+            observer: called after each tile of each step.
+            steps_done: None for the exact images; else as they are known after so many steps, with
+                the pixels of later ones as in `expect`. Nothing later in the streams is read.
+
         Raises:
             ValueError: a base code or stream that is damaged or of another size
-                (`StreamError`, `BPGError`).
+                (`StreamError`, `BPGError`), or more steps done than there are.
         """
+        done = self.steps if steps_done is None else steps_done
+        if not 0 <= done <= self.steps:
+            raise ValueError(f"expected from 0 to {self.steps} steps done; got {done}")
         # Before anything of the picture's size is made: a few bytes may claim any size.
         for code in coded:
             if 3 * height * width > SYMBOLS_PER_BYTE * (len(code.stream) + 4):
@@ -180,10 +196,22 @@ class Codec:
                 )
         readers = [Reader(code.stream) for code in coded]
         bases = np.stack([self.base.decode(code.base, height, width) for code in coded])
-        images = self._code(readers, bases, None, observer)
-        for reader in readers:
-            reader.finish()
+        images = self._code(readers, bases, None, observer, done)
+        if done == self.steps:
+            for reader in readers:
+                reader.finish()
         return images
+
+    def expect(self, bases: Sequence[bytes], height: int, width: int) -> np.ndarray:
+        """The images that the model expects, given their base codes.
+
+        The pixels of each step are their expectations, which the next step takes for known.
+
+        Returns:
+            uint8 (B, H, W, 3).
+        """
+        decoded = np.stack([self.base.decode(base, height, width) for base in bases])
+        return self._code([], decoded, None, None, 0)
 
     def sample(
         self, bases: Sequence[bytes], height: int, width: int, random: np.random.Generator
@@ -206,6 +234,7 @@ class Codec:
         bases: np.ndarray,
         images: np.ndarray | None,
         observer: Observer | None,
+        done: int | None = None,  # steps to code; the pixels of later ones are expectations
     ) -> np.ndarray:
         batch, height, width, _ = bases.shape
         order = masks.pixel_order(self.order, height, width)
@@ -237,9 +266,12 @@ class Codec:
                 )
                 if recurrent:
                     features[number] = last
-                truths = [None] * batch if flat is None else flat.take(here, axis=1)
-                rows = zip(coders, integer_parameters(mixture), truths, strict=True)
-                pixels = np.stack([coder.code(*row) for coder, *row in rows])
+                if done is not None and step >= done:
+                    pixels = mixture.expectation().round().byte().cpu().numpy()
+                else:
+                    truths = [None] * batch if flat is None else flat.take(here, axis=1)
+                    rows = zip(coders, integer_parameters(mixture), truths, strict=True)
+                    pixels = np.stack([coder.code(*row) for coder, *row in rows])
                 coded.append((here, pixels))
                 if observer is not None:
                     observer(step, here, mixture, torch.from_numpy(pixels).float().to(device))

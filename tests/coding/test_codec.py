@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from italic import masks
 from italic.coding import codec as codec_module
 from italic.coding.base import BPG, NoBase
 from italic.coding.codec import (
@@ -69,6 +70,44 @@ def _streams(codec: Codec, bases: list[bytes], pictures: np.ndarray) -> list[byt
     decoded = np.stack([codec.base.decode(base, 16, 16) for base in bases])
     codec._code(writers, decoded, pictures, None)
     return [writer.finish() for writer in writers]
+
+
+@pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
+def test_after_some_steps_their_pixels_are_exact(network: RNAN, base: object) -> None:
+    originals = images(2, 16, 16)
+    codec = Codec(network, base, 4)  # type: ignore[arg-type]
+    coded = codec.encode(originals)
+    order, bounds = masks.pixel_order("nested", 16, 16), codec.bounds(256)
+    for done in range(5):
+        known = codec.decode(coded, 16, 16, None, done).reshape(2, 256, 3)
+        same = (known == originals.reshape(2, 256, 3)).all(-1)[:, order]
+        assert same[:, : bounds[done]].all()
+        assert done == 4 or same[:, bounds[done] :].mean() < 0.5
+    nothing = codec.expect([item.base for item in coded], 16, 16)
+    assert np.array_equal(codec.decode(coded, 16, 16, None, 0), nothing)
+    with pytest.raises(ValueError, match="from 0 to 4 steps done; got 5"):
+        codec.decode(coded, 16, 16, None, 5)
+
+
+def test_later_parts_of_the_stream_are_not_read(network: RNAN) -> None:
+    codec = Codec(network, NoBase(), 4)
+    (coded,) = codec.encode(images(1, 16, 16))
+    half = len(coded.stream) // 2
+    foreign = Coded(coded.base, coded.stream[:half] + bytes(half))
+    early, late = (
+        [codec.decode([item], 16, 16, None, done) for item in (coded, foreign)] for done in (2, 3)
+    )
+    assert np.array_equal(*early) and not np.array_equal(*late)
+
+
+def test_what_is_expected_of_a_step_is_the_mean_of_its_mixtures(network: RNAN) -> None:
+    codec = Codec(network, NoBase(), 3)
+    (coded,) = codec.encode(images(1, 16, 16))
+
+    def check(step: int, due: np.ndarray, mixture: Mixture, pixels: torch.Tensor) -> None:
+        assert step == 0 or torch.equal(pixels, mixture.expectation().round())
+
+    codec.decode([coded], 16, 16, check, 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (13, 24)])
