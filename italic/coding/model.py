@@ -23,6 +23,7 @@ from italic.coding.codec import Codec
 from italic.coding.container import Plan
 from italic.coding.files import write_whole
 from italic.coding.model_files import (
+    ENHANCER,
     SEARCH_PATH,
     SUFFIX,
     WEIGHTS,
@@ -101,8 +102,22 @@ class Model:
             return [NoBase()]
         return Ladder(**base).rungs if "qps" in base else [BPG(**base)]
 
-    def codec(self, steps: int, plan: Plan | None = None) -> Codec:
-        """The codec of a number of steps, by the model's own plan unless another is given."""
+    def enhancer(self, steps: int, qp: int) -> Codec:
+        """A codec that starts from BPG, of the base codes the one with the nearest qp.
+
+        Raises:
+            ModelError: none of its base codes is BPG.
+        """
+        rungs = {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+        if not rungs:
+            raise ModelError(
+                f"the model '{self.name}' does not start from BPG: expected one that does, such as "
+                f"{ENHANCER}"
+            )
+        return self.codec(steps, rung=min(rungs, key=lambda rung: abs(rungs[rung] - qp)))
+
+    def codec(self, steps: int, plan: Plan | None = None, rung: int | None = None) -> Codec:
+        """The codec of a number of steps, by the model's own plan and rung unless given others."""
         recipe = self.recipe
         sizes: str | Sequence[float] = recipe.sizes
         exponent = recipe.exponent
@@ -112,8 +127,9 @@ class Model:
             sizes = "equal"
         elif sizes == "planned":
             sizes = recipe.plans.get(str(steps), "power")
-        most = max(map(int, recipe.rungs), default=0)
-        rung = recipe.rungs.get(str(min(steps, most)), 0)
+        if rung is None:
+            most = max(map(int, recipe.rungs), default=0)
+            rung = recipe.rungs.get(str(min(steps, most)), 0)
         base = self.bases[rung]
         return Codec(self.network, base, steps, recipe.order, sizes, exponent, rung)
 

@@ -13,6 +13,7 @@ SUFFIX = ".safetensors"
 CHECKOUT = Path(__file__).parents[2] / "weights"
 # Models that come with the project: in a checkout, or where an installed package keeps its data.
 WEIGHTS = CHECKOUT if CHECKOUT.is_dir() else Path(get_path("data"), "share", "italic", "weights")
+ENHANCER = "cifar10_fast"  # of those that come along the one that enhances BPG files
 SEARCH_PATH = "ITALIC_MODELS"  # environment variable: more folders, separated as in PATH
 
 

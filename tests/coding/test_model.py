@@ -131,6 +131,22 @@ def test_the_plan_of_a_file_goes_before_the_models_own(saved: Path) -> None:
     assert planned.codec(2).sizes == [5, 59] and planned.codec(3).sizes == "power"
 
 
+def test_an_enhancer_takes_the_base_code_of_the_nearest_quality(saved: Path) -> None:
+    network = load_model(saved).network
+
+    def model(base: dict | None) -> Model:
+        return Model("m", "0" * 64, Recipe(NETWORK, base, 2, "nested", "equal", 0.0), network)
+
+    ladder = model({"qps": [None, 29, 20, 40], "chroma": "420"})
+    for qp, rung in ((0, 2), (24, 2), (26, 1), (36, 3), (54, 3)):
+        codec = ladder.enhancer(3, qp)
+        assert (codec.rung, codec.steps) == (rung, 3) and codec.base.qp == [0, 29, 20, 40][rung]
+    assert load_model(saved).enhancer(1, 20).base.qp == 40
+    for base in (None, {"qps": [None], "chroma": "420"}):
+        with pytest.raises(ModelError, match="'m' does not start from BPG"):
+            model(base).enhancer(1, 40)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "no network", "empty"])
 def test_damaged_files_are_refused_in_one_sentence(copy: Path, damage: str) -> None:
     data = bytearray(copy.read_bytes())

@@ -1,0 +1,35 @@
+"""BPG files to better pictures than their own: the estimator removes the artefacts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from italic.coding import bpg
+from italic.coding.model import Model
+
+
+def enhance(data: bytes, model: Model, steps: int = 1, sample: bool = False) -> np.ndarray:
+    """The picture that a model expects, or a sample of those that it thinks possible.
+
+    Args:
+        data: a .bpg file, see `bpg.decode` for what is read.
+        model: one that starts from BPG; of its base codes the one of the nearest quality is taken.
+        steps: in which the pixels are estimated, each from those of the steps before; pictures of
+            fewer pixels take as many as those. The expectation in one step has the least squared
+            error.
+        sample: draw each pixel from its distribution instead of taking its expectation.
+
+    Returns:
+        uint8 (H, W, 3); the same for the same arguments.
+
+    Raises:
+        ValueError: another file (`BPGError`), or another model (`ModelError`).
+    """
+    height, width = bpg.picture_size(data)
+    codec = model.enhancer(min(steps, height * width), bpg.quality(data))
+    bases = [bytes([bpg.WHOLE]) + data]
+    if sample:
+        (picture,) = codec.sample(bases, height, width, np.random.default_rng(0))
+    else:
+        (picture,) = codec.expect(bases, height, width)
+    return picture
