@@ -28,12 +28,13 @@ from italic.cli.info import SAMPLES
 from italic.cli.messages import Errors
 from italic.cli.processes import in_processes
 from italic.cli.work import Failure, outcomes, same_picture
-from italic.coding import model_files, pictures
+from italic.coding import bpg, model_files, pictures
 from italic.coding.container import ArchiveReader, ArchiveWriter, Colour, unpack
 from italic.coding.exact import make_exact
 from italic.coding.files import TEMPORARY
-from italic.coding.model import Recipe, save_model
+from italic.coding.model import Recipe, load_model, save_model
 from italic.coding.model_files import SEARCH_PATH
+from italic.enhancement import enhance
 from italic.models.rnan import RNAN
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
@@ -178,6 +179,9 @@ def test_suffixes() -> None:
         ["compress", "photos/a.png", "--time-budget", "soon"],
         ["compress", "photos/a.png", "--jobs", "x"],
         ["decompress", "a.italic", "-o", "a.jpg"],
+        ["decompress", "a.italic", "--steps-done", "-1"],
+        ["enhance"],
+        ["enhance", "a.bpg", "--steps", "0"],
         ["archive", "photos", "-o", "-"],
         ["archive", "photos"],
     ],
@@ -395,6 +399,62 @@ def test_same_picture() -> None:
 
 
 # Looking into files.
+
+
+def test_a_picture_after_some_of_its_steps(model: str, here: Path, capsys: Capture) -> None:
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    capsys.readouterr()
+    for done, told in ((0, 1), (3, 1), (4, 0)):
+        assert run("decompress", "a.italic", "-o", f"{done}.png", "--steps-done", done) == 0
+        said = capsys.readouterr().err
+        assert said.count(f"a.italic: after {done} of 4 steps its checksum can't be") == told
+        assert len(said.splitlines()) == told
+    assert_equal("4.png", "photos/a.png")
+    original = np.asarray(Image.open("photos/a.png"))
+    wrong = [(np.asarray(Image.open(f"{done}.png")) != original).mean() for done in (0, 3, 4)]
+    assert 1 >= wrong[0] > wrong[1] > wrong[2] == 0
+    assert run("decompress", "a.italic", "-o", "x.png", "--steps-done", "5") == 1
+    assert "it has 4 steps: expected from 0 to 4" in capsys.readouterr().err
+    Image.new("RGB", (16, 16)).save("flat.png")
+    assert run("compress", "flat.png", "--model", model) == 0
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    capsys.readouterr()
+    for name, reason in (("flat", "without steps"), ("all", "it is an archive")):
+        assert run("decompress", f"{name}.italic", "-o", "x.png", "--steps-done", "0") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"italic: {name}.italic: ") and reason in line
+    assert not Path("x.png").exists()
+
+
+def test_enhance(model: str, here: Path, capsys: Capture) -> None:
+    network = RNAN(**NETWORK).eval()
+    network = make_exact(network, lambda network: network(*torch.full((2, 1, 3, 16, 16), 128.0),
+                                                          torch.ones(1, 1, 16, 16)))  # fmt: skip
+    base = {"qp": 40, "chroma": "420"}
+    save_model(here / "bpg.safetensors", network, Recipe(NETWORK, base, 2, "nested", "power", 1.0))
+    image = np.asarray(Image.open("photos/a.png"))
+    for name, qp in (("a", 40), ("sub/b", 30)):
+        Path(f"coded/{name}.bpg").parent.mkdir(parents=True, exist_ok=True)
+        Path(f"coded/{name}.bpg").write_bytes(bpg.encode(image, qp))
+    chosen = ("--model", "bpg.safetensors")
+    assert run("enhance", "coded", "-o", "out", *chosen) == 0
+    assert tree("out") == ["a.png", "sub/b.png"] and capsys.readouterr().err == ""
+    made = np.asarray(Image.open("out/a.png"))
+    assert np.array_equal(made, enhance(Path("coded/a.bpg").read_bytes(), load_model(chosen[1])))
+    assert run("enhance", "coded/a.bpg", "-o", "s.png", *chosen, "--steps", "3", "--sample") == 0
+    assert not np.array_equal(made, np.asarray(Image.open("s.png")))
+    capsys.readouterr()
+    Path("lossless.bpg").write_bytes(bpg.encode_lossless(image))
+    for name, other, reason in (
+        ("photos/a.png", chosen[1], "Not a BPG file"),
+        ("lossless.bpg", chosen[1], "lossless"),
+        ("gone.bpg", chosen[1], "No such file"),
+        ("coded/a.bpg", model, "'tiny' does not start from BPG"),
+    ):
+        assert run("enhance", name, "-o", "x.png", "--model", other) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"italic: {name}: ") and reason in line
+    assert not Path("x.png").exists()
 
 
 def test_info(model: str, here: Path, capsys: Capture) -> None:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from italic.cli.archive import archive
-from italic.cli.commands import compress, decompress, models, test
+from italic.cli.commands import compress, decompress, enhance, models, test
 from italic.cli.info import info
 from italic.coding.container import DEFAULT_MAX_PIXELS
+from italic.coding.model_files import ENHANCER
 
 COMMANDS: dict[Callable[..., None], str] = {
     compress: "compress picture files",
@@ -19,6 +20,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     archive: "compress all pictures of a folder into one file",
     info: "show what compressed files hold, without decoding them",
     test: "decode compressed files and tell whether they are right",
+    enhance: "turn BPG files into PNG files with better pictures than their own",
     models: "list the installed models",
 }
 FILES = "files, folders (all files in them), patterns, or - for stdin"
@@ -46,9 +48,9 @@ def parser() -> argparse.ArgumentParser:
             add("--ray", metavar="ADDRESS", help=text)
         elif run is not models:
             add("inputs", nargs="+", metavar="IN", help=FILES)
-        if run in (compress, decompress):
+        if run in (compress, decompress, enhance):
             add("-o", "--out", metavar="OUT", help=OUT)
-        if run in (compress, decompress, archive):
+        if run in (compress, decompress, enhance, archive):
             add("--force", action="store_true", help="overwrite files")
         if run in (compress, archive):
             _add_encoding(command)
@@ -56,6 +58,16 @@ def parser() -> argparse.ArgumentParser:
             most, text = DEFAULT_MAX_PIXELS, f"refuse larger ones; default: {DEFAULT_MAX_PIXELS}"
             add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
             add("--model", metavar="NAME|PATH", help="if the one that is needed is not installed")
+        if run is decompress:
+            text = "show the picture as it is known after K steps, 0 for the base code alone"
+            add("--steps-done", type=_count, metavar="K", help=text)
+        if run is enhance:
+            text = "that starts from BPG, see: italic models"
+            add("--model", default=ENHANCER, metavar="NAME|PATH", help=text)
+            text = "in which pixels are estimated, each from those before; default: 1"
+            add("--steps", type=_whole, default=1, metavar="K", help=text)
+            text = "draw from the pictures that the model thinks possible instead of their mean"
+            add("--sample", action="store_true", help=text)
         if run not in (info, models):
             add("--jobs", type=_whole, default=1, metavar="N", help="processes")
         if run is info:
@@ -77,10 +89,14 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--drop-metadata", action="store_true", help=text)
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on; got '{text}'")
+def _whole(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on; got '{text}'")
     return int(text)
+
+
+def _count(text: str) -> int:
+    return _whole(text, least=0)
 
 
 def _seconds(text: str) -> float:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from italic.cli import files
-from italic.cli.files import PICTURES, SUFFIX, Job
+from italic.cli import files, work
+from italic.cli.files import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.work import Failure, decode, encode, load, outcomes, read_pictures, read_records
 from italic.coding.files import write_whole
@@ -30,12 +31,28 @@ def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
     return outcomes(pictures, len(jobs), partial(encode, model=args.model, **options), args.jobs)
 
 
-def decoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
+def decoded(
+    jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None
+) -> Outcomes:
     """The PNG file of each picture, or what is wrong with it; ModelError."""
     if args.model:
         load(args.model)
     records = read_records(jobs, args.max_pixels)
-    return outcomes(records, len(jobs), partial(decode, model=args.model), args.jobs)
+    if steps_done is not None:
+        records = _told(jobs, records, steps_done)
+    code = partial(decode, model=args.model, steps_done=steps_done)
+    return outcomes(records, len(jobs), code, args.jobs)
+
+
+def _told(
+    jobs: Sequence[Job], records: Iterator[tuple[Any, int]], steps_done: int
+) -> Iterator[tuple[Any, int]]:
+    """The records; those that will not be decoded to their ends are told."""
+    for job, (item, pixels) in zip(jobs, records, strict=True):
+        if not isinstance(item, Failure) and steps_done < (steps := item[1].steps):
+            text = f"after {steps_done} of {steps} steps its checksum can't be checked"
+            print(f"italic: {shown(job)}: {text}: it is that of the whole picture", file=sys.stderr)
+        yield item, pixels
 
 
 def compress(args: argparse.Namespace, errors: Errors) -> None:
@@ -57,13 +74,27 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
         if pictures == [job]:
             jobs.append(job)
         elif pictures is not None:
+            if args.steps_done is not None:
+                errors.refuse(job, "it is an archive: --steps-done is for files of one picture")
             if job.target is None:
                 errors.refuse(job, "it is an archive: name a folder for it with -o")
             named = args.out is not None and not several
             folder = Path(args.out) if named else job.target.with_suffix("")
             jobs += files.unpacked(pictures, folder, errors)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, decoded(jobs, args), args.force, errors)
+    _write(jobs, decoded(jobs, args, args.steps_done), args.force, errors)
+
+
+def enhance(args: argparse.Namespace, errors: Errors) -> None:
+    """`italic enhance`."""
+    found, several = files.find(args, {BPG}, errors)
+    jobs = files.with_targets(found, args, several, ".png")
+    files.check_targets(jobs, args.force, errors)
+    if jobs:
+        load(args.model)
+    options = {"model": args.model, "steps": args.steps, "sample": args.sample}
+    code = partial(work.enhance, **options)
+    _write(jobs, outcomes(work.read_files(jobs), len(jobs), code, args.jobs), args.force, errors)
 
 
 def _write(jobs: Sequence[Job], made: Outcomes, force: bool, errors: Errors) -> None:

@@ -15,6 +15,7 @@ from italic.cli.messages import Errors
 from italic.coding.container import ArchiveReader, kind_of
 
 SUFFIX = ".italic"
+BPG = ".bpg"
 PICTURES = {".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg"}
 PICTURES |= {".pnm", ".pbm", ".pgm", ".ppm"}
 
@@ -119,7 +120,7 @@ def with_targets(
 
 def renamed(path: Path, suffix: str) -> Path:
     """The path with this suffix instead of that of a picture or compressed file."""
-    known = path.suffix.lower() in PICTURES | {SUFFIX}
+    known = path.suffix.lower() in PICTURES | {SUFFIX, BPG}
     return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)
 
 

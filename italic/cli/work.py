@@ -68,6 +68,16 @@ def read_records(
             yield Failure(sentence(error).removeprefix(f"picture {job.member!r}: ")), 0
 
 
+def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
+    """Each file, and how many bytes it has, fewer than pixels."""
+    for job in jobs:
+        try:
+            with job.open() as file:
+                yield file.read(), job.size
+        except OSError as error:
+            yield Failure(sentence(error)), 0
+
+
 def encode(
     pictures: list[Picture], report: Report, model: str | None, verify: bool, **amount: Any
 ) -> list[bytes]:
@@ -103,7 +113,9 @@ def same_picture(a: Picture, b: Picture) -> bool:
     return rest[0] == rest[1] and x.dtype == y.dtype and x.shape == y.shape and (x == y).all()
 
 
-def decode(items: list[tuple[bytes, Record]], report: Report, model: str | None) -> list[bytes]:
+def decode(
+    items: list[tuple[bytes, Record]], report: Report, model: str | None, steps_done: int | None
+) -> list[bytes]:
     """A PNG file of each record with the hash of its model; ValueError."""
     from italic.coding.pictures import to_png
     from italic.compression import decompress_records, model_for
@@ -113,9 +125,23 @@ def decode(items: list[tuple[bytes, Record]], report: Report, model: str | None)
         members = [number for number, item in enumerate(items) if item[0] == model_hash]
         records = [items[number][1] for number in members]
         chosen = model_for(model_hash, records, load(model) if model else None)
-        pictures = decompress_records(records, chosen, report)
+        pictures = decompress_records(records, chosen, report, steps_done)
         files.update(zip(members, map(to_png, pictures), strict=True))
     return [files[number] for number in range(len(items))]
+
+
+def enhance(
+    files: list[bytes], report: Report, model: str, steps: int, sample: bool
+) -> list[bytes]:
+    """A PNG file of the enhanced picture of each BPG file; ValueError."""
+    from italic.coding.pictures import from_array, to_png
+    from italic.enhancement import enhance
+
+    enhanced = []
+    for number, file in enumerate(files, 1):
+        enhanced.append(to_png(from_array(enhance(file, load(model), steps, sample))))
+        report(number / len(files))
+    return enhanced
 
 
 def outcomes(
