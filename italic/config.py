@@ -258,10 +258,11 @@ class EvaluationConfig:
     sizes: Any = None  # step sizes as in `masks`; None for the model's own
     exponent: float | None = None
     codecs: bool = True  # the same images through the classical codecs
-    pictures: int = 4  # images (samples) in panels, maps, films
+    pictures: int = 4  # images (samples) in panels, maps, films, grids
     pixel: list[int] | None = None  # [y, x], from 0, whose attention is drawn; None: the centre
     step: int | None = None  # from 1, in which it is; None: the middle one
     before: str | None = None  # mode=ablations: an ablations.csv whose rows come along
+    qp: int | None = None  # mode=enhance: which of a ladder's base codes; None for the coarsest
 
 
 @dataclass

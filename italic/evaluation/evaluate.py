@@ -11,7 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic import experiment
-from italic.evaluation.modes import ablations, attention, bits, curve, samples
+from italic.evaluation.modes import (
+    ablations,
+    attention,
+    bits,
+    curve,
+    enhance,
+    progressive,
+    samples,
+)
 from italic.evaluation.sources import Inputs, find_sources, images_for
 from italic.experiment import RunError
 
@@ -23,6 +31,8 @@ MODES: dict[str, Callable[[Inputs], None]] = {
     "attention": attention.draw,
     "bits": bits.draw,
     "samples": samples.draw,
+    "enhance": enhance.measure,
+    "progressive": progressive.measure,
 }
 
 

@@ -1,0 +1,139 @@
+"""mode=progressive: how good the pictures are after base code and each step, for how many bits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.progress import track
+
+from italic import masks
+from italic.coding.codec import Codec
+from italic.evaluation.curve import Estimate
+from italic.evaluation.figures import COLOURS, LINES, MARKERS, save_figure
+from italic.evaluation.quality import draw_grid, psnr, squared_errors
+from italic.evaluation.results import write_table
+from italic.evaluation.sources import Inputs
+from italic.experiment import RunError
+
+log = logging.getLogger(__name__)
+
+MOST_COLUMNS = 17  # of pictures in a strip
+
+Row = dict[str, Any]
+
+
+def measure(inputs: Inputs) -> None:
+    """PSNR against bpsp from step to step, in as many steps as a model codes in by default.
+
+    Raises:
+        RunError: an image that did not come back exactly after all steps.
+    """
+    cfg, images = inputs.cfg.evaluate, inputs.images
+    height, width = images.shape[1:3]
+    curves: dict[str, list[Row]] = {}
+    for name, model in inputs.models.items():
+        codec, folder = model.codec(min(model.steps, height * width)), inputs.folder(name)
+        spent, errors = np.empty((2, codec.steps + 1, len(images)))
+        for start in track(range(0, len(images), cfg.batch_size), name, transient=True):
+            batch = slice(start, start + cfg.batch_size)
+            spent[:, batch], pictures = decode_progressively(codec, images[batch])
+            errors[:, batch] = [squared_errors(known, images[batch]) for known in pictures]
+            if start == 0 and cfg.pictures:
+                strip = _strip(pictures[:, : cfg.pictures], spent[:, : cfg.pictures])
+                save_figure(strip, folder / "strip.png")
+        if errors[-1].any():
+            raise RunError(f"images of {name} did not come back exactly after all steps")
+        curves[name] = [_row(done, spent[done], errors[done]) for done in range(codec.steps + 1)]
+        write_table(curves[name], folder / "progressive.csv")
+        for row in curves[name]:
+            log.info("%s: %d steps done, %.4f bpsp, PSNR %.2f dB (%.2f dB)", name, *row.values())
+    save_figure(progressive_figure(curves), inputs.output / "progressive.png")
+    log.info("drew %s", inputs.output / "progressive.png")
+
+
+def decode_progressively(codec: Codec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Code images, uint8 (N, H, W, 3), and decode them as far as each number of steps.
+
+    Returns:
+        Bits of each sub-pixel spent so far, float64 (steps + 1, N), the base code's included, and
+        the pictures as they are known then, uint8 (steps + 1, N, H, W, 3).
+    """
+    count, height, width, channels = images.shape
+    estimate = Estimate(count, height * width)
+    coded = codec.encode(images, estimate)
+    order = masks.pixel_order(codec.order, height, width)
+    by_step = np.add.reduceat(estimate.maps[:, order], codec.bounds(len(order))[:-1], axis=1)
+    base = [[8 * len(item.base)] for item in coded]
+    spent = np.cumsum(np.hstack([base, by_step]), axis=1) / (height * width * channels)
+    decoded = [codec.decode(coded, height, width, None, done) for done in range(codec.steps + 1)]
+    return spent.T, np.stack(decoded)
+
+
+def progressive_figure(curves: Mapping[str, Sequence[Row]]) -> Figure:
+    """PSNR against bpsp for each named curve, its points named by the steps done."""
+    figure = Figure(figsize=(7.6, 5.2), dpi=125, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    for index, (name, rows) in enumerate(curves.items()):
+        *lossy, last = rows  # whose PSNR is infinite
+        points = [(row["bpsp"], row["psnr"]) for row in lossy]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(
+            *np.transpose(points),
+            color=colour,
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle=LINES[index // len(COLOURS) % len(LINES)],
+            label=name,
+        )
+        axes.axvline(last["bpsp"], color=colour, linewidth=1, linestyle="--")
+        exact = axes.annotate(
+            f"{name}: exact after {last['steps_done']}",
+            (last["bpsp"], 0.02 + 0.04 * index),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=colour,
+            backgroundcolor="white",
+        )
+        exact.set_in_layout(False)
+        for row, point in zip(lossy, points, strict=True):
+            label = axes.annotate(
+                f"{row['steps_done']}",
+                point,
+                xytext=(5, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
+            label.set_in_layout(False)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("bits per sub-pixel so far (base code included)")
+    axes.set_ylabel("PSNR (dB), mean over the images")
+    axes.set_title("Progressive decoding: the picture after each step, by number of steps done")
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    if len(curves) > 1:
+        axes.legend(loc="upper left", fontsize=9, framealpha=0.9)
+    return figure
+
+
+def _row(done: int, spent: np.ndarray, errors: np.ndarray) -> Row:
+    return {
+        "steps_done": done,
+        "bpsp": round(float(spent.mean()), 5),
+        "psnr": round(float(psnr(errors).mean()), 4),
+        "psnr_of_mse": round(float(psnr(errors.mean())), 4),
+    }
+
+
+def _strip(pictures: np.ndarray, spent: np.ndarray) -> Figure:
+    """A row an image: as known after base code and steps, uint8 (steps + 1, N, H, W, 3)."""
+    shown = np.unique(np.linspace(0, len(pictures) - 1, MOST_COLUMNS).round().astype(int))
+    first = "base code" if spent[0].any() else "at first"
+    titles = [first, *(f"step {done}" for done in shown[1:])]
+    captions = [[f"{bpsp:.2f} bpsp" for bpsp in row] for row in spent[shown].T]
+    return draw_grid(pictures[shown].swapaxes(0, 1), titles, captions)

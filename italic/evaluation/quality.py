@@ -1,0 +1,69 @@
+"""How near pictures are to their originals, and grids of such pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from skimage.metrics import structural_similarity
+
+
+def squared_errors(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """Mean squared error of each picture, float64 (N,), from uint8 (N, H, W, 3)."""
+    return ((pictures.astype(np.float64) - originals) ** 2).mean((1, 2, 3))
+
+
+def psnr(squared_error: np.ndarray | float) -> np.ndarray:
+    """PSNR in dB of mean squared errors, infinite for 0: 10 · log10(255² / error)."""
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255**2 / np.asarray(squared_error))
+
+
+def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """SSIM of each picture, float64 (N,), from uint8 (N, H, W, 3), mean of the colours.
+
+    With the Gaussian window of Wang et al. (2004); pictures of at least 11×11 pixels.
+    """
+    return np.array(
+        [
+            structural_similarity(
+                *pair,
+                channel_axis=2,
+                data_range=255,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+            )
+            for pair in zip(pictures, originals, strict=True)
+        ]
+    )
+
+
+def draw_grid(
+    pictures: np.ndarray, titles: Sequence[str], captions: Sequence[Sequence[str]]
+) -> Figure:
+    """Rows of pictures with a title over each column and a caption under each picture.
+
+    Args:
+        pictures: uint8 (N, M, H, W, 3).
+        titles: M.
+        captions: N times M; may be empty texts.
+    """
+    rows, columns, height, width, _ = pictures.shape
+    side = 1.3
+    size = side * columns + 0.2, (side * height / width + 0.22) * rows + 0.3
+    figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr, call-arg]
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for row, column in np.ndindex(rows, columns):
+        axes: Axes = grid[row, column]  # type: ignore[assignment]
+        axes.imshow(pictures[row, column], interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(captions[row][column], fontsize=8, labelpad=2)
+    for column, title in enumerate(titles):
+        grid[0, column].set_title(title, fontsize=9)
+    return figure
