@@ -398,9 +398,6 @@ def test_same_picture() -> None:
     assert not same_picture(plain, pictures.Picture(plain.samples, icc=b"x"))
 
 
-# Looking into files.
-
-
 def test_a_picture_after_some_of_its_steps(model: str, here: Path, capsys: Capture) -> None:
     assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
     capsys.readouterr()
@@ -455,6 +452,9 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"italic: {name}: ") and reason in line
     assert not Path("x.png").exists()
+
+
+# Looking into files.
 
 
 def test_info(model: str, here: Path, capsys: Capture) -> None:

@@ -35,6 +35,7 @@ from italic.models.rnan import RNAN
 
 FORMAT = 2  # of model files, and of how streams are made with them
 DEFAULT = "cifar10"
+FINER = 10  # in qp: so much finer than what a model was trained on, BPG gains no more from it
 
 
 class ModelError(ValueError):
@@ -106,7 +107,7 @@ class Model:
         """A codec that starts from BPG, of the base codes the one with the nearest qp.
 
         Raises:
-            ModelError: none of its base codes is BPG.
+            ModelError: none of its base codes is BPG, or all are much coarser than this qp.
         """
         rungs = {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
         if not rungs:
@@ -114,7 +115,13 @@ class Model:
                 f"the model '{self.name}' does not start from BPG: expected one that does, such as "
                 f"{ENHANCER}"
             )
-        return self.codec(steps, rung=min(rungs, key=lambda rung: abs(rungs[rung] - qp)))
+        rung = min(rungs, key=lambda rung: abs(rungs[rung] - qp))
+        if qp < rungs[rung] - FINER:
+            raise ModelError(
+                f"a BPG file of qp {qp} is better than what the model '{self.name}' would make of "
+                f"it: that one was trained on qp {', '.join(map(str, sorted(rungs.values())))}"
+            )
+        return self.codec(steps, rung=rung)
 
     def codec(self, steps: int, plan: Plan | None = None, rung: int | None = None) -> Codec:
         """The codec of a number of steps, by the model's own plan and rung unless given others."""

@@ -138,10 +138,13 @@ def test_an_enhancer_takes_the_base_code_of_the_nearest_quality(saved: Path) -> 
         return Model("m", "0" * 64, Recipe(NETWORK, base, 2, "nested", "equal", 0.0), network)
 
     ladder = model({"qps": [None, 29, 20, 40], "chroma": "420"})
-    for qp, rung in ((0, 2), (24, 2), (26, 1), (36, 3), (54, 3)):
+    for qp, rung in ((10, 2), (24, 2), (26, 1), (36, 3), (54, 3)):
         codec = ladder.enhancer(3, qp)
         assert (codec.rung, codec.steps) == (rung, 3) and codec.base.qp == [0, 29, 20, 40][rung]
-    assert load_model(saved).enhancer(1, 20).base.qp == 40
+    with pytest.raises(ModelError, match=r"of qp 9 is better .* 'm' .* on qp 20, 29, 40"):
+        ladder.enhancer(3, 9)
+    with pytest.raises(ModelError, match="of qp 29 is better"):
+        load_model(saved).enhancer(1, 29)
     for base in (None, {"qps": [None], "chroma": "420"}):
         with pytest.raises(ModelError, match="'m' does not start from BPG"):
             model(base).enhancer(1, 40)
