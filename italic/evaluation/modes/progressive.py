@@ -98,7 +98,7 @@ def progressive_figure(curves: Mapping[str, Sequence[Row]]) -> Figure:
             ha="right",
             fontsize=8,
             color=colour,
-            backgroundcolor="white",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
         exact.set_in_layout(False)
         for row, point in zip(lossy, points, strict=True):
