@@ -188,7 +188,8 @@ def decompress_records(
 def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
     """How many steps of coding a picture fit into a time on this machine, by a trial: 1 to 256."""
     order = masks.pixel_order(model.recipe.order, height, width)
-    strides = masks.lattice_strides(order, width, model.network.largest_stride)
+    largest_stride = getattr(model.network, "largest_stride", 1)
+    strides = masks.lattice_strides(order, width, largest_stride)
     step_seconds = {
         stride: _step_seconds(model, Lattice(height, width, stride))
         for stride in np.unique(strides[1:]).tolist()

@@ -17,7 +17,7 @@ RNAN = "italic.models.rnan.RNAN"
 
 @dataclass
 class ModelConfig:
-    """`italic.models.rnan.RNAN`."""
+    """The estimator: `italic.models.rnan.RNAN`."""
 
     _target_: str = RNAN
     features: int = 64
@@ -37,46 +37,33 @@ class ModelConfig:
 
 
 @dataclass
-class BaseConfig:
-    """A base code of `italic.coding.base`."""
-
-    _target_: str = MISSING
-
-
-@dataclass
-class NoBaseConfig(BaseConfig):
+class NoBaseConfig:
     """No base code: the estimator starts from mid-grey."""
 
     _target_: str = "italic.coding.base.NoBase"
 
 
 @dataclass
-class BPGConfig(BaseConfig):
+class BPGConfig:
     """BPG, an HEVC intra picture."""
 
     _target_: str = "italic.coding.base.BPG"
-    qp: int = 49
-    chroma: str = "420"
+    qp: int = 49  # quality, 0 (best) to 51
+    chroma: str = "420"  # 420, 422 or 444
 
 
 @dataclass
-class LadderConfig(BaseConfig):
+class LadderConfig:
     """Several base codes for one network, for other numbers of steps; needs masks.sizes=planned."""
 
     _target_: str = "italic.coding.base.Ladder"
-    qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])  # None: no base code
+    # Quality of each rung, 0 (best) to 51; null: no base code. The first is for many steps.
+    qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])
     chroma: str = "420"
 
 
 @dataclass
-class ImagesConfig:
-    """A source of images, in `italic.datamodules`."""
-
-    _target_: str = MISSING
-
-
-@dataclass
-class CIFAR10Config(ImagesConfig):
+class CIFAR10Config:
     """CIFAR-10, from torchvision's files or from class folders."""
 
     _target_: str = "italic.datamodules.images.CIFAR10"
@@ -87,7 +74,7 @@ class CIFAR10Config(ImagesConfig):
 
 
 @dataclass
-class PhotosConfig(ImagesConfig):
+class PhotosConfig:
     """Tiles of the photographs that scikit-image brings along."""
 
     _target_: str = "italic.datamodules.images.Photos"
@@ -96,7 +83,7 @@ class PhotosConfig(ImagesConfig):
 
 
 @dataclass
-class FolderConfig(ImagesConfig):
+class FolderConfig:
     """Tiles of the images in any directory tree."""
 
     _target_: str = "italic.datamodules.images.Folder"
@@ -108,7 +95,7 @@ class FolderConfig(ImagesConfig):
 
 
 @dataclass
-class ImageNet32Config(ImagesConfig):
+class ImageNet32Config:
     """ImageNet downsampled to 32×32 pixels, from its batch files."""
 
     _target_: str = "italic.datamodules.imagenet.DownsampledImageNet"
@@ -128,7 +115,7 @@ class ImageNet64Config(ImageNet32Config):
 
 
 @dataclass
-class TinyImageNetConfig(ImagesConfig):
+class TinyImageNetConfig:
     """Tiny ImageNet, from its folders of JPEG files."""
 
     _target_: str = "italic.datamodules.imagenet.TinyImageNet"
@@ -137,7 +124,7 @@ class TinyImageNetConfig(ImagesConfig):
     cache_dir: str = "cache/images"
 
 
-IMAGES: dict[str, type[ImagesConfig]] = {
+IMAGES: dict[str, Any] = {
     "cifar10": CIFAR10Config,
     "photos": PhotosConfig,
     "folder": FolderConfig,
@@ -151,6 +138,7 @@ IMAGES: dict[str, type[ImagesConfig]] = {
 class MasksConfig:
     """Pixel order, partition into steps, and how training draws from them."""
 
+    # nested, normal, raster, quad, uneven_1, uneven_2, or MODULE.NAME of a function of your own
     order: str = "nested"
     # equal, power, a list with a relative size for each step, or planned: the least bits, found
     # when the model is exported; power until then
@@ -166,7 +154,7 @@ class MasksConfig:
 class DataModuleConfig:
     """`italic.datamodules.step_masks.StepMasks`, without its masks."""
 
-    images: ImagesConfig = MISSING
+    images: Any = MISSING  # where images come from: keys and types are those of the choice
     cache_dir: str = "cache/pairs"
     ray: str | None = None  # cluster whose workers make the base codes, or local; see docs/scale.md
     batch_size: int = 8
@@ -190,7 +178,7 @@ class TrainingConfig:
     decay_from: float = 0.5
     auxiliary: float = 0.3
     average_decay: float = 0.998  # of the weights' moving average; less at first
-    compile: bool = False
+    compile: bool = False  # the network by torch.compile
     # Largest batch to try: datamodule.batch_size is doubled while it fits into memory; 0 leaves it
     find_batch_size: int = 0
 
@@ -199,9 +187,9 @@ class TrainingConfig:
 class LoggerConfig:
     """Loggers besides the CSV that is always written."""
 
-    wandb: bool = False
+    wandb: bool = False  # log to Weights & Biases
     mode: str = "offline"  # W&B's: offline, online, disabled
-    project: str = "italic"
+    project: str = "italic"  # W&B's
     pictures: int = 8  # validation images in the report's panel; 0 for no panel and no curve
     curve_every: int = 5  # validations from one curve to the next; 0 for one after training alone
     artifact: bool = False  # the model as a W&B artifact, after training
@@ -233,15 +221,16 @@ TrainerConfig = _trainer_config()
 class TrainConfig:
     """Of `train.py`."""
 
-    model: ModelConfig = MISSING
-    base: BaseConfig = MISSING
+    # The keys and types of these are those of the choice: ITALIC's below, or your own.
+    model: Any = MISSING  # the estimator
+    base: Any = MISSING  # the base code
     datamodule: DataModuleConfig = MISSING
     masks: MasksConfig = field(default_factory=MasksConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # type: ignore[valid-type]
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     steps: int = 16  # at which a run is validated and codes by default
-    seed: int = 0
+    seed: int = 0  # of everything random
     threads: int = 0  # of the processor; 0 leaves the choice to PyTorch
     resume: str | None = None  # run directory to go on with
     weights: str | None = None  # model, by name or file, whose weights a new run begins with
@@ -251,12 +240,12 @@ class TrainConfig:
 class EvaluationConfig:
     """What is measured or drawn, and how."""
 
-    split: str = "test"
+    split: str = "test"  # train, validation or test
     limit: int = 0  # only the first N images; 0 for all
-    batch_size: int = 64
+    batch_size: int = 64  # images coded at a time
     timed: int = 16  # images that are also coded one by one, for the times at batch 1
     sizes: Any = None  # step sizes as in `masks`; None for the model's own
-    exponent: float | None = None
+    exponent: float | None = None  # of `power` sizes; None for the model's own
     codecs: bool = True  # the same images through the classical codecs
     pictures: int = 4  # images (samples) in panels, maps, films, grids
     pixel: list[int] | None = None  # [y, x], from 0, whose attention is drawn; None: the centre
@@ -277,7 +266,7 @@ class EvaluateConfig:
     datamodule: DataModuleConfig | None = None  # None for the images trained on
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    threads: int = 0
+    threads: int = 0  # of the processor; 0 leaves the choice to PyTorch
     output: str | None = None  # directory of the results; None for one under evaluations/
 
 

@@ -12,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from italic.coding.base import BaseCode, Ladder
-from italic.coding.exact import drop_silent_blocks, floating_state
+from italic.coding.exact import check_layers, drop_silent_blocks, floating_state
 from italic.coding.model import load_model
 from italic.datamodules.images import ImageSource
 from italic.datamodules.step_masks import StepMasks
+from italic.extensions import import_own
 from italic.models.estimator import Estimator
 
 CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
@@ -31,11 +32,19 @@ def unroll(cfg: DictConfig) -> int:
     """Steps of a training sample: as configured, else 2 for a recurrent network and 1 without."""
     if cfg.masks.unroll is not None:
         return cfg.masks.unroll
-    return 2 if cfg.model.recurrent and cfg.steps > 1 else 1
+    return 2 if cfg.model.get("recurrent") and cfg.steps > 1 else 1
+
+
+def import_own_code(cfg: DictConfig) -> None:
+    """Import what a run's configuration names, ITALIC's or one's own; `ExtensionError`."""
+    for name in (cfg.model._target_, cfg.base._target_, cfg.masks.order):
+        if "." in name:
+            import_own(name.rpartition(".")[0])
 
 
 def build_datamodule(cfg: DictConfig) -> StepMasks:
     """The DataModule of a run: its images, base code and masks."""
+    import_own_code(cfg)
     settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
     settings["images"] = build_images(cfg)
     step_masks = dict(OmegaConf.to_container(cfg.masks, resolve=True))  # type: ignore[arg-type]
@@ -86,9 +95,16 @@ def build_bases(cfg: DictConfig) -> list[BaseCode]:
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
-    """The estimator network of a configuration, untrained."""
+    """The estimator network of a configuration, untrained.
+
+    Raises:
+        RunError: settings that make none.
+        InexactError: it has layers that can't be made exact.
+    """
     rungs = len(build_bases(cfg))
-    return _instantiated(cfg.model, **({"rungs": rungs} if rungs > 1 else {}))
+    network = _instantiated(cfg.model, **({"rungs": rungs} if rungs > 1 else {}))
+    check_layers(network)
+    return network
 
 
 def build_estimator(cfg: DictConfig) -> Estimator:
@@ -180,7 +196,7 @@ def begin_with(network: nn.Module, name: str) -> None:
             "without its silent ones"
         )
     network.load_state_dict(state, strict=False)
-    for index, group in enumerate(network.groups):  # type: ignore[arg-type]
+    for index, group in enumerate(getattr(network, "groups", ())):
         if not any(key.startswith(f"groups.{index}.") for key in state):
             group.become_identity()
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from italic import experiment, planning
-from italic.coding.base import BaseCode
+from italic.coding.base import BPG, BaseCode, Ladder, NoBase
 from italic.coding.calibration import calibrated
 from italic.coding.codec import Codec
 from italic.coding.exact import silent_blocks
@@ -46,6 +46,7 @@ def exported(run_dir: Path) -> Model:
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
+    experiment.import_own_code(experiment.read_config(run_dir))
     parts = experiment.find_checkpoint(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
     source = hashlib.sha256(b"".join(parts) + bytes([FORMAT, VERSION])).hexdigest()
     if not (
@@ -63,8 +64,6 @@ def exported(run_dir: Path) -> Model:
 def _export(run_dir: Path, path: Path) -> str:
     cfg = experiment.read_config(run_dir)
     network = experiment.load_network(run_dir)
-    if not isinstance(network, RNAN):
-        raise RunError(f"only RNAN networks become model files; {cfg.model._target_} is another")
     bases = experiment.build_bases(cfg)
     images = _some(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
     log.info("making the exact model of %s, calibrated on %d training images", run_dir, len(images))
@@ -91,7 +90,7 @@ def _export(run_dir: Path, path: Path) -> str:
     return save_model(path, exact, made)
 
 
-def _planned(made: Recipe, exact: RNAN, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
+def _planned(made: Recipe, exact: nn.Module, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
     """The recipe with, for each number of steps, the rung and the sizes of least bits."""
     images = _some(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
     height, width = images.shape[1:3]
@@ -120,8 +119,10 @@ def recipe(cfg: DictConfig) -> Recipe:
     """What a model file holds of a run's configuration, without plans."""
     network = dict(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
     base = dict(OmegaConf.to_container(cfg.base, resolve=True))  # type: ignore[arg-type]
-    network.pop("_target_")
-    with_base = not base.pop("_target_").endswith(".NoBase")
+    with_base = base["_target_"] != _name(NoBase)
+    for settings, known in ((network, (RNAN,)), (base, (BPG, Ladder, NoBase))):
+        if settings["_target_"] in map(_name, known):  # a model file names one's own classes alone
+            del settings["_target_"]
     if "qps" in base:
         network["rungs"] = len(base["qps"])
     sizes = cfg.masks.sizes
@@ -133,6 +134,10 @@ def recipe(cfg: DictConfig) -> Recipe:
         sizes=list(sizes) if OmegaConf.is_list(sizes) else sizes,
         exponent=cfg.masks.exponent,
     )
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def publish(run_dir: Path, path: Path) -> None:

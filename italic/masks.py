@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from italic.extensions import own
+
 # The number is the step (of 16, or of 4) at which a pixel of the repeating tile is coded.
 TILES: dict[str, list[list[int]]] = {
     "normal": [[1, 9, 3, 11], [13, 5, 15, 7], [4, 12, 2, 10], [16, 8, 14, 6]],
@@ -59,15 +61,28 @@ def pixel_order(name: str, height: int, width: int) -> np.ndarray:
 
     `nested` is a low-discrepancy order for any size. The others repeat a tile of the original
     ITALIC; pixels of one number follow each other in nested order, so that any number of steps
-    is possible and the tile's own steps are segments of the order.
+    is possible and the tile's own steps are segments of the order. A name with a dot is that of a
+    function of one's own, (height, width) → flat pixel indices.
 
     Raises:
-        ValueError: unknown name, or an empty picture.
+        ValueError: unknown name, an empty picture, or a function that does not give every pixel
+            once.
     """
-    if name not in ORDERS:
-        raise ValueError(f"unknown pixel order '{name}': expected one of {', '.join(ORDERS)}")
+    if name not in ORDERS and "." not in name:
+        raise ValueError(
+            f"unknown pixel order '{name}': expected one of {', '.join(ORDERS)}, or a function of "
+            "your own, MODULE.NAME"
+        )
     if height < 1 or width < 1:
         raise ValueError(f"a picture of {height}×{width} pixels has no pixel order")
+    if name not in ORDERS:
+        order = np.asarray(own(name)(height, width), dtype=np.int64)
+        if not np.array_equal(np.sort(order.ravel()), np.arange(height * width)):
+            raise ValueError(
+                f"the pixel order '{name}' must give each of the {height * width} flat pixel "
+                "indices once"
+            )
+        return order.ravel()
     rank = nested_rank(height, width).ravel()
     if name == "nested":
         return np.argsort(rank, kind="stable")

@@ -37,7 +37,6 @@ from italic.evaluation.machine import describe_machine
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
 from italic.export import MODEL, exported
 from italic.meter import Meter
-from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def train(cfg: DictConfig) -> float:
         score = best.best_model_score
         bpsp = math.nan if score is None else float(score)
         log.info("best validation bpsp %.4f; weights in %s", bpsp, run_dir / CHECKPOINTS)
-        if trainer.is_global_zero and isinstance(estimator.network, RNAN):
+        if trainer.is_global_zero:
             model = exported(run_dir)
             log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
             if cfg.logger.wandb and cfg.logger.artifact:

@@ -26,7 +26,6 @@ from italic.coding.exact import (
     power_of_two_at_least,
 )
 from italic.models.layers import ResidualBlock
-from italic.models.rnan import RNAN
 
 FINER = (1.0, 0.5, 0.25)  # grids that are tried, by the one that holds the largest input
 PATCHES = 4096  # of one application of a convolution; more say little more
@@ -36,7 +35,7 @@ Calibration = Callable[[nn.Module], None]
 
 
 @torch.no_grad()
-def calibrated(network: RNAN, calibrate: Calibration) -> RNAN:
+def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
     """The exact form of a trained network.
 
     Args:
@@ -60,7 +59,7 @@ def calibrated(network: RNAN, calibrate: Calibration) -> RNAN:
 
 
 @torch.no_grad()
-def balance(network: RNAN, calibrate: Calibration) -> RNAN:
+def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
     """A copy that computes the same, with more equal ranges within its residual blocks.
 
     The largest activations reach just below a power of two, the end of a grid.

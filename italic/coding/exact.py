@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from italic.models.layers import Hourglass, NonLocalBlock, Product, ResidualBlock
 from italic.models.likelihood import Mixture, MixtureHead
-from italic.models.rnan import RNAN
 
 EXACT = 2**24  # float32 holds every integer up to this one
 WEIGHT_LIMIT = 2047  # units of a weight, either sign
@@ -35,6 +34,11 @@ EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
 EXPONENTIAL_TOP = 2**14  # exp(0) in its table
 SILENCE = 2.0**-20  # the largest input of a convolution is never taken to be smaller
 SHARES = 2**15  # the whole of a position's attention
+# PyTorch's layers that have an exact form, or are exact as they are.
+LAYERS = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.Embedding),
+    *(nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity, nn.Sequential, nn.ModuleList),
+)
 CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
 
 
@@ -282,7 +286,36 @@ class ExactHead(MixtureHead):
         )
 
 
-def exchange_modules(network: RNAN) -> RNAN:
+def check_layers(network: nn.Module) -> None:
+    """Refuse layers of PyTorch that have no exact form; what else a `forward` does, nobody checks.
+
+    Raises:
+        InexactError: there is one.
+    """
+    for name, module in network.named_modules():
+        if type(module).__module__.startswith("torch.nn.") and not isinstance(module, LAYERS):
+            raise InexactError(
+                f"the network's layer {name} is a {type(module).__name__}, which has no exact "
+                f"form: expected {', '.join(layer.__name__ for layer in LAYERS)}"
+            )
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not _is_plain(module):
+            raise InexactError(
+                f"the network's layer {name} has no exact form: expected a convolution with a bias "
+                "and without groups, dilation and padding other than by zeros; a transposed one "
+                "with its kernel's side for a stride, and without padding"
+            )
+
+
+def _is_plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    return (
+        conv.bias is not None
+        and (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
+        and (not transposed or (conv.stride, conv.padding) == (conv.kernel_size, (0, 0)))
+    )
+
+
+def exchange_modules(network: nn.Module) -> nn.Module:
     """A copy of a network, its modules exchanged for exact ones with no grids set yet."""
     exact = copy.deepcopy(network).requires_grad_(False).eval()
     makers: dict[type, Callable[..., nn.Module]] = {
@@ -305,7 +338,7 @@ def exchange_modules(network: RNAN) -> RNAN:
 
 
 @torch.no_grad()
-def make_exact(network: RNAN, calibrate: Callable[[nn.Module], None]) -> RNAN:
+def make_exact(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> nn.Module:
     """The exact form of a trained network, rounded to the nearest; `calibration` does it better.
 
     Args:

@@ -16,7 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
+from italic import masks
 from italic.coding import exact
 from italic.coding.base import BPG, BaseCode, Ladder, NoBase
 from italic.coding.codec import Codec
@@ -31,6 +33,7 @@ from italic.coding.model_files import (
     installed_models,
     sha256_of,
 )
+from italic.extensions import ExtensionError, own
 from italic.models.rnan import RNAN
 
 FORMAT = 2  # of model files, and of how streams are made with them
@@ -47,8 +50,8 @@ class Recipe:
     """Everything about a model but its tensors; plain values, as they stand in the file.
 
     Attributes:
-        network: arguments of `RNAN`.
-        base: None, or the arguments of `BPG` or of `Ladder`.
+        network: arguments of `RNAN`, or of the class that `_target_` names.
+        base: None, or the arguments of `BPG`, of `Ladder`, or of the class that `_target_` names.
         steps: by default.
         order: of the pixels, see `masks.pixel_order`.
         sizes: of the steps, see `masks.step_bounds`; a list holds for `steps` of its length only,
@@ -83,7 +86,7 @@ class Model:
     name: str
     sha256: str
     recipe: Recipe
-    network: RNAN
+    network: nn.Module
 
     @property
     def hash(self) -> bytes:
@@ -101,6 +104,8 @@ class Model:
         base = self.recipe.base
         if base is None:
             return [NoBase()]
+        if "_target_" in base:
+            return [_named(base)]
         return Ladder(**base).rungs if "qps" in base else [BPG(**base)]
 
     def enhancer(self, steps: int, qp: int) -> Codec:
@@ -141,7 +146,7 @@ class Model:
         return Codec(self.network, base, steps, recipe.order, sizes, exponent, rung)
 
 
-def save_model(path: Path, network: RNAN, recipe: Recipe) -> str:
+def save_model(path: Path, network: nn.Module, recipe: Recipe) -> str:
     """Write a model file, whole or not at all.
 
     Args:
@@ -165,7 +170,8 @@ def load_model(name: str | Path | None = None) -> Model:
         name: None for the default model.
 
     Raises:
-        ModelError: no such model, or a damaged file.
+        ModelError: no such model, a damaged file, or one with code of one's own that is not
+            imported, see `italic.extensions`.
     """
     path = Path(name or DEFAULT)
     if path.suffix == SUFFIX or path.is_file():
@@ -229,6 +235,8 @@ def _load(path: Path) -> Model:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
+        if isinstance(error, ExtensionError):
+            raise ModelError(f"the model file {path} can't be used: {error}") from error
         raise ModelError(f"the model file {path} is damaged: {error}; get it again") from error
 
 
@@ -244,7 +252,16 @@ def _loaded(path: Path, sha256: str) -> Model:
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
     recipe = Recipe(**text)
-    network = exact.exchange_modules(RNAN(**recipe.network))
+    named = "_target_" in recipe.network
+    network = exact.exchange_modules(_named(recipe.network) if named else RNAN(**recipe.network))
     exact.load_integer_state(network, state)
     exact.check(network)
-    return Model(path.stem, sha256, recipe, network)
+    model = Model(path.stem, sha256, recipe, network)
+    model.bases, masks.pixel_order(recipe.order, 1, 1)  # what they name is there
+    return model
+
+
+def _named(settings: dict[str, Any]) -> Any:
+    """An object of a class of one's own."""
+    arguments = {key: value for key, value in settings.items() if key != "_target_"}
+    return own(settings["_target_"])(**arguments)

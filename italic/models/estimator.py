@@ -178,7 +178,8 @@ class Estimator(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimiser: Muon for the body's convolutions, AdamW for everything else."""
-        body = [p for p in self.network.groups.parameters() if p.ndim == 4]  # type: ignore[union-attr, operator]
+        groups = getattr(self.network, "groups", None)
+        body = [p for p in groups.parameters() if p.ndim == 4] if groups is not None else []
         if not self.body_learning_rate:
             body = []
         in_body = set(map(id, body))

@@ -1,0 +1,53 @@
+"""Code of one's own in a run and in a model file: an estimator, a base code, a pixel order.
+
+They are named by module and name, such as `my_estimator.Plain`. A run's configuration is one's own:
+what it names is imported. A model file may come from anywhere: it can name what is defined in
+modules that a run of one's own or the environment variable ITALIC_IMPORT has named, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+IMPORT = "ITALIC_IMPORT"  # environment variable: modules that model files may name, as in PATH
+
+_own: dict[str, Any] = {}  # modules by name
+
+
+class ExtensionError(ValueError):
+    """A name that stands for nothing."""
+
+
+def import_own(module: str) -> None:
+    """Import a module of one's own, which model files may name from now on.
+
+    Raises:
+        ExtensionError: there is no such module.
+    """
+    try:
+        _own[module] = import_module(module)
+    except ModuleNotFoundError as error:
+        raise ExtensionError(
+            f"the module {module} can't be imported ({error}): expected the folder of its file in "
+            "the environment variable PYTHONPATH"
+        ) from error
+
+
+def own(name: str) -> Any:
+    """The class or function of one's own that a name such as `my_order.spiral` stands for.
+
+    Raises:
+        ExtensionError: it is not defined in a module of one's own.
+    """
+    module, _, attribute = name.rpartition(".")
+    if module not in _own and module in os.environ.get(IMPORT, "").split(os.pathsep):
+        import_own(module)
+    found = getattr(_own.get(module), attribute, None)
+    if getattr(found, "__module__", None) != module:
+        raise ExtensionError(
+            f"'{name}' is not part of ITALIC: name the module that defines it in the environment "
+            f"variable {IMPORT}, and the folder of its file in PYTHONPATH"
+        )
+    return found

@@ -1,0 +1,83 @@
+"""Code of one's own: what model files may name, and what networks may hold."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from italic import extensions, masks
+from italic.coding.exact import InexactError, check_layers
+from italic.coding.model import ModelError, load_model, save_model
+from italic.extensions import IMPORT, ExtensionError, import_own, own
+from italic.models.rnan import RNAN
+from tests.coding.test_model import NETWORK, RECIPE, tiny_network
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of one's own that nothing has imported yet."""
+    text = "from os import system\ndef down(height, width): return range(height * width)[::-1]\n"
+    (tmp_path / "my_test_order.py").write_text(text + "def twice(height, width): return [0, 0]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extensions, "_own", {})
+    monkeypatch.delitem(sys.modules, "my_test_order", raising=False)
+    return "my_test_order"
+
+
+def test_names_stand_for_what_named_modules_define(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ExtensionError, match=IMPORT):
+        own(f"{module}.down")
+    assert module not in sys.modules
+    monkeypatch.setenv(IMPORT, module)
+    assert own(f"{module}.down")(2, 2)[0] == 3
+    for name in (f"{module}.system", f"{module}.absent", "os.system", "system"):
+        with pytest.raises(ExtensionError, match="not part of ITALIC"):
+            own(name)
+
+
+def test_an_absent_module_is_named() -> None:
+    with pytest.raises(ExtensionError, match="PYTHONPATH"):
+        import_own("my_absent_module")
+
+
+def test_an_order_of_ones_own_gives_every_pixel_once(module: str) -> None:
+    import_own(module)
+    assert np.array_equal(masks.pixel_order(f"{module}.down", 2, 3), [5, 4, 3, 2, 1, 0])
+    with pytest.raises(ValueError, match="once"):
+        masks.pixel_order(f"{module}.twice", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"network": {"_target_": "os.system", "command": "true"}},
+        {"base": {"_target_": "os.system", "command": "true"}},
+        {"order": "os.kill"},
+    ],
+    ids=str,
+)
+def test_a_model_file_makes_nothing_that_nobody_allowed(foreign: dict, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_model(path, tiny_network(), replace(RECIPE, **foreign))
+    with pytest.raises(ModelError, match="not part of ITALIC"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.GELU(), nn.Linear(2, 2), nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 2, 3, dilation=2),
+     nn.ConvTranspose2d(2, 2, 3, stride=2)],
+    ids=str,
+)  # fmt: skip
+def test_layers_without_an_exact_form_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(InexactError, match="exact form"):
+        check_layers(nn.Sequential(layer))
+
+
+def test_rnan_has_exact_forms_alone() -> None:
+    check_layers(RNAN(**NETWORK))
