@@ -1,0 +1,246 @@
+"""MkDocs hook: pages made of the code (configuration, command line, API); formulas as MathML."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import html
+import inspect
+import io
+import re
+import sys
+import tokenize
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from omegaconf import MISSING
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # before an installed ITALIC
+
+from italic import config  # noqa: E402
+from italic.cli.arguments import COMMANDS, parser  # noqa: E402
+
+# Schemas without `_target_`: the class whose docstring says what their keys mean.
+DOCUMENTED_BY = {
+    config.DataModuleConfig: "italic.datamodules.step_masks.StepMasks",
+    config.MasksConfig: "italic.datamodules.step_masks.StepMasks",
+    config.TrainingConfig: "italic.models.estimator.Estimator",
+}
+FOLDERS = {
+    "models": "Models",
+    "coding": "Coding",
+    "datamodules": "Data",
+    "evaluation": "Evaluation",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made of the code."""
+    pages = {"configuration.md": configuration(), "command-line.md": command_line(), **api()}
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Formulas, which arithmatex has marked, become MathML: no script, no network."""
+    return re.sub(
+        r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _formula, html, flags=re.DOTALL
+    )
+
+
+def _formula(found: re.Match[str]) -> str:
+    kind, text = found.groups()
+    display = "block" if kind == "div" else "inline"
+    formula = convert(html.unescape(text), display=display)
+    return f'<div class="formula">{formula}</div>' if kind == "div" else formula
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+def configuration() -> str:
+    """Every key of every group: type, default and meaning, and the choices in conf/."""
+    parts = [
+        "# Configuration",
+        "Every key of `train.py` and `evaluate.py`, its type, default and meaning, made of "
+        "`italic/config.py` and `conf/`. A key of a group is written with its group, "
+        "`model.features=96`; `group=choice` takes one of the choices, whose file may set other "
+        "defaults (`python train.py --cfg job` shows what comes out). A misspelt key or a wrong "
+        "type is refused at once.",
+        "## train.py",
+        "These, and the groups down to *debug*.",
+        _table(config.TrainConfig),
+    ]
+    groups: list[tuple[str, Any]] = [
+        ("model", config.ModelConfig),
+        ("base", (config.BPGConfig, config.LadderConfig, config.NoBaseConfig)),
+        ("masks", config.MasksConfig),
+        ("datamodule", config.DataModuleConfig),
+        ("datamodule.images", tuple(config.IMAGES.values())),
+        ("training", config.TrainingConfig),
+        ("logger", config.LoggerConfig),
+    ]
+    for group, schemas in groups:
+        parts += [f"## {group}", "" if isinstance(schemas, tuple) else _choices(group)]
+        for schema in schemas if isinstance(schemas, tuple) else (schemas,):
+            if isinstance(schemas, tuple):
+                parts.append(f"### {_choice_of(schema)}")
+            parts += [inspect.getdoc(schema) or "", _table(schema)]
+    parts += [
+        "## trainer",
+        "All arguments of `pytorch_lightning.Trainer` but `logger`, `callbacks` and "
+        "`default_root_dir`; these have other defaults than Lightning's:",
+        _trainer_defaults(),
+        "## experiment",
+        "Whole configurations: `experiment=NAME`, and any other setting beside it.",
+        _choices("experiment"),
+        "## debug",
+        "Laid over everything else: `debug=NAME`.",
+        _choices("debug"),
+        "## evaluate.py",
+        "These, `datamodule` (other images than those trained on), `logger` and `evaluate`.",
+        _table(config.EvaluateConfig),
+        "### evaluate",
+        inspect.getdoc(config.EvaluationConfig) or "",
+        _table(config.EvaluationConfig),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(schema: type) -> str:
+    """The keys of a schema, those that are a group of their own left out."""
+    comments = _comments()
+    meanings = _arguments(schema)
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(schema):
+        if field.name in ("_target_", "model", "base", "images"):  # groups of their own
+            continue
+        owner = next(c for c in schema.__mro__ if field.name in inspect.get_annotations(c))
+        if "Config" in str(field.type):  # so are these
+            continue
+        meaning = comments.get((owner.__name__, field.name)) or meanings.get(field.name, "")
+        kind = re.sub(r" \| None$", "`<br>or `None", str(field.type))
+        kind = f"`{kind}`".replace("|", "or")
+        cells = (f"`{field.name}`", kind.replace("`Any`", "any"), _default(field), meaning)
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) if len(rows) > 2 else ""
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if value == MISSING or value is dataclasses.MISSING:
+        return "must be given"
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    shown = {None: "null", True: "true", False: "false"}
+    if isinstance(value, list):
+        return f"`[{', '.join('null' if item is None else str(item) for item in value)}]`"
+    return f"`{shown[value] if value is None or isinstance(value, bool) else value}`"
+
+
+def _comments() -> dict[tuple[str, str], str]:
+    """The comments of config.py by class and key: above the key, or after it."""
+    source = inspect.getsource(config)
+    by_line = {
+        token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    for node in ast.parse(source).body:
+        for item in node.body if isinstance(node, ast.ClassDef) else ():
+            if not isinstance(item, ast.AnnAssign):
+                continue
+            assert isinstance(item.target, ast.Name)
+            lines = []
+            line = item.lineno - 1
+            while by_line.get(line, ("", False))[1]:
+                lines.insert(0, by_line[line][0])
+                line -= 1
+            if item.end_lineno in by_line:
+                lines.append(by_line[item.end_lineno][0])
+            found[node.name, item.target.id] = " ".join(lines)
+    return found
+
+
+def _arguments(schema: type) -> dict[str, str]:
+    """What the docstring of the class that a schema configures says of its arguments."""
+    target = getattr(schema, "_target_", None) or DOCUMENTED_BY.get(schema)
+    text = inspect.getdoc(get_class(target)) or "" if target else ""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    entries = re.split(r"^    (?=\w+: )", section[1], flags=re.MULTILINE)[1:] if section else []
+    return {
+        name: " ".join(said.split()) for name, said in (item.split(": ", 1) for item in entries)
+    }
+
+
+def _choices(group: str) -> str:
+    """The files of a group in conf/, with what their first comments say."""
+    rows = ["| choice | |", "|---|---|"]
+    pattern = "**/*.yaml" if group == "experiment" else "*.yaml"
+    for path in sorted((ROOT / "conf" / group).glob(pattern)):
+        said = []
+        for line in path.read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            if "@package" not in line:
+                said.append(line.lstrip("# "))
+        name = path.relative_to(ROOT / "conf" / group).with_suffix("").as_posix()
+        rows.append(f"| `{group}={name}` | {' '.join(said)} |")
+    if all(row.endswith("|  |") for row in rows[2:]):  # names alone
+        return "Choices: " + ", ".join(row.split("|")[1].strip() for row in rows[2:]) + "."
+    return "\n".join(rows)
+
+
+def _choice_of(schema: type) -> str:
+    for name, images in config.IMAGES.items():
+        if images is schema:
+            return name
+    return {"BPGConfig": "bpg", "LadderConfig": "ladder", "NoBaseConfig": "none"}[schema.__name__]
+
+
+def _trainer_defaults() -> str:
+    text = (ROOT / "conf" / "trainer" / "default.yaml").read_text()
+    rows = ["| key | default |", "|---|---|"]
+    rows += [f"| `{key}` | `{value}` |" for key, value in re.findall(r"^(\w+): (.+)$", text, re.M)]
+    return "\n".join(rows)
+
+
+# --- command line and API ------------------------------------------------------------------------
+
+
+def command_line() -> str:
+    """What `italic --help` and that of each command say."""
+    text = ["# Command line", "What `italic --help` and `italic COMMAND --help` print."]
+    text.append(f"```text\n{parser().format_help()}```")
+    for run in COMMANDS:
+        arguments = parser().parse_args([run.__name__, *_inputs(run.__name__)])
+        text.append(f"## italic {run.__name__}\n\n```text\n{arguments.parser.format_help()}```")
+    return "\n\n".join(text)
+
+
+def _inputs(command: str) -> list[str]:
+    return {"models": [], "archive": ["DIR", "-o", "OUT"]}.get(command, ["IN"])
+
+
+def api() -> dict[str, str]:
+    """A page for each folder of the package, its modules by their docstrings."""
+    pages = {f"api/{name}.md": _modules(f"italic.{name}", title) for name, title in FOLDERS.items()}
+    pages["api/index.md"] = _modules("italic", "API")
+    return pages
+
+
+def _modules(package: str, title: str) -> str:
+    folder = ROOT / package.replace(".", "/")
+    names = [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py"))]
+    public = [name for name in names if not name.rpartition(".")[2].startswith("_")]
+    doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    return "\n\n".join([f"# {title}", doc, *(f"::: {name}" for name in public)])
