@@ -100,6 +100,7 @@ def configuration() -> str:
         "## experiment",
         "Whole configurations: `experiment=NAME`, and any other setting beside it.",
         _choices("experiment"),
+        _choices("experiment/ablation"),
         "## debug",
         "Laid over everything else: `debug=NAME`.",
         _choices("debug"),
@@ -185,16 +186,14 @@ def _arguments(schema: type) -> dict[str, str]:
 def _choices(group: str) -> str:
     """The files of a group in conf/, with what their first comments say."""
     rows = ["| choice | |", "|---|---|"]
-    pattern = "**/*.yaml" if group == "experiment" else "*.yaml"
-    for path in sorted((ROOT / "conf" / group).glob(pattern)):
+    for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         said = []
         for line in path.read_text().splitlines():
             if not line.startswith("#"):
                 break
             if "@package" not in line:
                 said.append(line.lstrip("# "))
-        name = path.relative_to(ROOT / "conf" / group).with_suffix("").as_posix()
-        rows.append(f"| `{group}={name}` | {' '.join(said)} |")
+        rows.append(f"| `{group}={path.stem}` | {' '.join(said)} |")
     if all(row.endswith("|  |") for row in rows[2:]):  # names alone
         return "Choices: " + ", ".join(row.split("|")[1].strip() for row in rows[2:]) + "."
     return "\n".join(rows)
