@@ -29,7 +29,7 @@ lint: setup
 
 # The documentation, in site/; a broken link or any other warning is an error.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html, or: $(BIN)/mkdocs serve"
 
 clean:

@@ -70,7 +70,7 @@ def segment_costs(
 def plans(costs: np.ndarray, most_steps: int = MOST_STEPS) -> dict[int, list[int]]:
     """The partitions of least cost for each number of steps.
 
-    C[0][0] = 0; C[j][e] = min over s < e of C[j−1][s] + cost(s, e).
+    `C[0][0] = 0; C[j][e] = min over s < e of C[j−1][s] + cost(s, e)`.
 
     Args:
         costs: float (G, G + 1), as from `segment_costs`.

@@ -247,6 +247,16 @@ def test_links_lead_to_files(page: Path) -> None:
         assert link.startswith("https://") or (ROOT / link).exists(), link
 
 
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "method.html").read_text()
+    assert "<math" in page and "arithmatex" not in page
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    assert not [page for page in pages if re.search(r"(src|@import)[=\s]+.?https?://", page)]
+
+
 def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
