@@ -36,6 +36,7 @@ FOLDERS = {
     "coding": "Coding",
     "datamodules": "Data",
     "evaluation": "Evaluation",
+    "evaluation.modes": "Modes of evaluate.py",
 }
 
 
