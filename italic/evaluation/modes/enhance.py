@@ -21,6 +21,7 @@ from italic.experiment import RunError
 
 log = logging.getLogger(__name__)
 
+STEPS = [1, 4]  # unless asked for others
 WINDOW = 11  # pixels; side of SSIM's
 
 
@@ -34,7 +35,7 @@ def measure(inputs: Inputs) -> None:
     cfg, images = inputs.cfg.evaluate, inputs.images
     if min(images.shape[1:3]) < WINDOW:
         raise RunError(f"SSIM needs images of {WINDOW}×{WINDOW} pixels or more")
-    steps = sorted(set(inputs.cfg.steps))
+    steps = sorted(set(inputs.steps(STEPS)))
     codecs = {name: _codecs(model, steps, cfg.qp) for name, model in inputs.models.items()}
     for name, of_model in codecs.items():
         folder, rows = inputs.folder(name), []
