@@ -16,9 +16,10 @@ import PIL.Image
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from italic.cli import main as italic
 from italic.cli.arguments import COMMANDS, parser
@@ -86,17 +87,18 @@ FOUND = [*dict.fromkeys(command for page in PAGES for command in commands_of(pag
 
 def composed(script: str, overrides: list[str]) -> DictConfig:
     """The configuration that a command would run with; of a sweep, that of its first run."""
-    first = []
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if override.is_sweep_override():
-            value = override.value()
-            begin = value.start if isinstance(value, IntervalSweep) else None
-            one = next(override.sweep_string_iterator()) if begin is None else begin
-            first.append(f"{override.get_key_element()}={one}")
-        else:
-            first.append(override.input_line)
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()  # knows what a glob finds
+        first = []
+        for override in OverridesParser.create(loader).parse_overrides(overrides):
+            if override.is_sweep_override():
+                value = override.value()
+                begin = value.start if isinstance(value, IntervalSweep) else None
+                one = next(override.sweep_string_iterator()) if begin is None else begin
+                first.append(f"{override.get_key_element()}={one}")
+            else:
+                first.append(override.input_line)
         return compose(script.removesuffix(".py"), first, return_hydra_config=True)
 
 
@@ -104,7 +106,9 @@ def check_hydra(script: str, words: list[str]) -> None:
     """Whether it composes; models it names without a path are installed."""
     cfg = composed(script, [word for word in words if word not in ("-m", "--cfg", "job")])
     installed = {path.stem for path in installed_models()}
-    for name in (cfg.get("weights"), cfg.get("masks", {}).get("plans")):
+    weights = cfg.get("weights")
+    several = weights if OmegaConf.is_list(weights) else [weights]
+    for name in (*several, cfg.get("masks", {}).get("plans")):
         if name is not None and Path(name).suffix == "" and not name.isupper():
             assert name in installed
 
