@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -232,11 +232,11 @@ def _load(path: Path) -> Model:
                 f"{sha256}; get both again"
             )
         return _loaded(path, sha256)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, ModelError):
-            raise
-        if isinstance(error, ExtensionError):
-            raise ModelError(f"the model file {path} can't be used: {error}") from error
+    except ModelError:
+        raise
+    except ExtensionError as error:
+        raise ModelError(f"the model file {path} can't be used: {error}") from error
+    except Exception as error:  # a file from anywhere may hold anything
         raise ModelError(f"the model file {path} is damaged: {error}; get it again") from error
 
 
@@ -257,11 +257,12 @@ def _loaded(path: Path, sha256: str) -> Model:
     exact.load_integer_state(network, state)
     exact.check(network)
     model = Model(path.stem, sha256, recipe, network)
-    model.bases, masks.pixel_order(recipe.order, 1, 1)  # what they name is there
+    model.codec(model.steps)  # what it names is there: the base code ...
+    masks.pixel_order(recipe.order, 1, 1)  # ... and the order
     return model
 
 
 def _named(settings: dict[str, Any]) -> Any:
     """An object of a class of one's own."""
     arguments = {key: value for key, value in settings.items() if key != "_target_"}
-    return own(settings["_target_"])(**arguments)
+    return own(settings["_target_"], type)(**arguments)

@@ -171,6 +171,21 @@ def test_damaged_files_are_refused_in_one_sentence(copy: Path, damage: str) -> N
         load_model(copy)
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["5", "[]", '"text"', {"network": 5}, {"network": "_target_"}, {"network": {"_target_": 5}},
+     {"network": {**NETWORK, "space_to_depth": 0}}, {"base": "_target_"}, {"order": ["."]},
+     {"steps": "many"}, {"rungs": {"4": 1}}, {"plans": 3, "sizes": "planned"}],
+    ids=str,
+)  # fmt: skip
+def test_whatever_a_file_says_it_is_refused_in_one_sentence(copy: Path, said: str | dict) -> None:
+    text = {"format": FORMAT, **RECIPE.__dict__}
+    said = said if isinstance(said, str) else json.dumps({**text, **said})
+    save_file(load_file(copy), copy, {"italic": said})
+    with pytest.raises(ModelError, match=r"tiny\.safetensors is damaged"):
+        load_model(copy)
+
+
 def test_a_file_that_is_not_the_one_on_its_card_is_refused(copy: Path) -> None:
     card = copy.with_suffix(".json")
     card.write_text(json.dumps({"sha256": load_model(copy).sha256}))
