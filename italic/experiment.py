@@ -16,8 +16,9 @@ from italic.coding.exact import check_layers, drop_silent_blocks, floating_state
 from italic.coding.model import load_model
 from italic.datamodules.images import ImageSource
 from italic.datamodules.step_masks import StepMasks
-from italic.extensions import import_own
+from italic.extensions import import_own, own
 from italic.models.estimator import Estimator
+from italic.models.layers import ResidualGroup
 
 CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
 CHECKPOINTS = "checkpoints"
@@ -36,10 +37,16 @@ def unroll(cfg: DictConfig) -> int:
 
 
 def import_own_code(cfg: DictConfig) -> None:
-    """Import what a run's configuration names, ITALIC's or one's own; `ExtensionError`."""
-    for name in (cfg.model._target_, cfg.base._target_, cfg.masks.order):
+    """Import what a run's configuration names, ITALIC's or one's own.
+
+    Raises:
+        ExtensionError: it is not there, or its model file could not name it.
+    """
+    kinds = {cfg.model._target_: type, cfg.base._target_: type, cfg.masks.order: object}
+    for name, kind in kinds.items():
         if "." in name:
             import_own(name.rpartition(".")[0])
+            own(name, kind)
 
 
 def build_datamodule(cfg: DictConfig) -> StepMasks:
@@ -100,7 +107,9 @@ def build_network(cfg: DictConfig) -> nn.Module:
     Raises:
         RunError: settings that make none.
         InexactError: it has layers that can't be made exact.
+        ExtensionError: it is not there, or its model file could not name it.
     """
+    import_own_code(cfg)
     rungs = len(build_bases(cfg))
     network = _instantiated(cfg.model, **({"rungs": rungs} if rungs > 1 else {}))
     check_layers(network)
@@ -198,6 +207,8 @@ def begin_with(network: nn.Module, name: str) -> None:
     network.load_state_dict(state, strict=False)
     for index, group in enumerate(getattr(network, "groups", ())):
         if not any(key.startswith(f"groups.{index}.") for key in state):
+            if not isinstance(group, ResidualGroup):
+                raise RunError(f"the weights of '{name}' lack the network's groups.{index}")
             group.become_identity()
 
 

@@ -35,19 +35,27 @@ def import_own(module: str) -> None:
         ) from error
 
 
-def own(name: str) -> Any:
+def own(name: str, kind: type = object) -> Any:
     """The class or function of one's own that a name such as `my_order.spiral` stands for.
 
+    Args:
+        name: MODULE.NAME.
+        kind: `type` if it must be a class.
+
     Raises:
-        ExtensionError: it is not defined in a module of one's own.
+        ExtensionError: it is not defined in a module of one's own, or of another kind.
     """
     module, _, attribute = name.rpartition(".")
-    if module not in _own and module in os.environ.get(IMPORT, "").split(os.pathsep):
+    named = filter(None, os.environ.get(IMPORT, "").split(os.pathsep))
+    if module not in _own and module in named:
         import_own(module)
     found = getattr(_own.get(module), attribute, None)
     if getattr(found, "__module__", None) != module:
         raise ExtensionError(
-            f"'{name}' is not part of ITALIC: name the module that defines it in the environment "
-            f"variable {IMPORT}, and the folder of its file in PYTHONPATH"
+            f"{name!r} is not part of ITALIC: expected MODULE.NAME of what MODULE itself defines, "
+            f"for model files also MODULE in the environment variable {IMPORT} and the folder of "
+            "its file in PYTHONPATH"
         )
+    if not isinstance(found, kind):
+        raise ExtensionError(f"{name!r} is no class")
     return found

@@ -74,3 +74,10 @@ def test_a_network_that_lacks_what_the_model_has_is_refused(
         settings.update(deep=None, largest_stride=1)
     with pytest.raises(RunError, match="don't fit the network"):
         begin_with(RNAN(**settings), model)
+
+
+def test_a_group_that_is_not_the_estimators_own_is_not_made_up(model: str) -> None:
+    network = RNAN(**HOURGLASS)
+    network.groups.append(torch.nn.Identity())
+    with pytest.raises(RunError, match=r"lack the network's groups\.1"):
+        begin_with(network, model)

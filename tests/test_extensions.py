@@ -6,25 +6,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from italic import extensions, masks
 from italic.coding.exact import InexactError, check_layers
 from italic.coding.model import ModelError, load_model, save_model
+from italic.config import RNAN as RNAN_NAME
+from italic.config import NoBaseConfig
+from italic.experiment import build_network, import_own_code
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
 from tests.coding.test_model import NETWORK, RECIPE, tiny_network
+
+MODULE = """
+from os import system
+from italic.models.rnan import RNAN
+
+class Net(RNAN): pass
+def down(height, width): return range(height * width)[::-1]
+def twice(height, width): return [0, 0]
+"""
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of one's own that nothing has imported yet."""
-    text = "from os import system\ndef down(height, width): return range(height * width)[::-1]\n"
-    (tmp_path / "my_test_order.py").write_text(text + "def twice(height, width): return [0, 0]\n")
+    (tmp_path / "my_test_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(extensions, "_own", {})
-    monkeypatch.delitem(sys.modules, "my_test_order", raising=False)
-    return "my_test_order"
+    monkeypatch.delitem(sys.modules, "my_test_module", raising=False)
+    return "my_test_module"
 
 
 def test_names_stand_for_what_named_modules_define(
@@ -35,9 +47,29 @@ def test_names_stand_for_what_named_modules_define(
     assert module not in sys.modules
     monkeypatch.setenv(IMPORT, module)
     assert own(f"{module}.down")(2, 2)[0] == 3
+    assert own(f"{module}.Net", type).__name__ == "Net"
+    with pytest.raises(ExtensionError, match="is no class"):
+        own(f"{module}.down", type)
     for name in (f"{module}.system", f"{module}.absent", "os.system", "system"):
         with pytest.raises(ExtensionError, match="not part of ITALIC"):
             own(name)
+    monkeypatch.setenv(IMPORT, "")
+    with pytest.raises(ExtensionError, match="not part of ITALIC"):
+        own("system")
+
+
+def test_what_a_run_names_is_refused_at_once_if_its_model_file_could_not_name_it(
+    module: str,
+) -> None:
+    def run(**settings: str) -> DictConfig:
+        names = {"model": RNAN_NAME, "base": NoBaseConfig._target_, "order": "nested", **settings}
+        model, base = ({"_target_": names[group]} for group in ("model", "base"))
+        return OmegaConf.create({"model": model, "base": base, "masks": {"order": names["order"]}})
+
+    import_own_code(run(model=f"{module}.Net", order=f"{module}.down"))
+    for settings in ({"order": f"{module}.system"}, {"base": f"{module}.down"}):
+        with pytest.raises(ExtensionError, match=r"not part of ITALIC|is no class"):
+            import_own_code(run(**settings))
 
 
 def test_an_absent_module_is_named() -> None:
@@ -65,6 +97,25 @@ def test_a_model_file_makes_nothing_that_nobody_allowed(foreign: dict, tmp_path:
     path = tmp_path / "foreign.safetensors"
     save_model(path, tiny_network(), replace(RECIPE, **foreign))
     with pytest.raises(ModelError, match="not part of ITALIC"):
+        load_model(path)
+
+
+def test_a_run_may_begin_with_a_model_of_its_own_estimator(module: str, tmp_path: Path) -> None:
+    path, settings = tmp_path / "own.safetensors", {"_target_": f"{module}.Net", **NETWORK}
+    save_model(path, tiny_network(), replace(RECIPE, network=settings))
+    with pytest.raises(ModelError, match="not part of ITALIC"):
+        load_model(path)
+    base, masks = {"_target_": NoBaseConfig._target_}, {"order": "nested"}
+    build_network(OmegaConf.create({"model": settings, "base": base, "masks": masks}))
+    assert type(load_model(path).network).__name__ == "Net"
+
+
+def test_a_model_file_makes_objects_of_classes_alone(module: str, tmp_path: Path) -> None:
+    import_own(module)
+    path = tmp_path / "calls.safetensors"
+    base = {"_target_": f"{module}.down", "height": 1, "width": 1}
+    save_model(path, tiny_network(), replace(RECIPE, base=base))
+    with pytest.raises(ModelError, match="is no class"):
         load_model(path)
 
 
