@@ -90,8 +90,9 @@ def make_pairs(
             for processes of this machine.
 
     Raises:
-        DataError: the base code fails on an image, or the disk is full.
-        ValueError: Ray is not installed, or no cluster answers at the address.
+        DataError: the base code fails on an image, the disk is full, or no cluster answers at the
+            address.
+        ValueError: Ray is not installed.
     """
     if isinstance(base, NoBase):
         grey = np.broadcast_to(base.decode(b"", *images.shape[1:3]), images.shape)
@@ -125,7 +126,7 @@ def _make(
     """Fill the cache's folder with what workers make in another one, or have made before."""
     try:
         made.mkdir(exist_ok=True)
-        mapped = images if isinstance(images, np.memmap) else None
+        mapped = images if isinstance(images, np.memmap) and images.flags.c_contiguous else None
         if mapped is None:
             with whole_file(made / "images.npy") as file:
                 np.save(file, images)

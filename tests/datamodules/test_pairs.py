@@ -113,6 +113,13 @@ def test_images_in_a_file_stay_there(tmp_path: Path, first: int) -> None:
     assert not list((tmp_path / "cache").glob("*/images.npy"))
 
 
+def test_images_that_lie_apart_in_a_file_are_copied(tmp_path: Path) -> None:
+    images = in_a_file(pictures(9), tmp_path / "images")[::2]
+    pairs = make_pairs(images, Halving(str(tmp_path / "marks")), tmp_path / "cache")
+    assert np.array_equal(pairs.images, pictures(9)[::2])
+    assert np.array_equal(pairs.bases, pictures(9)[::2] // 2 * 2)
+
+
 def test_what_was_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs_module, "CHUNK", 2)
     images, marks = pictures(5), tmp_path / "marks"
