@@ -82,7 +82,8 @@ class Inputs:
 
     def codec(self, model: Model) -> Codec:
         """A model's codec in the largest number of steps asked for; without any, in its own."""
-        return self.planned(model).codec(max(self.steps([1, model.steps])))
+        pixels = self.images.shape[1] * self.images.shape[2]
+        return self.planned(model).codec(max(self.steps([min(model.steps, pixels)])))
 
     def folder(self, name: str) -> Path:
         """Where the results of one of the models go: its own folder if there are several."""
@@ -178,5 +179,5 @@ def _on_card(card: Path) -> DictConfig | None:
         images = OmegaConf.select(said, "configuration.datamodule.images")
         schema = {kind._target_: kind for kind in IMAGES.values()}[images._target_]
         return OmegaConf.create({"datamodule": {"images": OmegaConf.merge(schema, images)}})
-    except (OmegaConfBaseException, AttributeError, KeyError):
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):
         return None

@@ -72,6 +72,7 @@ def test_several_models_are_measured_on_their_common_images(
         {"configuration": {"datamodule": {}}},
         trained_on("cifar10"),
         trained_on({"_target_": "os.system", "command": "true"}),  # a card makes no other object
+        trained_on({"_target_": ["a"]}),
         trained_on({**PHOTOS, "sise": 3}),
         trained_on({**PHOTOS, "size": "large"}),
     ],

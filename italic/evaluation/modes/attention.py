@@ -47,8 +47,8 @@ def draw(inputs: Inputs) -> None:
     """Draw, for each model, the attention of `evaluate.pixel` in `evaluate.step`: attention.png.
 
     Raises:
-        RunError: a model without attention; a pixel outside of the images or a step that is not
-            taken; images that are estimated tile by tile.
+        RunError: a model without attention, or an estimator of one's own; a pixel outside of the
+            images or a step that is not taken; images that are estimated tile by tile.
     """
     images = inputs.pictures
     height, width = images.shape[1:3]
@@ -66,10 +66,10 @@ def draw(inputs: Inputs) -> None:
     codecs = {name: inputs.codec(model) for name, model in inputs.models.items()}
     asked = inputs.cfg.evaluate.step
     for name, codec in codecs.items():
-        if not _blocks(codec.network):
+        if not isinstance(codec.network, RNAN) or not _blocks(codec.network):
             raise RunError(
-                f"the network of {name} has no non-local blocks to draw the attention of: "
-                "train one with model.attention=true"
+                f"the network of {name} has no non-local blocks to draw the attention of: expected "
+                "ITALIC's own estimator, trained with model.attention=true"
             )
         if asked is not None and not 1 <= asked <= codec.steps:
             raise RunError(

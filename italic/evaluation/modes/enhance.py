@@ -36,7 +36,8 @@ def measure(inputs: Inputs) -> None:
     if min(images.shape[1:3]) < WINDOW:
         raise RunError(f"SSIM needs images of {WINDOW}×{WINDOW} pixels or more")
     steps = sorted(set(inputs.steps(STEPS)))
-    codecs = {name: _codecs(model, steps, cfg.qp) for name, model in inputs.models.items()}
+    models = {name: inputs.planned(model) for name, model in inputs.models.items()}
+    codecs = {name: _codecs(model, steps, cfg.qp) for name, model in models.items()}
     for name, of_model in codecs.items():
         folder, rows = inputs.folder(name), []
         pictures = _pictures(of_model, images, cfg.batch_size)

@@ -27,16 +27,15 @@ Row = dict[str, Any]
 
 
 def measure(inputs: Inputs) -> None:
-    """PSNR against bpsp from step to step, in as many steps as a model codes in by default.
+    """PSNR against bpsp from step to step, in the most of `steps` or as many as a model's own.
 
     Raises:
         RunError: an image that did not come back exactly after all steps.
     """
     cfg, images = inputs.cfg.evaluate, inputs.images
-    height, width = images.shape[1:3]
     curves: dict[str, list[Row]] = {}
     for name, model in inputs.models.items():
-        codec, folder = model.codec(min(model.steps, height * width)), inputs.folder(name)
+        codec, folder = inputs.codec(model), inputs.folder(name)
         spent, errors = np.empty((2, codec.steps + 1, len(images)))
         for start in track(range(0, len(images), cfg.batch_size), name, transient=True):
             batch = slice(start, start + cfg.batch_size)

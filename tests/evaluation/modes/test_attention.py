@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from italic.coding.exact import ExactNonLocalBlock, exact_arithmetic
 from italic.coding.model import Model
@@ -121,6 +123,14 @@ def test_the_figure_is_drawn(
     draw(inputs)
     with Image.open(inputs.output / "attention.png") as picture:
         assert picture.width > 600
+
+
+def test_an_estimator_of_ones_own_is_refused(
+    make_model: MakeModel, make_inputs: MakeInputs
+) -> None:
+    own = replace(make_model(), network=nn.ModuleDict({"look": random_block(exact=True)}))
+    with pytest.raises(RunError, match="ITALIC's own estimator"):
+        draw(make_inputs(own))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,12 @@ def test_the_curve_rises_to_the_exact_picture(model: Model, tmp_path: Path) -> N
         assert values[-1] == float("inf")
 
 
+def test_steps_may_be_asked_for(model: Model, tmp_path: Path) -> None:
+    cfg = OmegaConf.structured(EvaluateConfig(steps=[1, 2]))
+    progressive.measure(Inputs(cfg, {"tiny": model}, {}, images(1), "", tmp_path))
+    assert len((tmp_path / "progressive.csv").read_text().splitlines()) == 1 + 3
+
+
 def test_the_figure_says_when_pictures_are_exact() -> None:
     rows = [
         {"steps_done": done, "bpsp": 1.0 + done, "psnr": psnr, "psnr_of_mse": psnr}
