@@ -120,7 +120,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     """Read what `write_rows` wrote.
 
     Raises:
-        ValueError: a file of another kind.
+        ValueError: a file of another kind, or none.
     """
     kinds = {field.name: field.type for field in fields(row_type)}
     try:
@@ -134,7 +134,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             row_type(**{name: _parsed(row[name], kind) for name, kind in kinds.items()})  # type: ignore[arg-type]
             for row in table
         ]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not hold the columns {', '.join(kinds)}: {error}") from error
 
 

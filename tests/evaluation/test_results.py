@@ -95,6 +95,9 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path, name: str, content: b
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} does not hold the columns codec, images"):
         read_rows(path, CodecRow)
+    path.unlink()
+    with pytest.raises(ValueError, match="No such file"):
+        read_rows(path, CodecRow)
 
 
 def test_one_kind_is_not_read_as_the_other(tmp_path: Path) -> None:

@@ -48,10 +48,15 @@ def ablate(inputs: Inputs) -> None:
     before = cfg.evaluate.before
     rows = read_rows(Path(before), AblationRow) if before else []
     presets = {name: _preset(inputs.run_dirs.get(name), name) for name in inputs.models}
+    runs = {name: experiment.read_config(inputs.run_dirs[name]) for name in inputs.models}
+    check_references(
+        [(row.preset, row.seed) for row in rows]
+        + [(presets[name], run.seed) for name, run in runs.items()]
+    )
     for name, model in inputs.models.items():
-        run = experiment.read_config(inputs.run_dirs[name])
+        run, codec = runs[name], inputs.planned(model).codec
         (row,) = measure_curve(
-            model.codec, inputs.images, [model.steps], cfg.evaluate.batch_size, timed=0
+            codec, inputs.images, [model.steps], cfg.evaluate.batch_size, timed=0
         )
         if not row.lossless:
             raise RunError(f"images of {name} were not decoded to their originals")
@@ -88,20 +93,21 @@ def _preset(run_dir: Path | None, name: str) -> str:
     return preset
 
 
-def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
-    """How much each preset costs more than the reference, by seed: bpsp (S,), the least first.
+def check_references(runs: Sequence[tuple[str, int]]) -> None:
+    """Refuse presets, with their seeds, that have no reference of the same seed: RunError."""
+    for preset, seed in runs:
+        if (REFERENCE, seed) not in runs:
+            raise RunError(
+                f"{preset} has no reference of its seed, {seed}: train one with "
+                f"{GROUP}={REFERENCE} seed={seed}"
+            )
 
-    Raises:
-        RunError: there is no reference of the same seed.
-    """
+
+def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
+    """How much each preset costs more than its seed's reference: bpsp (S,), the least first."""
     reference = {row.seed: row.bpsp_coded for row in rows if row.preset == REFERENCE}
     found: dict[str, list[float]] = {}
     for row in rows:
-        if row.seed not in reference:
-            raise RunError(
-                f"{row.preset} has no reference of its seed, {row.seed}: train one with "
-                f"{GROUP}={REFERENCE} seed={row.seed}"
-            )
         found.setdefault(row.preset, []).append(row.bpsp_coded - reference[row.seed])
     arrays = {preset: np.array(values) for preset, values in found.items()}
     return dict(sorted(arrays.items(), key=lambda item: item[1].mean()))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_entry_points import SMALL, images, run  # noqa: F401
 
-from italic.evaluation.modes.ablations import AblationRow, differences, markdown
+from italic.evaluation.modes.ablations import AblationRow, check_references, differences, markdown
 from italic.experiment import RunError
 
 
@@ -29,8 +29,9 @@ def test_each_seed_is_compared_with_its_own_reference() -> None:
 
 
 def test_a_seed_without_a_reference_is_refused() -> None:
-    with pytest.raises(RunError, match="no reference of its seed, 2"):
-        differences([*ROWS, row("other", 2, 4.0)])
+    check_references([("other", 1), ("reference", 1)])
+    with pytest.raises(RunError, match="other has no reference of its seed, 2"):
+        check_references([("reference", 1), ("other", 2)])
 
 
 def test_runs_of_presets_make_a_table_to_which_others_are_added(
