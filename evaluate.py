@@ -1,4 +1,4 @@
-"""Measure the time/bpsp curve: python evaluate.py ckpt_path=RUN_DIR steps=[1,2,4,8,16,32] …"""
+"""Measure models, or draw what they do: python evaluate.py mode=curve ckpt_path=RUN_DIR …"""
 
 from __future__ import annotations
 

@@ -35,13 +35,15 @@ MODES: dict[str, Callable[[Inputs], None]] = {
     "progressive": progressive.measure,
 }
 
+LEAST = {"limit": 0, "batch_size": 1, "timed": 0, "pictures": 0}  # numbers under `evaluate`
+
 
 def evaluate(cfg: DictConfig) -> None:
     """Do what `mode` says with the models of a run, of several, or of files, on the same images.
 
     Raises:
-        RunError: an unknown mode; no model is named or found, they don't share their images, or
-            what the mode refuses.
+        RunError: an unknown mode, or a number out of range; no model is named or found, they don't
+            share their images, or what the mode refuses.
         ModelError: a model file that is unknown or damaged.
     """
     if cfg.mode not in MODES:
@@ -50,6 +52,9 @@ def evaluate(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.threads)
     if cfg.logger.same_run and cfg.ckpt_path is None:
         raise RunError("logger.same_run=true logs to a training's W&B run: name it by ckpt_path=…")
+    for key, least in LEAST.items():
+        if cfg.evaluate[key] < least:
+            raise RunError(f"evaluate.{key} must be {least} or more; got {cfg.evaluate[key]}")
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
     if cfg.evaluate.split not in ("train", "validation", "test"):
