@@ -20,7 +20,7 @@ def enhance(data: bytes, model: Model, steps: int = 1, sample: bool = False) -> 
         sample: draw each pixel from its distribution instead of taking its expectation.
 
     Returns:
-        uint8 (H, W, 3); the same for the same arguments.
+        uint8 (H, W, 3); samples are the same on every machine, expectations up to rounding.
 
     Raises:
         ValueError: another file (`BPGError`), or another model (`ModelError`).
