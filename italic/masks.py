@@ -121,13 +121,15 @@ def step_bounds(
         if sizes not in SIZES:
             raise ValueError(f"unknown step sizes '{sizes}': expected one of {', '.join(SIZES)}")
         power = exponent if sizes == "power" else 0.0
-        if power < 0:
+        if not power >= 0:
             raise ValueError(f"the exponent of the step sizes must not be negative; got {power}")
         fractions = (np.arange(steps + 1) / steps) ** (1 + power)
     else:
         relative = np.asarray(sizes, dtype=np.float64)
-        if len(relative) != steps or (relative <= 0).any():
-            raise ValueError(f"{len(relative)} step sizes were given for {steps} steps, all > 0")
+        if relative.shape != (steps,) or not ((relative > 0) & (relative < np.inf)).all():
+            raise ValueError(
+                f"the step sizes must be {steps} numbers above 0, one for each step; got {sizes}"
+            )
         fractions = np.concatenate([[0.0], np.cumsum(relative) / relative.sum()])
     # The first rounding takes away what libraries' powers differ by where they should give halves.
     bounds = np.rint(np.rint(fractions * pixels * 2**20) / 2**20).astype(np.int64)

@@ -84,8 +84,11 @@ def test_equal_and_power_sizes() -> None:
         ((16, 0), "from 1"),
         ((16, 4, "planned"), "expected one of equal, power"),
         ((16, 4, "power", -1.0), "must not be negative"),
-        ((16, 4, [1, 2]), "2 step sizes were given for 4 steps"),
-        ((16, 2, [1, 0]), "all > 0"),
+        ((16, 4, [1, 2]), "must be 4 numbers above 0"),
+        ((16, 4, 4), "must be 4 numbers above 0"),
+        ((16, 2, [1, float("inf")]), "must be 2 numbers above 0"),
+        ((16, 4, "power", float("nan")), "must not be negative"),
+        ((16, 2, [1, 0]), "must be 2 numbers above 0"),
     ],
 )
 def test_impossible_partitions_are_refused(arguments: tuple, message: str) -> None:
