@@ -26,7 +26,7 @@ from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
 from italic.datamodules.images import DataError
 from italic.evaluation.history import read_history
 from italic.experiment import CONFIG, RunError
-from italic.meter import Meter
+from italic.meter import metered
 from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def publish(run_dir: Path, path: Path) -> None:
     checkpoint = torch.load(
         experiment.find_checkpoint(run_dir), map_location="cpu", weights_only=True
     )
-    metered = checkpoint["callbacks"].get(Meter().state_key, {})
+    counts = metered(checkpoint)
     curve = _validation_curve(run_dir)
     card = {
         "name": path.stem,
@@ -167,8 +167,8 @@ def publish(run_dir: Path, path: Path) -> None:
         "licence": "Apache-2.0",
         "validation_bpsp": curve[-1]["bpsp"] if curve else None,
         "optimiser_steps": checkpoint["global_step"],
-        "images_seen": metered.get("images"),
-        "training_seconds": metered.get("seconds"),
+        "images_seen": counts.get("images"),
+        "training_seconds": counts.get("seconds"),
         "training_data": type(images).__name__,
         "training_images": len(images.load("train")),
         "validation_curve": curve,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -67,3 +68,8 @@ class Meter(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counts of earlier parts."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
+
+
+def metered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts in a checkpoint, `seconds` and `images`; empty if there are none."""
+    return checkpoint["callbacks"].get(Meter().state_key, {})

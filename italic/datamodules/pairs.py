@@ -163,7 +163,7 @@ def _chunks(images: np.memmap, made: Path) -> list[Chunk]:
     size = images[0].nbytes
     return [
         Chunk(
-            made / f"{number:06}.npz",
+            made / f"{number:06}x{CHUNK}.npz",
             source,
             begin + number * CHUNK * size,
             (min(CHUNK, len(images) - number * CHUNK), *images.shape[1:]),

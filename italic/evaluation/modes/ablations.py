@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
@@ -15,10 +16,10 @@ from italic import experiment
 from italic.coding.files import write_whole
 from italic.evaluation.curve import measure_curve
 from italic.evaluation.figures import COLOURS, MARKERS, save_figure
-from italic.evaluation.history import read_history
 from italic.evaluation.results import CurveRow, read_rows, write_rows
 from italic.evaluation.sources import Inputs
 from italic.experiment import RunError
+from italic.meter import metered
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +61,15 @@ def ablate(inputs: Inputs) -> None:
         )
         if not row.lossless:
             raise RunError(f"images of {name} were not decoded to their originals")
-        updates = read_history(inputs.run_dirs[name])[-1].updates
+        path = experiment.find_checkpoint(inputs.run_dirs[name])
+        counts = metered(torch.load(path, map_location="cpu", weights_only=True))
         parameters = sum(parameter.numel() for parameter in model.network.parameters())
-        images = updates * run.datamodule.batch_size
         rows.append(
             AblationRow(
                 **asdict(row),
                 preset=presets[name],
                 seed=run.seed,
-                training_images=images,
+                training_images=counts["images"],
                 parameters=parameters,
             )
         )
