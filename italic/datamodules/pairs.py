@@ -189,4 +189,7 @@ def _coded(
             lost -= 1
             yield
     if lost:
-        raise DataError(f"the workers of {lost * CHUNK} images were ended again and again")
+        raise DataError(
+            f"the workers of {lost} chunks of {CHUNK} images were ended again and again, perhaps "
+            "for want of memory; the same command makes what is missing"
+        )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -36,6 +37,15 @@ ENVELOPE = "#e0dccb"
 WIDE = 7.0  # inches
 
 Label = tuple[str, tuple[float, float], str]  # text, the point in data units, colour
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """What tells the lines of a chart apart, the one of this number from 0."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index // len(COLOURS) % len(LINES)],
+    }
 
 
 def draw_curve(
@@ -81,9 +91,7 @@ def curve_figure(
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(
             *np.reshape(points, (-1, 2)).T,
-            color=colour,
-            marker=MARKERS[index % len(MARKERS)],
-            linestyle=LINES[index // len(COLOURS) % len(LINES)],
+            **line_style(index),
             label=name,
             zorder=3,
         )
@@ -142,10 +150,8 @@ def losses_figure(
     for index, (name, points) in enumerate(losses.items()):
         axes.plot(
             *points,
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
+            **line_style(index),
             markersize=4,
-            linestyle=LINES[index // len(COLOURS) % len(LINES)],
             label=name,
         )
     axes.set_xlabel("updates")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from italic.coding.codec import Codec
 from italic.evaluation.figures import save_figure
+from italic.evaluation.quality import draw_grid
 from italic.evaluation.sources import Inputs
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,8 @@ def sample_columns(codecs: list[Codec], images: np.ndarray) -> list[Column]:
 
 def samples_figure(columns: list[Column], name: str) -> Figure:
     """The columns side by side, under the name of the model."""
-    count = len(columns[0].pictures)
-    figure = Figure(figsize=(1.7 * len(columns), 1.7 * count + 0.9), dpi=110, layout="constrained")
+    pictures = np.stack([column.pictures for column in columns], axis=1)
+    titles = [column.title for column in columns]
+    figure = draw_grid(pictures, titles, [[""] * len(columns)] * len(pictures))
     figure.suptitle(f"Samples of {name}: random bytes, decoded", fontsize=11)
-    grid = figure.subplots(count, len(columns), squeeze=False)
-    for column, (title, pictures) in enumerate(columns):
-        grid[0, column].set_title(title, fontsize=9)
-        for axes, picture in zip(grid[:, column], pictures, strict=True):
-            axes.imshow(picture)
-            axes.set_axis_off()
     return figure
