@@ -177,6 +177,7 @@ class TrainingConfig:
     warmup: int = 200
     decay_from: float = 0.5
     auxiliary: float = 0.3
+    distortion: float = 0.0  # weight of the expectation's error, for better pictures than BPG's
     average_decay: float = 0.998  # of the weights' moving average; less at first
     compile: bool = False  # the network by torch.compile
     # Largest batch to try: datamodule.batch_size is doubled while it fits into memory; 0 leaves it

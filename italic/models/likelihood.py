@@ -53,10 +53,10 @@ class Mixture(NamedTuple):
         """
         weights, scales = self.logits.softmax(dim=-1), self.log_scales.exp()
         pixels = torch.full_like(self.means[..., 0], CENTRE)
-        for colour in range(3):
+        for _ in range(3):  # red is right after the first time, green after the second
             means = self.conditional_means(pixels)
             inside = F.softplus(means / scales) - F.softplus((means - 255) / scales)
-            pixels[..., colour] = (weights * scales * inside).sum(-1)[..., colour]
+            pixels = (weights * scales * inside).sum(-1)
         return pixels.clamp(0, 255)  # which they may leave by rounding
 
     def bits(self, pixels: Tensor) -> Tensor:

@@ -71,6 +71,34 @@ def test_each_sample_goes_on_its_own_lattice() -> None:
     )
 
 
+@pytest.mark.parametrize("largest_stride", [1, 2])
+def test_distortion_counts_the_error_of_each_image_s_due_pixels_in_bits(
+    largest_stride: int,
+) -> None:
+    data = batch(4)
+    rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
+    # The first sample's steps 2 and 3 of 4 (counted from 1), the second's first two of 8.
+    windows = [(rank >= 16).long() + (rank >= 32) + (rank >= 48) - 1, rank * 8 // 64]
+    data = data._replace(reveal=torch.stack(windows))
+    losses = []
+    for weight in (0.0, 3.0):
+        module = estimator(largest_stride, steps=4, unroll=2, distortion=weight)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        losses.append(module.training_step(data, 0))
+    due_errors: list[list[torch.Tensor]] = [[], []]
+    for step, part in module.parts(data, 2):
+        for sample, error, due in zip(
+            part.samples, part.mixture.expectation() - part.pixels, part.reveal == step, strict=True
+        ):
+            due_errors[sample].append(error[due].flatten())
+    errors = [torch.cat(parts).square().mean() for parts in due_errors]
+    expected = torch.stack([torch.log2(error + 1 / 12) / 2 for error in errors]).mean()
+    assert (losses[1] - losses[0]).item() == pytest.approx(3 * expected.item(), rel=1e-4)
+    losses[1].backward()
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_the_metric_sums_bits_not_means() -> None:
     metric = BitsPerSubPixel(1)
     metric.update(torch.tensor([10.0]), 1)
