@@ -51,13 +51,15 @@ class Mixture(NamedTuple):
         s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF; ζ is the softplus. Green's and blue's
         μ are linear in the earlier colours, so those enter by their expectations.
         """
-        weights, scales = self.logits.softmax(dim=-1), self.log_scales.exp()
-        pixels = torch.full_like(self.means[..., 0], CENTRE)
-        for _ in range(3):  # red is right after the first time, green after the second
-            means = self.conditional_means(pixels)
+        fields = self.logits.softmax(dim=-1), self.means, self.log_scales.exp()
+        coefficients = iter(self.coefficients.unbind(-2))
+        expected: list[Tensor] = []
+        for weights, means, scales in zip(*(field.unbind(-2) for field in fields), strict=True):
+            for earlier in expected:
+                means = means + next(coefficients) * (earlier - CENTRE)[..., None]
             inside = F.softplus(means / scales) - F.softplus((means - 255) / scales)
-            pixels = (weights * scales * inside).sum(-1)
-        return pixels.clamp(0, 255)  # which they may leave by rounding
+            expected.append((weights * scales * inside).sum(-1))
+        return torch.stack(expected, dim=-1).clamp(0, 255)  # which they may leave by rounding
 
     def bits(self, pixels: Tensor) -> Tensor:
         """Cost of each sub-pixel: −log2 Σ_k w_k [σ((v + ½ − μ_k)/s_k) − σ((v − ½ − μ_k)/s_k)].

@@ -115,20 +115,26 @@ def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
 
 
 def markdown(rows: Sequence[AblationRow]) -> str:
-    """The table: a line for each preset, means over its seeds, the best first."""
+    """The table: a line for each preset, means over its seeds, the best first.
+
+    Times and images are shares of the same seed's reference: these differ from machine to machine.
+    """
+    reference = {row.seed: row for row in rows if row.preset == REFERENCE}
     lines = [
-        "| preset | bpsp | more than the reference | by seed | decode, ms an image "
-        "| training images | parameters |",
+        "| preset | more than the reference | by seed | bpsp by seed "
+        "| decoding time, of the reference's | training images, of the reference's | parameters |",
         "|---|---|---|---|---|---|---|",
     ]
     for preset, more in differences(rows).items():
-        own = [row for row in rows if row.preset == preset]
+        own = [(row, reference[row.seed]) for row in rows if row.preset == preset]
         by_seed = "" if preset == REFERENCE else " ".join(f"{value:+.3f}" for value in more)
         mean = "" if preset == REFERENCE else f"{more.mean():+.3f}"
         lines.append(
-            f"| `{preset}` | {_mean(row.bpsp_coded for row in own):.3f} | {mean} | {by_seed} "
-            f"| {_mean(row.batch_decode_ms for row in own):.1f} "
-            f"| {_mean(row.training_images for row in own):,.0f} | {own[0].parameters:,} |"
+            f"| `{preset}` | {mean} | {by_seed} "
+            f"| {' '.join(f'{row.bpsp_coded:.3f}' for row, _ in own)} "
+            f"| {_mean(row.batch_decode_ms / than.batch_decode_ms for row, than in own):.2f} "
+            f"| {_mean(row.training_images / than.training_images for row, than in own):.2f} "
+            f"| {own[0][0].parameters:,} |"
         )
     return "\n".join(lines) + "\n"
 

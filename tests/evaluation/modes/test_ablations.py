@@ -9,23 +9,23 @@ from italic.evaluation.modes.ablations import AblationRow, check_references, dif
 from italic.experiment import RunError
 
 
-def row(preset: str, seed: int, bpsp: float) -> AblationRow:
+def row(preset: str, seed: int, bpsp: float, training_images: int = 48_000) -> AblationRow:
     nan = float("nan")
     measured = (16, 10, 0.0, bpsp, bpsp, nan, nan, 64, 1.0, 2.0, True)
-    return AblationRow(*measured, preset, seed, 48_000, 390_000)
+    return AblationRow(*measured, preset, seed, training_images, 390_000)
 
 
 ROWS = [row("reference", seed, 4.0 + seed) for seed in (0, 1)]
 
 
 def test_each_seed_is_compared_with_its_own_reference() -> None:
-    rows = [*ROWS, row("worse", 0, 4.25), row("better", 1, 4.5), row("better", 0, 3.75)]
+    rows = [*ROWS, row("worse", 0, 4.25), row("better", 1, 4.5, 24_000), row("better", 0, 3.75)]
     found = differences(rows)
     assert list(found) == ["better", "reference", "worse"]
     assert np.array_equal(found["better"], [-0.5, -0.25])
     better, reference, worse = markdown(rows).splitlines()[2:]
-    assert better == "| `better` | 4.125 | -0.375 | -0.500 -0.250 | 2.0 | 48,000 | 390,000 |"
-    assert "| 4.500 |  |  |" in reference and "| +0.250 | +0.250 |" in worse
+    assert better == "| `better` | -0.375 | -0.500 -0.250 | 4.500 3.750 | 1.00 | 0.75 | 390,000 |"
+    assert "|  |  | 4.000 5.000 | 1.00 | 1.00 |" in reference and "| +0.250 | +0.250 |" in worse
 
 
 def test_a_seed_without_a_reference_is_refused() -> None:
