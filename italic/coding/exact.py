@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -438,15 +439,32 @@ def floating_state(exact: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Switch off what is not a plain sum of float32 products: NNPACK, TF32, cuDNN's Winograd."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    enabled, tf32 = cudnn.enabled, matmul.allow_tf32
+    """Switch off what is not a plain sum of float32 products.
+
+    That is NNPACK, cuDNN's Winograd, and the TF32 or bfloat16 that the host program or its
+    environment may allow.
+    """
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    enabled = cudnn.enabled, mkldnn.enabled
+    products = torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
+    precisions = [product.fp32_precision for product in products]
     with torch.backends.nnpack.flags(enabled=False):
-        cudnn.enabled, matmul.allow_tf32 = False, False
         try:
+            for product in products:
+                product.fp32_precision = "ieee"
+            cudnn.enabled, mkldnn.enabled = False, mkldnn.enabled and _onednn_is_exact()
             yield
         finally:
-            cudnn.enabled, matmul.allow_tf32 = enabled, tf32
+            cudnn.enabled, mkldnn.enabled = enabled
+            for product, precision in zip(products, precisions, strict=True):
+                product.fp32_precision = precision
+
+
+@lru_cache
+def _onednn_is_exact() -> bool:
+    """Whether oneDNN keeps float32: ONEDNN_DEFAULT_FPMATH_MODE=BF16 overrides what PyTorch asks."""
+    x = torch.full((2, 48, 16, 16), 257.0)  # its 9 bits are one too many for bfloat16
+    return bool((F.conv2d(x, torch.ones(48, 48, 3, 3)) == 48 * 9 * 257).all())
 
 
 def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> dict[str, float]:

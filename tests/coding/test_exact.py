@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ SETTINGS = [
     {"ATEN_CPU_CAPABILITY": "default"},
     {"ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "2"},
     {"ONEDNN_MAX_CPU_ISA": "AVX", "MKL_CBWR": "COMPATIBLE"},
+    {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"},
 ]
 
 
@@ -110,10 +112,10 @@ def test_batch_threads_and_layout_change_nothing(network: tuple[str, RNAN]) -> N
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(settings) or "plain")
-@pytest.mark.parametrize("kind", list(OPTIONS))
-def test_golden_hash_with_every_instruction_set(kind: str, settings: dict[str, str]) -> None:
+def test_golden_hash_with_every_instruction_set(settings: dict[str, str]) -> None:
     code = (
-        f"from tests.coding import test_exact as t;print(t.digest(t.trained(t.OPTIONS['{kind}'])))"
+        "from tests.coding import test_exact as t;"
+        "print(*(t.digest(t.trained(t.OPTIONS[kind])) for kind in t.GOLDEN))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(
@@ -124,7 +126,31 @@ def test_golden_hash_with_every_instruction_set(kind: str, settings: dict[str, s
         text=True,
         check=True,
     )
-    assert done.stdout.split()[-1] == GOLDEN[kind]
+    assert done.stdout.split() == list(GOLDEN.values())
+
+
+PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+
+
+@pytest.mark.parametrize("settings", ["medium", "bf16", "tf32"])
+def test_lower_precision_of_the_host_program_changes_nothing(settings: str) -> None:
+    before = [product.fp32_precision for product in PRODUCTS]
+    network = trained(OPTIONS["small"])
+    try:
+        if settings == "medium":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            for product in PRODUCTS:
+                with suppress(RuntimeError):  # not every product has every precision
+                    product.fp32_precision = settings
+        chosen = [product.fp32_precision for product in PRODUCTS]
+        assert chosen != before
+        assert digest(network) == GOLDEN["small"]
+        assert [product.fp32_precision for product in PRODUCTS] == chosen
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for product, precision in zip(PRODUCTS, before, strict=True):
+            product.fp32_precision = precision
 
 
 def test_convolutions_are_exact_sums_of_integers(network: tuple[str, RNAN]) -> None:
