@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     """Evaluate one model, or several together."""
     try:
         evaluate(cfg)
-    except (RunError, DataError, ValueError) as error:
+    except (RunError, DataError, OSError, ValueError) as error:
         sys.exit(f"evaluate.py: {error}")
 
 

@@ -8,6 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic.config import register
 from italic.datamodules.images import DataError
@@ -22,7 +23,7 @@ def main(cfg: DictConfig) -> float:
     """Train; a sweep's objective is the best validation bpsp."""
     try:
         return train(cfg)
-    except (RunError, DataError, ValueError) as error:
+    except (RunError, DataError, MisconfigurationException, OSError, ValueError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see italic.sweep
             raise RunError(str(error)) from error
         sys.exit(f"train.py: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from italic import masks
+from italic.coding.bpg import BPGError
 from italic.coding.codec import Coded, Lattice, Observer, cut_into_tiles
 from italic.coding.container import (
     DEFAULT_MAX_PIXELS,
@@ -69,7 +71,7 @@ def compress(
 
 
 def decompress(data: bytes, model: str | Path | Model | None = None) -> np.ndarray:
-    """The samples of a file of one picture, in the shape and type that `compress` was given.
+    """The samples of a file of one picture, as `compress` was given them; (H, W, 1) as (H, W).
 
     Args:
         data: the file.
@@ -98,7 +100,7 @@ def compress_pictures(
         seconds: as many steps as fit into this time for each picture, instead of `steps`.
 
     Returns:
-        A record each.
+        A record each, of the estimator or of a classical codec, whichever is smaller.
 
     Raises:
         ValueError: fewer than one step.
@@ -114,7 +116,9 @@ def compress_pictures(
         wanted = steps_within(seconds, height, width, model) if seconds else steps or model.steps
         number = min(wanted, height * width, MAX_STEPS)
         codec = model.codec(number)
-        coded = codec.encode(mains, track.observer(len(members), height, width, number))
+        coded: Sequence[Coded | None] = [None] * len(members)
+        with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
+            coded = codec.encode(mains, track.observer(len(members), height, width, number))
         for member, item in zip(members, coded, strict=True):
             colour, main, chunks = parts[member]
             raw = Record(
@@ -126,12 +130,14 @@ def compress_pictures(
                 tuple(chunks),
                 stream=main.tobytes(),
             )
-            estimated = replace(
-                raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
-            )
+            candidates = [raw, *_classical(main, raw)]
+            if item is not None:
+                estimated = replace(
+                    raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
+                )
+                candidates.insert(0, estimated)  # of equal ones
             records[member] = min(
-                [estimated, raw, *_classical(main, raw)],
-                key=lambda record: len(record.stream) + len(record.base),
+                candidates, key=lambda record: len(record.stream) + len(record.base)
             )
     return [records[member] for member in range(len(parts))]
 

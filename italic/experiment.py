@@ -29,6 +29,18 @@ class RunError(RuntimeError):
     """A run directory or a configuration that can't be used as asked."""
 
 
+def use_threads(number: int) -> None:
+    """Compute in as many threads of the processor; 0 leaves the choice to PyTorch.
+
+    Raises:
+        RunError: a negative number.
+    """
+    if number < 0:
+        raise RunError(f"threads must be 0 (PyTorch's choice) or more; got {number}")
+    if number:
+        torch.set_num_threads(number)
+
+
 def unroll(cfg: DictConfig) -> int:
     """Steps of a training sample: as configured, else 2 for a recurrent network and 1 without."""
     if cfg.masks.unroll is not None:
@@ -198,6 +210,10 @@ def begin_with(network: nn.Module, name: str) -> None:
         drop_silent_blocks(exact)
     state = floating_state(exact)
     unlike = [key for key in state if key not in own or own[key].shape != state[key].shape]
+    # What may be added begins as the identity: not so the features of the last step, and gates.
+    unlike += [
+        key for key in own if key not in state and (key.startswith("fuse.") or ".mask." in key)
+    ]
     if unlike:
         raise RunError(
             f"the weights of '{name}' don't fit the network, which differs in {unlike[0]}: "

@@ -18,7 +18,16 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
 
 from italic.coding import pictures
-from italic.coding.container import MAX_AREA, Colour, FileFormatError, kind_of, unpack
+from italic.coding.container import (
+    HEAD,
+    MAGIC,
+    MAX_AREA,
+    Colour,
+    FileFormatError,
+    kind_of,
+    peek,
+    unpack,
+)
 
 FORMAT = "ITALIC"
 MODES = {
@@ -30,7 +39,6 @@ MODES = {
     Colour.RGB_ALPHA: "RGBA",
     Colour.GRAY16: "I;16",
 }
-HEADER = 14 + 1 + 2 * 5 + 4 + 1  # bytes at most, up to the kind of colours
 
 
 class ItalicImageFile(ImageFile.ImageFile):
@@ -45,13 +53,18 @@ class ItalicImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         assert self.fp is not None
-        self._size, colour = _size_and_colour(self.fp.read(HEADER))
+        head = self.fp.read(HEAD)
+        if kind_of(head) == "archive":
+            raise ValueError(
+                "the file is an archive of pictures: unpack it with 'italic decompress' first"
+            )
+        height, width, colour = peek(head)
         if colour not in MODES:
             raise ValueError(
                 f"Pillow has no mode for a picture of kind {colour.name}: decode the file with "
                 "'italic decompress' or italic.decompress"
             )
-        self._mode = MODES[colour]
+        self._size, self._mode = (width, height), MODES[colour]
         self._coded = True
 
     def load(self) -> Image.core.PixelAccess | None:
@@ -72,31 +85,7 @@ class ItalicImageFile(ImageFile.ImageFile):
 
 
 def _accept(prefix: bytes) -> bool:
-    return prefix.startswith(b"\x89ITL")
-
-
-def _size_and_colour(head: bytes) -> tuple[tuple[int, int], Colour]:
-    """Width, height and kind of a file from its first bytes, not yet known to be undamaged."""
-    if kind_of(head) == "archive":
-        raise ValueError(
-            "the file is an archive of pictures: unpack it with 'italic decompress' first"
-        )
-    position, sides = 15, []
-    try:
-        for _ in range(2):
-            side, shift = 0, 0
-            while True:  # 7 bits in a byte, lowest first
-                byte = head[position]
-                position += 1
-                side |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    break
-            sides.append(side)
-        height, width = sides
-        return (width, height), Colour(head[position + 4])
-    except (IndexError, ValueError):
-        raise FileFormatError("the file is damaged or cut short: it has no header") from None
+    return prefix.startswith(MAGIC)
 
 
 def _decode(data: bytes) -> Image.Image:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from italic import experiment
 from italic.batch_size import largest_batch_size
-from italic.coding.files import whole_file
+from italic.coding.files import whole_file, write_whole
 from italic.evaluation.dashboard import Dashboard, run_identity
 from italic.evaluation.machine import describe_machine
 from italic.experiment import CHECKPOINTS, CONFIG, LAST, RunError
@@ -68,8 +68,8 @@ def train(cfg: DictConfig) -> float:
         run_dir = Path(cfg.resume)
         cfg = _resumed(run_dir, list(hydra_cfg.overrides.task))
         checkpoint = experiment.find_checkpoint(run_dir)
+    experiment.use_threads(cfg.threads)
     if cfg.threads:
-        torch.set_num_threads(cfg.threads)
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)  # or Lightning sets it for its processes
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     estimator = experiment.build_estimator(cfg)
@@ -91,7 +91,7 @@ def train(cfg: DictConfig) -> float:
             "the whole sweep again): leave out -m, or add trainer.devices=1 trainer.num_nodes=1"
         )
     if trainer.is_global_zero:
-        OmegaConf.save(cfg, run_dir / CONFIG)
+        write_whole(run_dir / CONFIG, OmegaConf.to_yaml(cfg).encode())
     else:
         logging.getLogger().setLevel(logging.WARNING)
     trainer.loggers = _loggers(cfg, run_dir)

@@ -543,6 +543,19 @@ def test_an_archive(model: str, here: Path, capsys: Capture) -> None:
     assert run("decompress", "all.italic", "-o", "-") == 1
 
 
+def test_too_much_metadata_is_no_obstacle_if_it_is_dropped(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "A" * 100)
+    with Image.open("photos/a.png") as image:
+        image.save("photos/a.png", pnginfo=text)
+    monkeypatch.setattr(pictures, "METADATA_LIMIT", 50)
+    options = ("-o", "all.italic", "--model", model)
+    assert run("archive", "photos", *options) == 1
+    assert run("archive", "photos", "--drop-metadata", *options) == 0
+
+
 def test_no_archive_of_nothing(model: str, here: Path, capsys: Capture) -> None:
     Path("empty").mkdir()
     assert run("archive", "empty", "-o", "x.italic", "--model", model) == 1

@@ -8,6 +8,7 @@ from torch import nn
 
 import italic
 from italic import compression
+from italic.coding import bpg
 from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import FileFormatError, Method
@@ -122,6 +123,17 @@ def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:
         assert record.method != Method.ESTIMATOR and len(file) < bound
         assert file[6:14] == bytes(8) and model_for(bytes(8), [record]) is None
         assert np.array_equal(from_file(file).samples, array)
+
+
+def test_pictures_too_large_for_the_base_code_go_without_the_estimator(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpg, "MAX_SIDE", 15)
+    based = replace(model, recipe=replace(model.recipe, base={"qp": 40, "chroma": "420"}))
+    array = smooth(1, 16, 16)[0]
+    (record,) = compress_pictures([from_array(array)], based)
+    assert record.method != Method.ESTIMATOR
+    assert np.array_equal(from_file(to_file(record, based)).samples, array)
 
 
 def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:

@@ -11,7 +11,7 @@ from italic.coding.model import Recipe, load_model, save_model
 from italic.experiment import RunError, begin_with
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
-from tests.coding.test_exact import FULL, HOURGLASS, pictures, trained, weights
+from tests.coding.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
 
 FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
 
@@ -65,15 +65,25 @@ def test_groups_with_mask_branches_cannot_be_added() -> None:
         RNAN(**FULL).groups[1].become_identity()
 
 
-@pytest.mark.parametrize("other", [{"features": 24}, {"deep": 1}, {"recurrent": True}], ids=str)
-def test_a_network_that_lacks_what_the_model_has_is_refused(
-    model: str, other: dict[str, Any]
-) -> None:
-    settings = {**HOURGLASS, **other}
-    if settings["recurrent"]:
-        settings.update(deep=None, largest_stride=1)
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"features": 24}, {"deep": 1}),
+        *({"recurrent": True, "largest_stride": 1}, {"mask_branch": True, "deep": None}),
+    ],
+    ids=str,
+)
+def test_a_network_of_other_parts_is_refused(model: str, other: dict[str, Any]) -> None:
     with pytest.raises(RunError, match="don't fit the network"):
-        begin_with(RNAN(**settings), model)
+        begin_with(RNAN(**{**HOURGLASS, **other}), model)
+
+
+@pytest.mark.parametrize("part", ["recurrent", "mask_branch"])
+def test_parts_that_do_not_begin_as_the_identity_cannot_be_added(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "small.safetensors"
+    save_model(path, trained(SMALL), Recipe(SMALL, None, 4, "nested", "power", 1.0))
+    with pytest.raises(RunError, match="don't fit the network"):
+        begin_with(RNAN(**{**SMALL, part: True}), str(path))
 
 
 def test_a_group_that_is_not_the_estimators_own_is_not_made_up(model: str) -> None:

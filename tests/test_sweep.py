@@ -1,4 +1,3 @@
-import itertools
 import json
 from pathlib import Path
 
@@ -59,8 +58,8 @@ def test_every_command_of_a_wandb_sweep_composes(
         ranges[name] = parameter.get("values") or [parameter["min"], parameter["max"]]
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
     with initialize(version_base="1.3", config_path="../conf"):
-        for values in itertools.product(*ranges.values()):
-            chosen = {name: {"value": value} for name, value in zip(ranges, values, strict=True)}
+        for place in range(max(map(len, ranges.values()))):  # each value at least once
+            chosen = {name: {"value": found[place % len(found)]} for name, found in ranges.items()}
             overrides = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
             overrides += create_sweep_command(list(sweep["command"]))[len(macros) :]
             cfg = compose("train", overrides, return_hydra_config=True)

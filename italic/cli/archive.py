@@ -31,7 +31,7 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
     if errors.count:
         return
     check_targets([*jobs, Job(folder, PurePath(), target=out)], args.force, errors)
-    check_pictures(jobs, errors)
+    check_pictures(jobs, not args.drop_metadata, errors)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:

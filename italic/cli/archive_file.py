@@ -19,11 +19,11 @@ from italic.coding.container import MAX_AREA, ArchiveReader, ArchiveWriter, File
 SMALL = container.Record(container.Method.RAW, 1, 1, 0, container.Colour.GRAY)
 
 
-def check_pictures(jobs: Sequence[Job], errors: Errors) -> None:
+def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> None:
     """Refuse, before hours of work, what can't be read or would not be unpacked."""
     unpacked: dict[Path, Job] = {}
     names = ArchiveWriter(io.BytesIO(), bytes(8))  # a trial
-    pictures = read_pictures(jobs, keep_metadata=True)
+    pictures = read_pictures(jobs, keep_metadata)
     with progress_bar(len(jobs), "reading") as report:
         for number, (job, (item, _)) in enumerate(zip(jobs, pictures, strict=True)):
             report(number)

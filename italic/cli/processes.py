@@ -47,8 +47,10 @@ def in_processes(
             try:
                 results = future.result()
             except BrokenProcessPool:
+                alone = _pool(1)
                 with suppress(BrokenProcessPool):
-                    results = _submit(_pool(1), code, batch).result()
+                    results = _submit(alone, code, batch).result()
+                alone.shutdown()
             yield from results
             done += len(batch)
             report(done)

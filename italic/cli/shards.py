@@ -246,7 +246,7 @@ def outcome_of(work: Work, shard: Shard) -> Outcome:
 
 def check(shard: Shard, errors: Errors) -> tuple[str, None]:
     """In a worker: refuse pictures that can't be read."""
-    check_pictures(shard.jobs(), errors)
+    check_pictures(shard.jobs(), not shard.args.drop_metadata, errors)
     return "", None
 
 

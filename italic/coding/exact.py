@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -444,11 +445,12 @@ def exact_arithmetic() -> Iterator[None]:
     That is NNPACK, cuDNN's Winograd, and the TF32 or bfloat16 that the host program or its
     environment may allow.
     """
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
     enabled = cudnn.enabled, mkldnn.enabled
-    products = torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
+    products = backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
     precisions = [product.fp32_precision for product in products]
-    with torch.backends.nnpack.flags(enabled=False):
+    with backends.nnpack.flags(enabled=False):
         try:
             for product in products:
                 product.fp32_precision = "ieee"

@@ -175,8 +175,9 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
 
     Samples of less than 8 bits are scaled to 0..255, as PNG says and without loss (indices of a
     palette stay); depth, interlacing, the profile's name and PNG's bKGD, hIST, sPLT, tIME and
-    private chunks are not kept, and of other files nothing but profile, EXIF and XMP. Files of more
-    than twice `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM's.
+    private chunks are not kept, and of other files nothing but profile, EXIF and XMP (of TIFF files
+    no EXIF, which is spread over the file's own tags). Files of more than twice
+    `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM's.
 
     Args:
         source: path of the file, or the file itself.

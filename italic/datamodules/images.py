@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -16,6 +15,8 @@ import numpy as np
 import skimage
 from PIL import Image
 from rich.progress import track
+
+from italic.coding.files import whole_file
 
 Split = Literal["train", "validation", "test"]
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -254,7 +255,7 @@ def read_rgb(path: Path) -> np.ndarray:
             opaque = "transparency" not in image.info
             if mode == "RGB" or (mode in ("1", "L", "P") and opaque):
                 return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"'{path}' can't be read as an image: {error}") from error
     raise DataError(
         f"'{path}' is of kind {mode}: expected 8-bit RGB, gray or palette without transparency; "
@@ -297,20 +298,6 @@ def _read_folder(folder: Path, cache: Path) -> np.ndarray:
     if len({image.shape for image in images}) > 1:
         raise DataError(f"the images below '{folder}' differ in size: they are not CIFAR-10's")
     stacked = np.stack(images)
-    _keep(cache, key, stacked)
+    with suppress(OSError), whole_file(cache) as file:  # or the next run decodes them again
+        np.savez(file, key=np.array(key), images=stacked)
     return stacked
-
-
-def _keep(cache: Path, key: str, images: np.ndarray) -> None:
-    """Write the cache whole or not at all; a folder that can't be written goes without one."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=cache.parent, prefix=cache.name, suffix=".tmp")
-    except OSError:
-        return
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, key=np.array(key), images=images)
-        os.replace(temporary, cache)
-    except BaseException:
-        os.unlink(temporary)
-        raise

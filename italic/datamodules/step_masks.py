@@ -208,6 +208,9 @@ class StepMasks(pl.LightningDataModule):
         workers: loader processes; 0 reads in the training process.
         resident: keep all training pairs in the memory of the device that trains, and draw the
             masks there: for a GPU that would wait for a loader.
+
+    Raises:
+        ValueError: numbers of steps or limits out of range.
     """
 
     NEEDED: ClassVar[dict[str, tuple[Split, ...]]] = {
@@ -240,6 +243,14 @@ class StepMasks(pl.LightningDataModule):
         resident: bool = False,
     ) -> None:
         super().__init__()
+        if not 1 <= min_steps <= max_steps:
+            raise ValueError(
+                f"expected 1 ≤ masks.min_steps ≤ masks.max_steps; got {min_steps} and {max_steps}"
+            )
+        if train_limit < 0 or eval_limit < 0:
+            raise ValueError(
+                "datamodule.train_limit and datamodule.eval_limit must be 0 (all images) or more"
+            )
         self.images, self.bases, self.cache_dir, self.ray = images, bases, cache_dir, ray
         self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
@@ -262,15 +273,22 @@ class StepMasks(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the pair cache (one process a machine)."""
+        images = {split: self._load(split) for split in self.NEEDED["fit"]}
+        self._lay_out(*images["train"].shape[1:3])  # what can't be is refused before it is made
         for split in self.NEEDED["fit"]:
-            self.pairs[split] = self._make(split)
+            self.pairs[split] = self._make(images.pop(split))
 
     def setup(self, stage: str) -> None:
         """Open the cache of the splits that a stage needs, and lay out the masks."""
         for split in self.NEEDED[stage]:
             if split not in self.pairs:
-                self.pairs[split] = self._make(split)
-        height, width = next(iter(self.pairs.values()))[0].images.shape[1:3]
+                self.pairs[split] = self._make(self._load(split))
+        self._lay_out(*next(iter(self.pairs.values()))[0].images.shape[1:3])
+        if self.process:  # the processes of a training draw other masks
+            torch.manual_seed(torch.initial_seed() + self.process)
+
+    def _lay_out(self, height: int, width: int) -> None:
+        """The masks of images of a size."""
         order = masks.pixel_order(self.order, height, width)
         sizes = self.sizes
         if self.plans is not None:
@@ -280,8 +298,6 @@ class StepMasks(pl.LightningDataModule):
         partition = masks.step_of_pixel(order, bounds).reshape(height, width)
         self.partition = torch.from_numpy(partition).long()
         self.rank = torch.from_numpy(np.argsort(order).reshape(height, width))
-        if self.process:  # the processes of a training draw other masks
-            torch.manual_seed(torch.initial_seed() + self.process)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Shuffled batches with random windows of steps; or their indices, if resident."""
@@ -308,11 +324,13 @@ class StepMasks(pl.LightningDataModule):
         """Test batches with the whole partition."""
         return self._loader("test", self._whole_batch, self.eval_batch_size)
 
-    def _make(self, split: Split) -> list[Pairs]:
+    def _load(self, split: Split) -> np.ndarray:
         learnt = self.by_heart and split == "validation"
         images = self.images.load("train" if learnt else split)
         limit = self.train_limit if split == "train" else self.eval_limit
-        images = images[: limit or None]
+        return images[: limit or None]
+
+    def _make(self, images: np.ndarray) -> list[Pairs]:
         return [make_pairs(images, base, self.cache_dir, ray=self.ray) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]

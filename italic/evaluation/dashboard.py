@@ -206,7 +206,7 @@ def _codec(
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, StepMasks)
     number = steps or data.steps
-    sizes = data.sizes
+    sizes = (data.plans or {}).get(number, data.sizes)
     if not isinstance(sizes, str) and len(sizes) != number:
         sizes = "equal"  # sizes that were given for another number of steps
     network = pl_module.network

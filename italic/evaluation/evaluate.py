@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -48,8 +47,7 @@ def evaluate(cfg: DictConfig) -> None:
     """
     if cfg.mode not in MODES:
         raise RunError(f"unknown mode '{cfg.mode}': expected mode={'|'.join(MODES)}")
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    experiment.use_threads(cfg.threads)
     if cfg.logger.same_run and cfg.ckpt_path is None:
         raise RunError("logger.same_run=true logs to a training's W&B run: name it by ckpt_path=…")
     for key, least in LEAST.items():

@@ -102,6 +102,10 @@ def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> Non
         for row in rows
     ]
     if path.suffix == ".json":
+        table = [  # JSON has no NaN
+            {name: None if value != value else value for name, value in row.items()}
+            for row in table
+        ]
         write_whole(path, (json.dumps(table, indent=2) + "\n").encode())
     else:
         write_table(table, path)
@@ -147,5 +151,7 @@ def _parsed(value: Any, kind: Any) -> Any:
         if str(value) not in ("True", "False"):
             raise ValueError(f"'{value}' is neither True nor False")
         return str(value) == "True"
+    if value is None and kind == "float":
+        return math.nan
     # By way of text, so that a fraction is refused where a whole number belongs.
     return {"int": int, "float": float, "str": str}[kind](str(value))

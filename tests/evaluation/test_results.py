@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -41,6 +42,14 @@ def test_rows_come_back(tmp_path: Path, suffix: str, rows: list) -> None:
     write_rows(rows, path)
     assert read_rows(path, type(rows[0])) == rows
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_was_not_timed_comes_back_as_such(tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.json"):
+        write_rows([replace(CURVE[0], decode_ms=math.nan)], tmp_path / name)
+        (row,) = read_rows(tmp_path / name, CurveRow)
+        assert math.isnan(row.decode_ms)
+    assert json.loads((tmp_path / "rows.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_csv_has_a_header_in_order_and_six_digits(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def _evaluate_model(
     )
     if not cfg.evaluate.pictures:
         return rows, None
-    panel = make_panel(planned.codec(model.steps), images[: cfg.evaluate.pictures])
+    number = min(model.steps, images[0, ..., 0].size)
+    panel = make_panel(planned.codec(number), images[: cfg.evaluate.pictures])
     figures.save_figure(panel, folder / "panel.png")
     return rows, panel
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_entry_points import SMALL, images, run  # noqa: F401
+from test_entry_points import SMALL, images, refused, run  # noqa: F401
 
 from italic.evaluation.modes.ablations import AblationRow, check_references, differences, markdown
 from italic.experiment import RunError
@@ -56,6 +56,7 @@ def test_runs_of_presets_make_a_table_to_which_others_are_added(
     assert "| `reference` |" in text and (tmp_path / "second/ablations.png").is_file()
 
 
-def test_other_runs_are_refused() -> None:
-    said = run("evaluate.py", "weights=cifar10", "mode=ablations", "datamodule=photos", code=1)
+def test_other_runs_are_refused(tmp_path: Path) -> None:
+    settings = ["weights=cifar10", "mode=ablations", "datamodule=photos", f"output={tmp_path}"]
+    said = refused("evaluate.py", *settings)
     assert "cifar10 is no run of an ablation's preset" in said
