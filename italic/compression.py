@@ -70,17 +70,23 @@ def compress(
     return to_file(record, chosen)
 
 
-def decompress(data: bytes, model: str | Path | Model | None = None) -> np.ndarray:
+def decompress(
+    data: bytes,
+    model: str | Path | Model | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> np.ndarray:
     """The samples of a file of one picture, as `compress` was given them; (H, W, 1) as (H, W).
 
     Args:
         data: the file.
         model: that made it, its name or the path of its file; None for an installed one.
+        max_pixels: larger pictures are refused.
 
     Raises:
-        ValueError: the file is damaged, or its model is another one or not installed.
+        ValueError: the file is damaged, its picture too large, or its model another one or not
+            installed.
     """
-    return from_file(data, model).samples
+    return from_file(data, model, max_pixels).samples
 
 
 def compress_pictures(
@@ -208,8 +214,9 @@ def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
 
 
 def _step_seconds(model: Model, lattice: Lattice) -> float:
-    """Seconds that the network takes for all tiles of a lattice, by its first one."""
-    tile = lattice.tiles[0]
+    """Seconds that the network takes for all tiles of a lattice, by its largest one."""
+    # Those in the middle have the most context around them.
+    tile = max(lattice.tiles, key=lambda tile: (tile.bottom - tile.top) * (tile.right - tile.left))
     image = torch.full((1, 3, tile.bottom - tile.top, tile.right - tile.left), 128.0)
     given = image, image, torch.zeros_like(image[:, :1]), None, lattice.stride
     with torch.inference_mode(), exact_arithmetic():

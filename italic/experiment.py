@@ -169,6 +169,18 @@ def find_checkpoint(run_dir: Path) -> Path:
     return path
 
 
+def updates(checkpoint: Path) -> int:
+    """Updates of the weights that a checkpoint has seen.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"]
+    except Exception as error:
+        raise RunError(f"{checkpoint} can't be loaded: {error}") from error
+
+
 def load_network(run_dir: Path) -> nn.Module:
     """A run's trained network (the average of its weights), in evaluation mode, on the CPU.
 

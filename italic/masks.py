@@ -7,6 +7,7 @@ consecutive segments, one a step. A mask of the pixels known before a step is a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Context, Decimal
 
 import numpy as np
 
@@ -131,12 +132,23 @@ def step_bounds(
                 f"the step sizes must be {steps} numbers above 0, one for each step; got {sizes}"
             )
         fractions = np.concatenate([[0.0], np.cumsum(relative) / relative.sum()])
-    # The first rounding takes away what libraries' powers differ by where they should give halves.
-    bounds = np.rint(np.rint(fractions * pixels * 2**20) / 2**20).astype(np.int64)
+    bounds = _whole(fractions, pixels)
+    if isinstance(sizes, str):
+        # Libraries differ in the last bits of a power: where these count, take enough digits.
+        less, more = fractions * (1 - 2**-50), fractions * (1 + 2**-50)
+        for place in np.flatnonzero(_whole(less, pixels) != _whole(more, pixels)):
+            fraction = Context(prec=50).power(Decimal(int(place) / steps), Decimal(1 + power))
+            bounds[place] = _whole(np.array(float(fraction)), pixels)
     # At least one pixel a step: push up from the left, then down from the right.
     first = np.arange(steps + 1)
     bounds = np.maximum.accumulate(bounds - first) + first
     return np.minimum(bounds, pixels - first[::-1])
+
+
+def _whole(fractions: np.ndarray, pixels: int) -> np.ndarray:
+    """Fractions of the pixels in whole ones."""
+    # The first rounding takes away what libraries' powers differ by where they should give halves.
+    return np.rint(np.rint(fractions * pixels * 2**20) / 2**20).astype(np.int64)
 
 
 def lattice_strides(order: np.ndarray, width: int, largest: int) -> np.ndarray:

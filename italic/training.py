@@ -45,6 +45,12 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,  # by Python function
     "pytorch": PyTorchProfiler,  # by operator, with a trace
 }
+# What a resumed run takes from its optimiser's state, whatever its configuration says.
+IN_CHECKPOINT = (
+    "training.learning_rate",
+    "training.body_learning_rate",
+    "training.weight_decay",
+)
 
 
 def train(cfg: DictConfig) -> float:
@@ -71,7 +77,9 @@ def train(cfg: DictConfig) -> float:
     experiment.use_threads(cfg.threads)
     if cfg.threads:
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)  # or Lightning sets it for its processes
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    # A run that goes on must not draw again what it has drawn.
+    seed = cfg.seed if checkpoint is None else cfg.seed + experiment.updates(checkpoint)
+    pl.seed_everything(seed, workers=True, verbose=False)
     estimator = experiment.build_estimator(cfg)
     if cfg.weights is not None and checkpoint is None:
         experiment.begin_with(estimator.network, cfg.weights)
@@ -211,6 +219,8 @@ def _resumed(run_dir: Path, overrides: list[str]) -> DictConfig:
                 f"'{change}' can't be changed in a resumed run: it goes on with its own "
                 "configuration; single values such as trainer.max_epochs=… may be given"
             )
+        if key in IN_CHECKPOINT:
+            raise RunError(f"{key} comes with the run's checkpoint: it can't be changed")
         if OmegaConf.select(cfg, key, default=run_dir) is run_dir:
             raise RunError(f"the run's configuration has no key '{key}'")
     merged = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))

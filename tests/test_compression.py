@@ -136,6 +136,25 @@ def test_pictures_too_large_for_the_base_code_go_without_the_estimator(
     assert np.array_equal(from_file(to_file(record, based)).samples, array)
 
 
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_the_default_type_of_the_host_program_changes_nothing(model: Model) -> None:
+    array = smooth(1, 16, 16)[0]
+    file = italic.compress(array, model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert italic.compress(array, model) == file
+        assert np.array_equal(italic.decompress(file, model), array)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_pictures_above_a_limit_are_refused(model: Model) -> None:
+    file = italic.compress(smooth(1, 9, 5)[0], model)
+    assert italic.decompress(file, model, max_pixels=45).shape == (9, 5, 3)
+    with pytest.raises(ValueError, match="max_pixels"):
+        italic.decompress(file, model, max_pixels=44)
+
+
 def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
     (record,) = compress_pictures([from_array(smooth(1, 12, 12)[0])], model, 10**6)
     assert record.steps in (0, 144)

@@ -193,7 +193,8 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     assert min(int(row["step"]) for row in rows if row["step"]) >= 5
     identities = {item.name.split("-")[-1] for item in path.glob("wandb/offline-run-*")}
     assert len(identities) == 1  # both parts belong to one W&B run
-    assert "single values" in refused("train.py", f"resume={path}", "model=rnan")
+    for change, said in (("model=rnan", "single values"), ("training.weight_decay=0", "can't be")):
+        assert said in refused("train.py", f"resume={path}", change)
     run("-m", "italic.export", str(path), str(tmp_path / "model.safetensors"))
     card = json.loads((tmp_path / "model.json").read_text())
     assert card["optimiser_steps"] == 9 and card["images_seen"] == 9 * 4

@@ -245,7 +245,7 @@ class Codec:
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).permute(0, 3, 1, 2).float().contiguous().to(device)
         canvas = torch.zeros_like(base)  # what both sides know
-        known = torch.zeros(batch, 1, height, width, device=device)
+        known = torch.zeros(batch, 1, height, width, dtype=torch.float32, device=device)
         rung = torch.full((batch,), self.rung, device=device)
         flat = None if images is None else images.reshape(batch, -1, 3)
         recurrent = getattr(self.network, "recurrent", False) and height * width <= REMEMBERED

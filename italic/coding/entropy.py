@@ -92,8 +92,9 @@ def bits(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
 class Writer:
     """Codes pixels into a stream.
 
-    The stream is at most one byte longer than the sum of `bits`, half a byte as a rule; how the
-    pixels are split over calls leaves no trace in it.
+    The stream is longer than the sum of `bits` by one byte at most, half a byte as a rule, and by
+    some four bytes for each million sub-pixels; how the pixels are split over calls leaves no trace
+    in it.
     """
 
     def __init__(self) -> None:

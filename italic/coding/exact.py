@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -442,24 +443,53 @@ def floating_state(exact: nn.Module) -> dict[str, Tensor]:
 def exact_arithmetic() -> Iterator[None]:
     """Switch off what is not a plain sum of float32 products.
 
-    That is NNPACK, cuDNN's Winograd, and the TF32 or bfloat16 that the host program or its
-    environment may allow.
+    That is NNPACK, cuDNN's Winograd, and the autocasting, TF32 or bfloat16 that the host program
+    or its environment may allow. Threads may be in here together: the last one to leave restores
+    what the first one found.
     """
-    backends: Any = torch.backends
-    cudnn, mkldnn = backends.cudnn, backends.mkldnn
-    enabled = cudnn.enabled, mkldnn.enabled
-    products = backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
-    precisions = [product.fp32_precision for product in products]
-    with backends.nnpack.flags(enabled=False):
+    with ExitStack() as own:
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            own.enter_context(torch.autocast(device, enabled=False))  # of this thread
+        with _Inside.lock:
+            if not _Inside.threads:
+                _Inside.restore = _switch_off()
+            _Inside.threads += 1
         try:
-            for product in products:
-                product.fp32_precision = "ieee"
-            cudnn.enabled, mkldnn.enabled = False, mkldnn.enabled and _onednn_is_exact()
             yield
         finally:
-            cudnn.enabled, mkldnn.enabled = enabled
-            for product, precision in zip(products, precisions, strict=True):
-                product.fp32_precision = precision
+            with _Inside.lock:
+                _Inside.threads -= 1
+                if not _Inside.threads:
+                    _Inside.restore()
+
+
+class _Inside:
+    """The threads in `exact_arithmetic`, and what the last one of them calls."""
+
+    lock = threading.Lock()
+    threads = 0
+    restore: Callable[[], None]
+
+
+def _switch_off() -> Callable[[], None]:
+    """Switch off; → what restores."""
+    backends: Any = torch.backends
+    cudnn, mkldnn, nnpack = backends.cudnn, backends.mkldnn, backends.nnpack
+    products = backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
+    enabled = cudnn.enabled, mkldnn.enabled
+    precisions = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "ieee"
+    (nnpack_enabled,) = nnpack.set_flags(False)
+    cudnn.enabled, mkldnn.enabled = False, mkldnn.enabled and _onednn_is_exact()
+
+    def restore() -> None:
+        cudnn.enabled, mkldnn.enabled = enabled
+        nnpack.set_flags(nnpack_enabled)
+        for product, precision in zip(products, precisions, strict=True):
+            product.fp32_precision = precision
+
+    return restore
 
 
 @lru_cache

@@ -253,7 +253,8 @@ def _loaded(path: Path, sha256: str) -> Model:
         )
     recipe = Recipe(**text)
     named = "_target_" in recipe.network
-    network = exact.exchange_modules(_named(recipe.network) if named else RNAN(**recipe.network))
+    floating = _named(recipe.network) if named else RNAN(**recipe.network)
+    network = exact.exchange_modules(floating.float())  # whatever the default type is
     exact.load_integer_state(network, state)
     exact.check(network)
     model = Model(path.stem, sha256, recipe, network)

@@ -19,6 +19,7 @@ from rich.progress import track
 from italic.coding.files import whole_file
 
 Split = Literal["train", "validation", "test"]
+SPLIT_FOLDERS = ("train", "validation", "val", "test")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 log = logging.getLogger(__name__)
@@ -209,9 +210,10 @@ class Folder:
         for name in names:
             if (self.path / name).is_dir():
                 return images_below(self.path / name)
-        if (self.path / "train").is_dir():
+        there = [name for name in SPLIT_FOLDERS if (self.path / name).is_dir()]
+        if there:
             raise DataError(
-                f"'{self.path}' has a folder train but none for {split}: expected train, "
+                f"'{self.path}' has a folder {there[0]} but none for {split}: expected train, "
                 "validation and test, or none of them"
             )
         files = images_below(self.path)
@@ -283,7 +285,8 @@ def _read_folder(folder: Path, cache: Path) -> np.ndarray:
     listing = hashlib.sha256()
     for path in files:
         status = path.stat()
-        listing.update(f"{path.relative_to(folder)} {status.st_size}\n".encode())
+        found = f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n"
+        listing.update(found.encode())
     key = listing.hexdigest()
     if cache.is_file():
         try:

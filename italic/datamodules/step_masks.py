@@ -358,7 +358,7 @@ class StepMasks(pl.LightningDataModule):
             base_bits = torch.stack([torch.from_numpy(np.array(rung.base_bits)) for rung in pairs])
             device = index.device
             self.on_device = images.to(device), bases.to(device), base_bits.to(device)
-            self.rank = self.rank.to(device)
+        self.rank = self.rank.to(index.device)
         images, bases, base_bits = self.on_device
         rung = random_rungs(len(index), len(bases), index.device)
         image, base = images[index].permute(0, 3, 1, 2), bases[rung, index].permute(0, 3, 1, 2)

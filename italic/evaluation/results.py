@@ -19,7 +19,8 @@ from italic.coding.files import write_whole
 class CurveRow:
     """One number of steps: bits per sub-pixel by kind, milliseconds an image alone and in a batch.
 
-    `bpsp_base` is the base codes' share; the other two include it.
+    `bpsp_base` is the base codes' share; the other two include it. `encode_ms` and `decode_ms` are
+    medians over some images, coded alone.
     """
 
     steps: int
@@ -37,7 +38,7 @@ class CurveRow:
 
 @dataclass(frozen=True)
 class CodecRow:
-    """One classical codec: bits per sub-pixel of whole files, milliseconds an image."""
+    """One classical codec: bits per sub-pixel of whole files, milliseconds an image on average."""
 
     codec: str
     images: int

@@ -153,6 +153,27 @@ def test_lower_precision_of_the_host_program_changes_nothing(settings: str) -> N
             product.fp32_precision = precision
 
 
+def test_autocasting_of_the_host_program_changes_nothing() -> None:
+    network = trained(OPTIONS["small"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert digest(network) == GOLDEN["small"]
+
+
+def test_the_last_thread_to_leave_restores_what_the_first_one_found() -> None:
+    product = torch.backends.mkldnn.matmul
+    before = product.fp32_precision
+    first, second = exact_arithmetic(), exact_arithmetic()
+    try:
+        product.fp32_precision = "bf16"
+        with first:
+            second.__enter__()
+        assert product.fp32_precision == "ieee" and not torch.backends.cudnn.enabled
+        second.__exit__(None, None, None)
+        assert product.fp32_precision == "bf16" and torch.backends.cudnn.enabled
+    finally:
+        product.fp32_precision = before
+
+
 def test_convolutions_are_exact_sums_of_integers(network: tuple[str, RNAN]) -> None:
     _, exact_network = network
     torch.manual_seed(0)

@@ -89,6 +89,15 @@ def test_folder_takes_named_splits(tmp_path: Path) -> None:
         assert np.array_equal(loaded, picture(index)[None])
 
 
+def test_named_splits_are_all_there_or_none(tmp_path: Path) -> None:
+    for index in range(3):
+        save(tmp_path / f"{index}.png", picture(index))
+    save(tmp_path / "test" / "a.png", picture(3))
+    assert len(Folder(str(tmp_path)).load("test")) == 1
+    with pytest.raises(DataError, match="folder test but none for train"):
+        Folder(str(tmp_path)).load("train")
+
+
 def test_gray_and_palette_are_converted_without_loss(tmp_path: Path) -> None:
     gray = picture(0)[..., 0]
     save(tmp_path / "train" / "gray.png", gray)

@@ -191,6 +191,22 @@ def test_workers_read_the_same_way_and_a_limit_cuts_validation(tmp_path: Path) -
     assert [len(batch.image) for batch in data.val_dataloader()] == [3, 2]
 
 
+def test_a_second_training_finds_resident_pairs_and_ranks_on_the_device(tmp_path: Path) -> None:
+    data = module(tmp_path, resident=True, flip=False)
+    indices = torch.arange(4, device="meta")
+    for _ in range(2):
+        assert data.on_after_batch_transfer(indices, 0).reveal.device.type == "meta"
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_steps": 0}, {"min_steps": 3, "max_steps": 2}, {"train_limit": -1}], ids=str
+)
+def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"expected 1 ≤|must be 0"):
+        module(tmp_path, **wrong)
+
+
 class Numbered:
     """Images that hold their number, those for training from 0, the others from 100."""
 
