@@ -8,7 +8,9 @@ from italic.coding import bpg
 from italic.coding.model import Model
 
 
-def enhance(data: bytes, model: Model, steps: int = 1, sample: bool = False) -> np.ndarray:
+def enhance(
+    data: bytes, model: Model, steps: int = 1, sample: bool = False, mirrored: bool = False
+) -> np.ndarray:
     """The picture that a model expects, or a sample of those that it thinks possible.
 
     Args:
@@ -18,18 +20,22 @@ def enhance(data: bytes, model: Model, steps: int = 1, sample: bool = False) -> 
             fewer pixels take as many as those. The expectation in one step has the least squared
             error.
         sample: draw each pixel from its distribution instead of taking its expectation.
+        mirrored: average the expectation with that of the mirrored picture, in twice the time.
 
     Returns:
         uint8 (H, W, 3); samples are the same on every machine, expectations up to rounding.
 
     Raises:
-        ValueError: another file (`BPGError`), or another model (`ModelError`).
+        ValueError: another file (`BPGError`), another model (`ModelError`), or a sample that is
+            to be averaged.
     """
+    if sample and mirrored:
+        raise ValueError("a sample is not averaged: expected sample or mirrored, not both")
     height, width = bpg.picture_size(data)
     codec = model.enhancer(min(steps, height * width), bpg.quality(data))
     bases = [bytes([bpg.WHOLE]) + data]
     if sample:
         (picture,) = codec.sample(bases, height, width, np.random.default_rng(0))
     else:
-        (picture,) = codec.expect(bases, height, width)
+        (picture,) = codec.expect(bases, height, width, mirrored)
     return picture

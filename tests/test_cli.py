@@ -440,6 +440,7 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
     assert np.array_equal(made, enhance(Path("coded/a.bpg").read_bytes(), load_model(chosen[1])))
     assert run("enhance", "coded/a.bpg", "-o", "s.png", *chosen, "--steps", "3", "--sample") == 0
     assert not np.array_equal(made, np.asarray(Image.open("s.png")))
+    assert run("enhance", "coded/a.bpg", "-o", "m.png", *chosen, "--mirrored") == 0
     capsys.readouterr()
     Path("lossless.bpg").write_bytes(bpg.encode_lossless(image))
     for name, other, reason in (

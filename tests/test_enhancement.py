@@ -47,6 +47,16 @@ def test_pictures_of_any_size(model: Model, size: tuple[int, int], chroma: str) 
     assert size == (1, 1) or abs(sample - own).mean() > abs(one - own).mean()
 
 
+def test_the_average_with_the_mirrored_picture_is_the_same_both_ways(model: Model) -> None:
+    (average,) = Codec(model.network, NoBase(), 1).expect([b""], 16, 24, mirrored=True)
+    assert np.array_equal(average, average[:, ::-1])  # as what it was made of, all grey
+    data = bpg.encode(waves(16, 24), 40)
+    once, both = enhance(data, model), enhance(data, model, mirrored=True)
+    assert both.dtype == np.uint8 and abs(both - once.astype(int)).mean() < 1
+    with pytest.raises(ValueError, match="not both"):
+        enhance(data, model, sample=True, mirrored=True)
+
+
 def test_what_is_no_lossy_bpg_file_is_refused(model: Model) -> None:
     with pytest.raises(bpg.BPGError, match="Not a BPG file"):
         enhance(b"no BPG", model)

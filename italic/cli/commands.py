@@ -92,8 +92,8 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
     files.check_targets(jobs, args.force, errors)
     if jobs:
         load(args.model)
-    options = {"model": args.model, "steps": args.steps, "sample": args.sample}
-    code = partial(work.enhance, **options)
+    how = {"steps": args.steps, "sample": args.sample, "mirrored": args.mirrored}
+    code = partial(work.enhance, model=args.model, **how)
     _write(jobs, outcomes(work.read_files(jobs), len(jobs), code, args.jobs), args.force, errors)
 
 

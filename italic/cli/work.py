@@ -130,16 +130,17 @@ def decode(
     return [files[number] for number in range(len(items))]
 
 
-def enhance(
-    files: list[bytes], report: Report, model: str, steps: int, sample: bool
-) -> list[bytes]:
-    """A PNG file of the enhanced picture of each BPG file; ValueError."""
+def enhance(files: list[bytes], report: Report, model: str, **how: Any) -> list[bytes]:
+    """A PNG file of the enhanced picture of each BPG file; ValueError.
+
+    `how` is what `italic.enhancement.enhance` takes: steps, sample, mirrored.
+    """
     from italic.coding.pictures import from_array, to_png
     from italic.enhancement import enhance
 
     enhanced = []
     for number, file in enumerate(files, 1):
-        enhanced.append(to_png(from_array(enhance(file, load(model), steps, sample))))
+        enhanced.append(to_png(from_array(enhance(file, load(model), **how))))
         report(number / len(files))
     return enhanced
 

@@ -28,6 +28,8 @@ WINDOW = 11  # pixels; side of SSIM's
 def measure(inputs: Inputs) -> None:
     """PSNR and SSIM of BPG, of the mean in each number of steps, and of a sample in the most.
 
+    Of the fewest steps also the average with the mean of the mirrored images.
+
     Raises:
         RunError: images too small for SSIM, or a model without the base code that is asked for.
         ModelError: a model that does not start from BPG.
@@ -77,6 +79,9 @@ def _made(codecs: Sequence[Codec], images: np.ndarray) -> Iterator[tuple[str, np
     yield title, np.stack([base.decode(code, height, width) for code in codes])
     for codec in codecs:
         yield _title("mean", codec.steps), codec.expect(codes, height, width)
+        if codec is codecs[0]:
+            title = f"{_title('mean', codec.steps)}, also mirrored"
+            yield title, codec.expect(codes, height, width, mirrored=True)
     samples = codecs[-1].sample(codes, height, width, np.random.default_rng(0))
     yield _title("sample", codecs[-1].steps), samples
 
