@@ -80,8 +80,8 @@ def _made(codecs: Sequence[Codec], images: np.ndarray) -> Iterator[tuple[str, np
     for codec in codecs:
         yield _title("mean", codec.steps), codec.expect(codes, height, width)
         if codec is codecs[0]:
-            title = f"{_title('mean', codec.steps)}, also mirrored"
-            yield title, codec.expect(codes, height, width, mirrored=True)
+            both = codec.expect(codes, height, width, mirrored=True)
+            yield _title("mirrored", codec.steps), both
     samples = codecs[-1].sample(codes, height, width, np.random.default_rng(0))
     yield _title("sample", codecs[-1].steps), samples
 
