@@ -72,6 +72,10 @@ class Inputs:
         pixels = self.images.shape[1] * self.images.shape[2]
         return [steps for steps in suiting if steps <= pixels]
 
+    def own_steps(self, model: Model) -> int:
+        """A model's own number of steps, or as many as an image has pixels if it has fewer."""
+        return min(model.steps, self.images[0, ..., 0].size)
+
     def planned(self, model: Model) -> Model:
         """A model with the step sizes asked for by `evaluate.sizes` and `evaluate.exponent`."""
         asked = self.cfg.evaluate
@@ -82,8 +86,7 @@ class Inputs:
 
     def codec(self, model: Model) -> Codec:
         """A model's codec in the largest number of steps asked for; without any, in its own."""
-        pixels = self.images.shape[1] * self.images.shape[2]
-        return self.planned(model).codec(max(self.steps([min(model.steps, pixels)])))
+        return self.planned(model).codec(max(self.steps([self.own_steps(model)])))
 
     def folder(self, name: str) -> Path:
         """Where the results of one of the models go: its own folder if there are several."""

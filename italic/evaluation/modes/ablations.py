@@ -56,8 +56,8 @@ def ablate(inputs: Inputs) -> None:
     )
     for name, model in inputs.models.items():
         run, codec = runs[name], inputs.planned(model).codec
-        steps = min(model.steps, inputs.images[0, ..., 0].size)
-        (row,) = measure_curve(codec, inputs.images, [steps], cfg.evaluate.batch_size, timed=0)
+        steps = [inputs.own_steps(model)]
+        (row,) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, timed=0)
         if not row.lossless:
             raise RunError(f"images of {name} were not decoded to their originals")
         path = experiment.find_checkpoint(inputs.run_dirs[name])

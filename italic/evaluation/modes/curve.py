@@ -96,8 +96,8 @@ def _evaluate_model(
     )
     if not cfg.evaluate.pictures:
         return rows, None
-    number = min(model.steps, images[0, ..., 0].size)
-    panel = make_panel(planned.codec(number), images[: cfg.evaluate.pictures])
+    codec = planned.codec(inputs.own_steps(model))
+    panel = make_panel(codec, images[: cfg.evaluate.pictures])
     figures.save_figure(panel, folder / "panel.png")
     return rows, panel
 
