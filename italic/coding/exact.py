@@ -495,9 +495,9 @@ def _switch_off() -> Callable[[], None]:
 @lru_cache
 def _onednn_is_exact() -> bool:
     """Whether oneDNN keeps float32: ONEDNN_DEFAULT_FPMATH_MODE=BF16 overrides what PyTorch asks."""
-    as_coding: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
-    x = torch.full((2, 48, 16, 16), 257, **as_coding)  # its 9 bits are one too many for bfloat16
-    return bool((F.conv2d(x, torch.ones(48, 48, 3, 3, **as_coding)) == 48 * 9 * 257).all())
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+    x = torch.full((2, 48, 16, 16), 257, **kind)  # its 9 bits are one too many for bfloat16
+    return bool((F.conv2d(x, torch.ones(48, 48, 3, 3, **kind)) == 48 * 9 * 257).all())
 
 
 def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> dict[str, float]:
