@@ -37,6 +37,15 @@ class Partition:
     order: np.ndarray
     bounds: np.ndarray
 
+    @classmethod
+    def of_steps(cls, step_of_pixel: np.ndarray) -> Partition:
+        """The partition that codes each pixel in its step (from 0), int (H, W)."""
+        height, width = step_of_pixel.shape
+        steps = step_of_pixel.ravel()
+        order = np.argsort(steps, kind="stable")
+        bounds = np.concatenate([[0], np.cumsum(np.bincount(steps))])
+        return cls(height, width, order, bounds)
+
     @property
     def steps(self) -> int:
         """Number of steps."""

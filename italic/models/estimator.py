@@ -13,6 +13,9 @@ from torchmetrics import Metric
 
 from italic.models.likelihood import Mixture
 from italic.models.optimiser import Muon
+from italic.schedule import Partition
+
+ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to a grey level
 
 
 class MaskedBatch(Protocol):
@@ -84,11 +87,12 @@ class Estimator(pl.LightningModule):
     `val/bpsp` = `val/bpsp_base` + Σ `val/bpsp_step_NN`.
 
     Args:
-        network: → (mixtures, features), see `RNAN.forward`.
+        network: a `StepNetwork`, trained on windows of steps, or a `LatticeNetwork`, trained on
+            whole partitions.
         steps: steps of the partition that is validated.
         unroll: consecutive steps in a training batch; 0 for all `steps`.
-        learning_rate: of AdamW, for everything but the body's convolutions.
-        body_learning_rate: of Muon, for the body's convolutions; 0 trains them by AdamW too.
+        learning_rate: of AdamW, for everything but the body's matrices.
+        body_learning_rate: of Muon, for the body's matrices; 0 trains them by AdamW too.
         weight_decay: of AdamW.
         warmup: optimiser steps over which the learning rates rise.
         decay_from: share of the training after which the learning rates fall linearly to 2 %.
@@ -154,6 +158,29 @@ class Estimator(pl.LightningModule):
                 yield step, Part(samples, reveal, image.permute(0, 2, 3, 1), mixture)
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
+        """Mean bits a sub-pixel, of whole partitions or of the pixels due in a window of steps."""
+        if self.network.whole_partitions:
+            return self._partition_loss(batch)
+        return self._window_loss(batch)
+
+    def _partition_loss(self, batch: MaskedBatch) -> Tensor:
+        """bpsp of the batch's partition, from one pass over all of its steps (+ distortion)."""
+        partition = Partition.of_steps(batch.reveal[0].cpu().numpy())
+        image, base = batch.image.permute(0, 2, 3, 1), batch.base.permute(0, 2, 3, 1)
+        pixels = partition.order
+        raw, guess = self.network.raw(image, base, partition, pixels, int(batch.rung[0]))
+        true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)].float()
+        mixture = self.network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
+        loss = mixture.bits(true).mean()
+        self.log("train/bpsp", loss, prog_bar=True)
+        if self.distortion:
+            errors = (mixture.expectation() - true).square().mean((1, 2))
+            log_errors = torch.log2(errors + ROUNDING_ERROR).mean() / 2
+            self.log("train/log2_error", log_errors)
+            loss = loss + self.distortion * log_errors
+        return loss
+
+    def _window_loss(self, batch: MaskedBatch) -> Tensor:
         """Mean bits a due sub-pixel, each image weighing the same (+ auxiliary and distortion)."""
         within = (batch.reveal >= 0) & (batch.reveal < self.unroll)
         due_weight = 1 / within.sum((1, 2))
@@ -175,7 +202,7 @@ class Estimator(pl.LightningModule):
         loss = due_bits + self.auxiliary * later_bits
         if self.distortion:
             # Rounding's own error beside it, so that a perfect picture is no reason to go on.
-            log_errors = torch.log2(squared_errors * due_weight + 1 / 12) / 2
+            log_errors = torch.log2(squared_errors * due_weight + ROUNDING_ERROR) / 2
             self.log("train/log2_error", log_errors.mean())
             loss = loss + self.distortion * log_errors.sum()
         return loss / images
@@ -198,8 +225,7 @@ class Estimator(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimiser: Muon for the body's convolutions, AdamW for everything else."""
-        groups = getattr(self.network, "groups", None)
-        body = [p for p in groups.parameters() if p.ndim == 4] if groups is not None else []
+        body = [p for p in self._body() if p.ndim >= 2]
         if not self.body_learning_rate:
             body = []
         in_body = set(map(id, body))
@@ -210,6 +236,12 @@ class Estimator(pl.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def _body(self) -> Iterator[nn.Parameter]:
+        """Parameters of the network's body: of its modules called `groups` or `body`."""
+        for name, parameter in self.network.named_parameters():
+            if {"groups", "body"} & set(name.split(".")):
+                yield parameter
 
     def _learning_rate_factor(self, step: int) -> float:
         """Rise over `warmup` steps, hold, fall from `decay_from` of the training on."""
@@ -226,10 +258,16 @@ class Estimator(pl.LightningModule):
 
     def _bits_by_part(self, batch: MaskedBatch) -> Tensor:
         """Bits of the base codes and of each step, float64 (1 + steps,)."""
-        bits = torch.zeros(1 + self.steps, dtype=torch.float64, device=batch.image.device)
+        partition = Partition.of_steps(batch.reveal[0].cpu().numpy())
+        image, base = batch.image.permute(0, 2, 3, 1), batch.base.permute(0, 2, 3, 1)
+        bits = torch.zeros(1 + self.steps, dtype=torch.float64, device=image.device)
         bits[0] = batch.base_bits.sum()
-        for step, part in self.parts(batch, self.steps):
-            bits[1 + step] += part.bits(part.reveal == step).sum()
+        estimates = self.network.estimates(image, base, partition, partition.order, memory={})
+        for pixels, mixture in estimates:
+            true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)]
+            spent = mixture.bits(true.float()).sum((0, 2))
+            steps = torch.from_numpy(partition.step_of_pixel.ravel()[pixels] + 1).to(image.device)
+            bits.index_add_(0, steps, spent.double())
         return bits
 
     def _strides(self, coded: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from italic.models.base_image import fill
 from italic.models.layers import ResidualGroup, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.step_network import StepNetwork
 
 # Where the stages of the step embedding begin, in 2^-20 of the pixels: stage k from 1 to 20 at
 # (1025^((k − ½)/20) − 1)/1024, so that 1024 pixels known one after another pass through all.
@@ -22,7 +23,7 @@ STAGES = [
 FEATURE_LIMIT = 4.0  # of the last application's features: over many steps they could grow
 
 
-class RNAN(nn.Module):
+class RNAN(StepNetwork):
     """Residual non-local attention network with a discretised logistic mixture at its end.
 
     Args:

@@ -1,0 +1,276 @@
+"""The lattice estimator: a coarse context network and a local pixel predictor.
+
+Every pixel is computed once, however many steps there are: the predictor runs for the pixels due
+alone, the context network when the known pixels have become a denser lattice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.windows import GREY, base_windows, neighbours, windows
+from italic.schedule import LARGEST_STRIDE, Partition
+
+LEVELS = LARGEST_STRIDE.bit_length()
+# Units of the networks' inputs, in grey levels: powers of two that make them about 1.
+DIFFERENCE = 16.0
+LEVEL = 64.0
+BASE_WINDOW = 5  # side of the windows of the base picture
+ROWS = 2**16  # pixels of all images that are estimated at a time
+BASE = (0, 0)  # the base picture's features among the contexts
+# Outputs of the context networks by stride and the step before which they were computed.
+Contexts = dict[tuple[int, int], Tensor]
+
+
+class RowBlock(nn.Module):
+    """x + linear(leaky ReLU(linear(x))); starts as the identity. (..., C) → the same."""
+
+    def __init__(self, features: int, leak: float) -> None:
+        super().__init__()
+        self.leak = leak
+        self.first = nn.Linear(features, features)
+        self.second = nn.Linear(features, features)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        return x + self.second(F.leaky_relu(self.first(x), self.leak))
+
+
+class ContextNetwork(nn.Module):
+    """Features of the 2×2 pixels that lie at each position of a lattice, from the whole lattice.
+
+    Convolution → residual blocks, a non-local block among them → 1×1 convolution.
+
+    Args:
+        inputs: channels of the lattice.
+        features: width C.
+        blocks: residual blocks.
+        window: side of the non-local block's windows in positions; 0 for none.
+        outputs: features of a pixel, D.
+        leak: slope of the activations below zero.
+    """
+
+    def __init__(
+        self, inputs: int, features: int, blocks: int, window: int, outputs: int, leak: float
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.entry = conv3x3(inputs, features)
+        self.body = nn.Sequential(*(ResidualBlock(features, leak) for _ in range(blocks)))
+        if window:
+            self.body.insert(blocks // 2, NonLocalBlock(features, window))
+        self.exit = nn.Conv2d(features, 4 * outputs, 1)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+
+    def forward(self, lattice: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Features of the pixels around the positions of a lattice.
+
+        Args:
+            lattice: float (B, inputs, h, w).
+            embedding: float (C,), added to the features of all positions.
+
+        Returns:
+            float (B, h·w·4, D): those of the pixels (0, 0), (0, 1), (1, 0), (1, 1) from each
+            position on, in rows and columns of half the lattice's stride.
+        """
+        x = self.entry(lattice.contiguous(memory_format=torch.channels_last))
+        if embedding is not None:
+            x = x + embedding[:, None, None]
+        x = self.exit(self.body(x))
+        return x.permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs)
+
+
+class LatticeNetwork(nn.Module):
+    """A context network and a pixel predictor with a discretised logistic mixture at its end.
+
+    Args:
+        features: width of the predictor.
+        blocks: residual blocks of the predictor.
+        window: side P of the predictor's windows, in pixels of its lattice, odd.
+        components: logistics K in the mixture of a sub-pixel.
+        context_features: width of the context networks; 0 for no context.
+        context_blocks: residual blocks of a context network.
+        attention_window: side of the windows of its non-local block, in positions; 0 for none.
+        leak: slope of the activations below zero, a power of two to 1.
+        rungs: base codes that the network tells apart; 0 for no base code.
+
+    Raises:
+        ValueError: an even window, or a leak that is no power of two.
+    """
+
+    whole_partitions: ClassVar[bool] = True  # trained on all steps of a partition at once
+
+    def __init__(
+        self,
+        features: int = 192,
+        blocks: int = 3,
+        window: int = 9,
+        components: int = 5,
+        context_features: int = 64,
+        context_blocks: int = 3,
+        attention_window: int = 16,
+        leak: float = 0.0625,
+        rungs: int = 0,
+    ) -> None:
+        super().__init__()
+        if window < 3 or window % 2 == 0:
+            raise ValueError(f"window must be an odd number from 3; got {window}")
+        if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
+            raise ValueError(f"leak must be a power of two up to 1; got {leak}")
+        self.features, self.window, self.rungs = features, window, rungs
+        self.entry = nn.Linear(3 * window**2 + 3, features)
+        self.known_entry = nn.Linear(window**2, features, bias=False)
+        self.stride_embedding = _embedding(LEVELS, features)
+        self.context: ContextNetwork | None = None
+        self.base_context: ContextNetwork | None = None
+        if context_features:
+            context = context_features, context_blocks, attention_window, features, leak
+            self.context = ContextNetwork(4, *context)
+            self.context_embedding = _embedding(LEVELS, context_features)
+            if rungs:
+                self.base_context = ContextNetwork(12, *context)
+        self.base_entry = nn.Linear(3 * BASE_WINDOW**2, features, bias=False) if rungs else None
+        self.rung_embedding = _embedding(rungs, features) if rungs > 1 else None
+        self.body = nn.Sequential(*(RowBlock(features, leak) for _ in range(blocks)))
+        self.head = MixtureHead(components)
+        self.exit = nn.Linear(features, self.head.channels)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+
+    def estimates(
+        self,
+        image: Tensor,
+        base: Tensor,
+        partition: Partition,
+        pixels: np.ndarray,
+        rung: int = 0,
+        memory: Contexts | None = None,
+    ) -> Iterator[tuple[np.ndarray, Mixture]]:
+        """Estimate pixels, each from those known before its step, some at a time.
+
+        Args:
+            image: uint8 (B, H, W, 3); of each pixel only those known before its step are read.
+            base: uint8 (B, H, W, 3): the base code's reconstruction.
+            partition: the steps of the pixels.
+            pixels: int64 (n,), flat indices of the pixels to estimate.
+            rung: number of the base code among those that the network knows.
+            memory: contexts, kept from call to call for the same images as pixels become known.
+
+        Yields:
+            Flat indices, int64 (m,), and their mixtures, fields (B, m, 3, K).
+        """
+        memory = {} if memory is None else memory
+        some = max(1, ROWS // len(image))
+        for start in range(0, len(pixels), some):
+            part = pixels[start : start + some]
+            raw, guess = self.raw(image, base, partition, part, rung, memory)
+            yield part, self.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
+
+    def raw(
+        self,
+        image: Tensor,
+        base: Tensor,
+        partition: Partition,
+        pixels: np.ndarray,
+        rung: int = 0,
+        contexts: Contexts | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the head reads of the pixels, as `estimates`.
+
+        Returns:
+            float (B, n, 12K), and the guesses of the pixels, float (B, n, 3), grey levels.
+        """
+        contexts = {} if contexts is None else contexts
+        device = image.device
+        known = neighbours(partition, pixels, self.window)
+        rows, guess = windows(image, base if self.rungs else None, pixels, known)
+        level = levels(partition.strides.ravel()[pixels])
+        # The part of the schedule, which is the same for all images.
+        x = self.known_entry(torch.from_numpy(known >= 0).to(device, self.entry.weight.dtype))
+        x = x + self.stride_embedding(torch.from_numpy(level).to(device))
+        if self.rung_embedding is not None:
+            x = x + self.rung_embedding.weight[rung]
+        x = self.entry(rows * (1 / DIFFERENCE)) + x
+        if self.base_entry is not None:
+            x = x + self.base_entry(base_windows(base, pixels, guess) * (1 / DIFFERENCE))
+        if self.context is not None:
+            x = x + self._contexts(image, partition, pixels, contexts)
+        if self.base_context is not None:
+            x = x + self._base_contexts(base, pixels, contexts)
+        return self.exit(self.body(x)), guess.float()
+
+    def _contexts(
+        self, image: Tensor, partition: Partition, pixels: np.ndarray, contexts: Contexts
+    ) -> Tensor:
+        """The context of n pixels, float (B, n, D)."""
+        strides = partition.strides.ravel()[pixels]
+        before = partition.context_steps.ravel()[pixels]
+        group = strides * (partition.steps + 1) + before
+        order = np.argsort(group, kind="stable")
+        parts = []
+        for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+            stride, step = int(strides[members[0]]), int(before[members[0]])
+            if step < 0:
+                parts.append(self.entry.weight.new_zeros(len(image), len(members), self.features))
+                continue
+            if (stride, step) not in contexts:
+                contexts[stride, step] = self._context(image, partition, stride, step)
+            index = _places(pixels[members], partition.width, stride)
+            parts.append(contexts[stride, step].index_select(1, index.to(image.device)))
+        together = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if (order[1:] > order[:-1]).all():
+            return together
+        return together.index_select(1, torch.from_numpy(np.argsort(order)).to(image.device))
+
+    def _context(self, image: Tensor, partition: Partition, stride: int, step: int) -> Tensor:
+        """Features from the lattice of twice a stride, its pixels known before a step."""
+        assert self.context is not None
+        lattice = image[:, :: 2 * stride, :: 2 * stride].permute(0, 3, 1, 2)
+        steps = np.ascontiguousarray(partition.step_of_pixel[:: 2 * stride, :: 2 * stride])
+        known = torch.from_numpy(steps < step).to(image.device).float()
+        values = (lattice.float() - GREY) * (1 / LEVEL) * known
+        inputs = torch.cat([values, known.expand(len(image), 1, -1, -1)], dim=1)
+        level = stride.bit_length() - 1
+        return self.context(inputs, self.context_embedding.weight[level])
+
+    def _base_contexts(self, base: Tensor, pixels: np.ndarray, contexts: Contexts) -> Tensor:
+        """Features of n pixels from the whole base picture, float (B, n, D)."""
+        assert self.base_context is not None
+        width = base.shape[2]
+        if BASE not in contexts:
+            picture = (base.permute(0, 3, 1, 2).float() - GREY) * (1 / LEVEL)
+            picture = F.pad(picture, (0, width % 2, 0, base.shape[1] % 2))
+            contexts[BASE] = self.base_context(F.pixel_unshuffle(picture, 2))
+        index = _places(pixels, width, 1)
+        return contexts[BASE].index_select(1, index.to(base.device))
+
+
+def _embedding(rows: int, features: int) -> nn.Embedding:
+    embedding = nn.Embedding(rows, features)
+    nn.init.zeros_(embedding.weight)
+    return embedding
+
+
+def levels(strides: np.ndarray) -> np.ndarray:
+    """log2 of strides, int64."""
+    return np.frexp(strides)[1].astype(np.int64) - 1
+
+
+def _places(pixels: np.ndarray, width: int, stride: int) -> Tensor:
+    """Where a context network's output has the pixels predicted at a stride, int64 (n,)."""
+    y, x = np.divmod(pixels, width)
+    across = -(-width // (2 * stride))
+    position = y // (2 * stride) * across + x // (2 * stride)
+    return torch.from_numpy(4 * position + y // stride % 2 * 2 + x // stride % 2)

@@ -1,0 +1,188 @@
+"""Windows: what a pixel predictor reads of the known pixels around each pixel.
+
+A window has P×P pixels of the lattice that its pixel is predicted on, the pixel in the middle. All
+numbers are integers of at most 8 bits and depend on pixels and schedule alone, on no weights.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from italic.schedule import Partition
+
+GREY = 128  # the guess where nothing is known
+LIMIT = 127  # of a difference, either sign
+NEAREST = 4096  # weight of a neighbour at distance 1 in the guess; others by distance^-4
+
+
+class Windows(NamedTuple):
+    """Windows of the same n pixels of B images.
+
+    rows: int8 (B, n, 3·P·P + 3), three colours of each pixel: known pixels − guess, clipped to
+    ±127, unknown pixels 0; the guess − 128, clipped to ±127.
+    guess: int16 (B, n, 3), grey levels: base + mean residual of the known pixels of the window,
+    weighted by distance^-4.
+    """
+
+    rows: Tensor
+    guess: Tensor
+
+
+@lru_cache(maxsize=8)
+def weights(side: int) -> np.ndarray:
+    """Weights of a window's pixels in the guess, int32 (P·P,)."""
+    offsets = np.arange(side) - side // 2
+    squared = np.maximum(offsets[:, None] ** 2 + offsets**2, 1)
+    return np.maximum(NEAREST // squared**2, 1).astype(np.int32).ravel()
+
+
+def neighbours(partition: Partition, pixels: np.ndarray, side: int) -> np.ndarray:
+    """Known pixels of each pixel's window.
+
+    Args:
+        partition: which pixels are known to which, and the lattices.
+        pixels: int64 (n,), flat indices.
+        side: P, odd.
+
+    Returns:
+        int32 (n, P·P): flat indices of the pixels known before the step of the pixel; -1 for others
+        and beyond the edges.
+    """
+    found = np.empty((len(pixels), side * side), dtype=np.int32)
+    _neighbours(pixels, partition.step_of_pixel, partition.strides, side // 2, found)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _neighbours(
+    pixels: np.ndarray, steps: np.ndarray, strides: np.ndarray, reach: int, found: np.ndarray
+) -> None:
+    height, width = steps.shape
+    for i in range(pixels.size):
+        y, x = pixels[i] // width, pixels[i] % width
+        step, stride = steps[y, x], strides[y, x]
+        place = 0
+        for dy in range(-reach, reach + 1):
+            row = y + dy * stride
+            for dx in range(-reach, reach + 1):
+                column = x + dx * stride
+                index = -1
+                if 0 <= row < height and 0 <= column < width and steps[row, column] < step:
+                    index = row * width + column
+                found[i, place] = index
+                place += 1
+
+
+def windows(image: Tensor, base: Tensor | None, pixels: np.ndarray, known: np.ndarray) -> Windows:
+    """Windows of n pixels.
+
+    Args:
+        image: uint8 (B, H, W, 3); unknown pixels are not read.
+        base: uint8 (B, H, W, 3), the base code's reconstruction; None for no base code.
+        pixels: int64 (n,), their flat indices.
+        known: int32 (n, P·P), their `neighbours`.
+    """
+    weight = weights(round(known.shape[1] ** 0.5))
+    if image.device.type != "cpu":
+        return _on_device(image, base, pixels, known, weight)
+    images = image.contiguous().flatten(1, 2).numpy()
+    bases = np.zeros((0, 0, 3), np.uint8)
+    if base is not None:
+        bases = base.contiguous().flatten(1, 2).numpy()
+    rows = np.zeros((len(images), len(pixels), 3 * known.shape[1] + 3), np.int8)
+    guess = np.empty((len(images), len(pixels), 3), np.int16)
+    _windows(images, bases, pixels, known, weight, rows, guess)
+    return Windows(torch.from_numpy(rows), torch.from_numpy(guess))
+
+
+@numba.njit(cache=True, nogil=True)
+def _windows(
+    images: np.ndarray,
+    bases: np.ndarray,
+    pixels: np.ndarray,
+    known: np.ndarray,
+    weight: np.ndarray,
+    rows: np.ndarray,
+    guess: np.ndarray,
+) -> None:
+    with_base = bases.size > 0
+    places = known.shape[1]
+    level = np.empty(3, np.int64)
+    for i in range(images.shape[0]):
+        for n in range(pixels.size):
+            total = 0
+            level[:] = 0
+            for place in range(places):
+                index = known[n, place]
+                if index >= 0:
+                    total += weight[place]
+                    for c in range(3):
+                        base = bases[i, index, c] if with_base else GREY
+                        level[c] += weight[place] * (np.int64(images[i, index, c]) - base)
+            for c in range(3):
+                if total > 0:
+                    level[c] = (2 * level[c] + total) // (2 * total)
+                level[c] += bases[i, pixels[n], c] if with_base else GREY
+                level[c] = min(max(level[c], 0), 255)
+                guess[i, n, c] = level[c]
+                rows[i, n, 3 * places + c] = min(max(level[c] - GREY, -LIMIT), LIMIT)
+            for place in range(places):
+                index = known[n, place]
+                if index >= 0:
+                    for c in range(3):
+                        difference = np.int64(images[i, index, c]) - level[c]
+                        rows[i, n, 3 * place + c] = min(max(difference, -LIMIT), LIMIT)
+
+
+def _on_device(
+    image: Tensor, base: Tensor | None, pixels: np.ndarray, known: np.ndarray, weight: np.ndarray
+) -> Windows:
+    """`windows` by PyTorch, on any device."""
+    batch, device = len(image), image.device
+    places = torch.from_numpy(np.maximum(known, 0)).to(device).long()
+    is_known = torch.from_numpy(known >= 0).to(device)[..., None]
+    around = image.flatten(1, 2)[:, places.flatten()].view(batch, *places.shape, 3).long()
+    if base is None:
+        start = torch.full((), GREY, device=device)
+        residuals = around - start
+    else:
+        flat = base.flatten(1, 2).long()
+        start = flat[:, torch.from_numpy(pixels).to(device)]
+        residuals = around - flat[:, places.flatten()].view_as(around)
+    weighted = torch.from_numpy(weight).to(device).long()[:, None] * is_known
+    total = weighted.sum(1).clamp(min=1)
+    sums = (weighted * residuals).sum(2)
+    guess = start + torch.div(2 * sums + total, 2 * total, rounding_mode="floor")
+    guess = guess.clamp(0, 255)
+    differences = (around - guess[:, :, None]) * is_known
+    rows = torch.cat([differences.flatten(2), guess - GREY], dim=2).clamp(-LIMIT, LIMIT)
+    return Windows(rows.to(torch.int8), guess.to(torch.int16))
+
+
+def base_windows(base: Tensor, pixels: np.ndarray, guess: Tensor) -> Tensor:
+    """The base picture around n pixels, at full resolution.
+
+    Args:
+        base: uint8 (B, H, W, 3).
+        pixels: int64 (n,), flat indices.
+        guess: int16 (B, n, 3), of the pixels.
+
+    Returns:
+        int8 (B, n, 3·25): 5×5 pixels of the base − guess, clipped to ±127; those at the edge repeat
+        beyond it.
+    """
+    height, width = base.shape[1:3]
+    y, x = np.divmod(pixels, width)
+    offsets = np.arange(-2, 3)
+    rows = np.clip(y[:, None] + offsets, 0, height - 1)[:, :, None]
+    columns = np.clip(x[:, None] + offsets, 0, width - 1)[:, None, :]
+    index = torch.from_numpy((rows * width + columns).ravel()).to(base.device)
+    around = base.flatten(1, 2).index_select(1, index).view(len(base), len(pixels), -1, 3)
+    differences = around.to(torch.int16) - guess[:, :, None]
+    return differences.clamp_(-LIMIT, LIMIT).to(torch.int8).flatten(2)
