@@ -37,6 +37,21 @@ class ModelConfig:
 
 
 @dataclass
+class LatticeConfig:
+    """The estimator for CPUs: `italic.models.lattice.LatticeNetwork`."""
+
+    _target_: str = "italic.models.lattice.LatticeNetwork"
+    features: int = 192  # width of the pixel predictor
+    blocks: int = 3  # its residual blocks
+    window: int = 9  # side of its windows in pixels, odd
+    components: int = 5  # logistics of a mixture
+    context_features: int = 64  # width of the context network; 0 for no context network
+    context_blocks: int = 3  # its residual blocks
+    attention_window: int = 16  # side of its attention's windows in positions; 0 for no attention
+    leak: float = 0.0625  # slope of the activations below zero, a power of two
+
+
+@dataclass
 class NoBaseConfig:
     """No base code: the estimator starts from mid-grey."""
 
@@ -284,6 +299,7 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(group="model", name="schema", node=ModelConfig)
+    store.store(group="model", name="lattice_schema", node=LatticeConfig)
     store.store(group="masks", name="schema", node=MasksConfig)
     store.store(group="training", name="schema", node=TrainingConfig)
     store.store(group="trainer", name="schema", node=TrainerConfig)

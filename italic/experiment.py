@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from italic.coding.base import BaseCode, Ladder
+from italic.coding.base import BaseCode, Ladder, NoBase
 from italic.coding.exact import check_layers, drop_silent_blocks, floating_state
 from italic.coding.model import load_model
 from italic.datamodules.images import ImageSource
@@ -48,6 +48,11 @@ def unroll(cfg: DictConfig) -> int:
     return 2 if cfg.model.get("recurrent") and cfg.steps > 1 else 1
 
 
+def whole_partitions(cfg: DictConfig) -> bool:
+    """Whether a configuration's network is trained on whole partitions."""
+    return getattr(get_class(cfg.model._target_), "whole_partitions", False)
+
+
 def import_own_code(cfg: DictConfig) -> None:
     """Import what a run's configuration names, ITALIC's or one's own.
 
@@ -72,7 +77,10 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
         step_masks["sizes"] = "power"
     if cfg.masks.plans is not None:
         step_masks["plans"] = _plans_of(cfg.masks.plans, cfg.masks.order)
-    return StepMasks(bases=build_bases(cfg), steps=cfg.steps, **settings, **step_masks)
+    whole = whole_partitions(cfg)
+    return StepMasks(
+        whole_partitions=whole, bases=build_bases(cfg), steps=cfg.steps, **settings, **step_masks
+    )
 
 
 def _plans_of(name: str, order: str) -> dict[int, list[int]]:
@@ -122,8 +130,11 @@ def build_network(cfg: DictConfig) -> nn.Module:
         ExtensionError: it is not there, or its model file could not name it.
     """
     import_own_code(cfg)
-    rungs = len(build_bases(cfg))
-    network = _instantiated(cfg.model, **({"rungs": rungs} if rungs > 1 else {}))
+    bases = build_bases(cfg)
+    # A network for one base code, or none, need not know of others.
+    with_base = whole_partitions(cfg) and not isinstance(bases[0], NoBase)
+    more = {"rungs": len(bases)} if len(bases) > 1 or with_base else {}
+    network = _instantiated(cfg.model, **more)
     check_layers(network)
     return network
 

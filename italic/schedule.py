@@ -62,6 +62,15 @@ class Partition:
         steps[self.order] = np.repeat(np.arange(self.steps, dtype=np.int32), np.diff(self.bounds))
         return steps.reshape(self.height, self.width)
 
+    def strides_of_steps(self, largest: int) -> np.ndarray:
+        """Stride, up to `largest`, of the coarsest lattice of all pixels known or due in each step.
+
+        Returns:
+            int64 (steps,).
+        """
+        own = np.minimum(own_strides(self.height, self.width).ravel(), largest)
+        return np.minimum.accumulate(own[self.order])[self.bounds[1:] - 1]
+
     @cached_property
     def strides(self) -> np.ndarray:
         """Stride of the lattice that each pixel is predicted on, int64 (H, W), powers of two.

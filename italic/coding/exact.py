@@ -39,7 +39,7 @@ SILENCE = 2.0**-20  # the largest input of a convolution is never taken to be sm
 SHARES = 2**15  # the whole of a position's attention
 # PyTorch's layers that have an exact form, or are exact as they are.
 LAYERS = (
-    *(nn.Conv2d, nn.ConvTranspose2d, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.Embedding),
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.Embedding),
     *(nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity, nn.Sequential, nn.ModuleList),
 )
 CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache

@@ -62,10 +62,11 @@ class PairDataset(Dataset[int]):
     Args:
         rungs: the same images with the base code of each rung.
         every: draw a rung at random for each image; else all take the first one.
+        alike: the same rung for all images of a batch.
     """
 
-    def __init__(self, rungs: Sequence[Pairs], every: bool) -> None:
-        self.rungs, self.every = rungs, every
+    def __init__(self, rungs: Sequence[Pairs], every: bool, alike: bool = False) -> None:
+        self.rungs, self.every, self.alike = rungs, every, alike
 
     def __len__(self) -> int:
         """Number of images."""
@@ -74,7 +75,7 @@ class PairDataset(Dataset[int]):
     def __getitems__(self, indices: Sequence[int]) -> Rows:
         """Images, bases (uint8 (B, 3, H, W)), base bits and rungs (B,) of these indices."""
         rows = np.asarray(indices)
-        rung = random_rungs(len(rows), len(self.rungs) if self.every else 1)
+        rung = random_rungs(len(rows), len(self.rungs) if self.every else 1, alike=self.alike)
         bases = np.stack([self.rungs[r].bases[i] for r, i in zip(rung, rows, strict=True)])
         base_bits = [int(self.rungs[r].base_bits[i]) for r, i in zip(rung, rows, strict=True)]
         image, base = (
@@ -109,8 +110,12 @@ class EachOnce(DistributedSampler[int]):
         return len(self.indices)
 
 
-def random_rungs(images: int, rungs: int, device: torch.device | None = None) -> Tensor:
-    """A rung for each image, int64 (B,): half of them the first, the others one of the others."""
+def random_rungs(
+    images: int, rungs: int, device: torch.device | None = None, alike: bool = False
+) -> Tensor:
+    """A rung for each image, or for all, int64 (B,): the first for half, else one of the others."""
+    if alike:
+        return random_rungs(1, rungs, device).expand(images)
     first = torch.zeros(images, dtype=torch.int64, device=device)
     if rungs == 1:
         return first
@@ -147,6 +152,21 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     bounds[:, 0] = bounds[:, 0].clamp(max=pixels - 1)
     bounds = torch.maximum(bounds, bounds[:, :1] + (edges > first[:, None]))
     return (rank >= bounds[:, :, None, None]).sum(1) - 1
+
+
+def random_bounds(pixels: int, min_steps: Tensor, max_steps: Tensor) -> Tensor:
+    """Bounds of a random partition, as the partitions of `random_windows`, int64 (steps + 1,)."""
+    number = _random_numbers(min_steps, max_steps)
+    growth = 1 + 2.5 * torch.rand_like(number)
+    fractions = torch.arange(int(number) + 1) / number
+    return torch.round(pixels * fractions**growth).long().unique()
+
+
+def random_plan(min_steps: Tensor, max_steps: Tensor, plans: Tensor) -> Tensor:
+    """Bounds of a planned partition, see `planned_windows`, int64 (steps + 1,)."""
+    most = torch.tensor(len(plans) - 1.0)
+    number = int(_random_numbers(min_steps, max_steps.clamp(max=most)))
+    return plans[number, : number + 1]
 
 
 def planned_windows(
@@ -208,6 +228,8 @@ class StepMasks(pl.LightningDataModule):
         workers: loader processes; 0 reads in the training process.
         resident: keep all training pairs in the memory of the device that trains, and draw the
             masks there: for a GPU that would wait for a loader.
+        whole_partitions: all steps of a random (or planned) partition in a training batch, the same
+            for all of its images, instead of `unroll` steps.
 
     Raises:
         ValueError: numbers of steps or limits out of range.
@@ -241,6 +263,7 @@ class StepMasks(pl.LightningDataModule):
         flip: bool = True,
         workers: int = 0,
         resident: bool = False,
+        whole_partitions: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= min_steps <= max_steps:
@@ -258,6 +281,7 @@ class StepMasks(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_limit, self.eval_limit, self.by_heart = train_limit, eval_limit, by_heart
         self.flip, self.workers, self.resident = flip, workers, resident
+        self.whole_partitions = whole_partitions
         self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # resident images, bases, bits
 
@@ -334,7 +358,7 @@ class StepMasks(pl.LightningDataModule):
         return [make_pairs(images, base, self.cache_dir, ray=self.ray) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]
-        images = PairDataset(self.pairs[split], every=shuffle)
+        images = PairDataset(self.pairs[split], every=shuffle, alike=self.whole_partitions)
         return DataLoader(
             images,
             batch_size=batch_size,
@@ -360,7 +384,7 @@ class StepMasks(pl.LightningDataModule):
             self.on_device = images.to(device), bases.to(device), base_bits.to(device)
         self.rank = self.rank.to(index.device)
         images, bases, base_bits = self.on_device
-        rung = random_rungs(len(index), len(bases), index.device)
+        rung = random_rungs(len(index), len(bases), index.device, self.whole_partitions)
         image, base = images[index].permute(0, 3, 1, 2), bases[rung, index].permute(0, 3, 1, 2)
         return image, base, base_bits[rung, index], rung
 
@@ -368,12 +392,26 @@ class StepMasks(pl.LightningDataModule):
         partition = self.partition.to(rows[0].device)
         return Batch(*rows, partition.expand(len(rows[0]), -1, -1))
 
+    def _random_partition(self, rung: int) -> Tensor:
+        """Step of each pixel in a random or planned partition, int64 (H, W)."""
+        fewest, most = (1, FEW_STEPS) if rung > 0 else (self.min_steps, self.max_steps)
+        limits = torch.tensor([float(fewest)]), torch.tensor([float(most)])
+        if self.plans is None:
+            bounds = random_bounds(self.rank.numel(), *limits)
+        else:
+            bounds = random_plan(*limits, self.plan_bounds)
+        bounds = bounds.to(self.rank.device)
+        return torch.bucketize(self.rank, bounds[1:], right=True)
+
     def _training_batch(self, rows: Rows) -> Batch:
         image, base, base_bits, rung = rows
         if self.flip:
             mirrored = torch.rand(len(image), device=image.device) < 0.5
             image[mirrored] = image[mirrored].flip(-1)
             base[mirrored] = base[mirrored].flip(-1)
+        if self.whole_partitions:
+            reveal = self._random_partition(int(rung[0])).expand(len(image), -1, -1)
+            return Batch(image, base, base_bits, rung, reveal)
         if self.unroll == 0:
             return self._whole_batch((image, base, base_bits, rung))
         fewest = torch.where(rung > 0, 1.0, float(self.min_steps)).double()
