@@ -1,21 +1,25 @@
 """The step schedule: which pixels of an image are coded in which step.
 
-A `Schedule` holds the pixel order and the rule for step sizes, for images of any size in any number
-of steps. A `Partition` is what it gives for one size and one number of steps; training also draws
-random ones.
+A `Schedule` has the pixel order and the rule for step sizes, for images of any size in any number
+of steps. A `Partition` is what comes of it: the steps of images of one size. The mask of the pixels
+known before a step is a prefix of the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from decimal import Context, Decimal
+from functools import cached_property
 
 import numpy as np
 
-from italic.masks import pixel_order, step_bounds
+from italic.orders import pixel_order
 
+SIZES = ("equal", "power")
 LARGEST_STRIDE = 64  # of the lattices that pixels are predicted on
+KEPT = 4  # partitions that a schedule remembers, ...
+KEPT_PIXELS = 2**20  # ... of images up to this size
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,103 +67,184 @@ class Partition:
         return steps.reshape(self.height, self.width)
 
     def strides_of_steps(self, largest: int) -> np.ndarray:
-        """Stride, up to `largest`, of the coarsest lattice of all pixels known or due in each step.
+        """Stride of the coarsest lattice that holds all pixels known or due in each step.
+
+        Args:
+            largest: stride, a power of two, as all are.
 
         Returns:
-            int64 (steps,).
+            int64 (steps,), falling from at most `largest`.
         """
-        own = np.minimum(own_strides(self.height, self.width).ravel(), largest)
-        return np.minimum.accumulate(own[self.order])[self.bounds[1:] - 1]
+        own = coarsest_strides(self.height, self.width, largest).ravel()[self.order]
+        return np.minimum.accumulate(np.minimum.reduceat(own, self.bounds[:-1]))
 
     @cached_property
     def strides(self) -> np.ndarray:
         """Stride of the lattice that each pixel is predicted on, int64 (H, W), powers of two.
 
-        It is the coarsest lattice that holds the pixel and all pixels known before its step. In the
-        nested order a pixel has about as many known neighbours on it at every stride.
+        It is the coarsest lattice, up to `LARGEST_STRIDE`, that holds the pixel and all pixels
+        known before its step. In the nested order a pixel has about as many known neighbours on it
+        at every stride.
         """
-        own = own_strides(self.height, self.width).ravel()
-        known = np.minimum.accumulate(np.concatenate([[LARGEST_STRIDE], own[self.order]]))
-        return np.minimum(own, known[self.bounds][self.step_of_pixel.ravel()]).reshape(
-            self.height, self.width
-        )
+        known = np.append(LARGEST_STRIDE, self.strides_of_steps(LARGEST_STRIDE)[:-1])
+        own = coarsest_strides(self.height, self.width, LARGEST_STRIDE)
+        return np.minimum(own, known[self.step_of_pixel])
 
     @cached_property
     def context_steps(self) -> np.ndarray:
         """Step before which the context of each pixel is computed, int64 (H, W); -1 for none.
 
         The context of a pixel predicted at stride s comes from the known pixels of the lattice of
-        stride 2·s. It is computed in the first step that needs it, and again when the lattice is
-        complete, or has twice as many known pixels as at the last time. So it is computed once a
-        stride where steps end with lattices, and log2(H·W) times at most where they never do.
+        stride 2·s; without any, there is none. It is computed in the first step that needs it, and
+        again when the lattice is complete or has at least twice as many known pixels as at the last
+        time: once a stride where steps end with lattices, and at most ⌈log2 n⌉ + 1 times for a
+        lattice of n pixels.
         """
         steps, contexts = self.step_of_pixel, np.full((self.height, self.width), -1)
         for stride in np.unique(self.strides):
             lattice = steps[:: 2 * stride, :: 2 * stride].ravel()
-            known = np.concatenate([[0], np.cumsum(np.bincount(lattice, minlength=self.steps))])
+            # Pixels of the lattice that are known before each step.
+            known = np.append(0, np.bincount(lattice, minlength=self.steps).cumsum())
             here = self.strides == stride
-            renewed, context_of_step = -1, np.full(self.steps, -1)
+            computed, had = -1, 0  # the step of the last time, and how many were known then
+            context_of_step = np.full(self.steps, -1)
             for step in np.unique(steps[here]):
-                had = known[renewed] if renewed >= 0 else 0
                 if known[step] > had and (known[step] >= 2 * had or known[step] == lattice.size):
-                    renewed = step
-                context_of_step[step] = renewed
+                    computed, had = step, known[step]
+                context_of_step[step] = computed
             contexts[here] = context_of_step[steps[here]]
         return contexts
 
 
-def own_strides(height: int, width: int) -> np.ndarray:
-    """Largest stride, up to `LARGEST_STRIDE`, of the lattices that hold each pixel, (H, W)."""
+def coarsest_strides(height: int, width: int, largest: int) -> np.ndarray:
+    """Stride, up to `largest`, of the coarsest lattice that holds each pixel, int64 (H, W)."""
     y, x = np.mgrid[:height, :width]
-    either = y | x | LARGEST_STRIDE
-    return either & -either
+    either = y | x | largest
+    return either & -either  # the lowest bit set
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Pixel order and step sizes, for images of any size in any number of steps.
 
+    Schedules are equal, and have the same hash, where all of their attributes are equal.
+
     Attributes:
         order: name of the pixel order, see `pixel_order`.
-        sizes: of the steps: `equal`, `power`, `planned` or relative sizes. Relative sizes hold for
-            as many steps, other numbers of steps are `equal`; `planned` takes the sizes of `plans`,
-            and `power` for numbers of steps without a plan.
+        sizes: of the steps: `equal`, `power`, `planned`, or relative sizes. Relative sizes hold for
+            as many steps, and other numbers of steps are `equal`; `planned` takes the sizes of
+            `plans`, and `power` for numbers of steps without a plan.
         exponent: growth of `power` sizes.
         plans: relative sizes of the steps, by the number of steps.
     """
 
     order: str = "nested"
-    sizes: str | tuple[float, ...] = "power"
+    sizes: str | Sequence[float] = "power"
     exponent: float = 1.0
-    plans: Mapping[int, Sequence[float]] = field(default_factory=dict, hash=False)
+    plans: Mapping[int, Sequence[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Copies: a list or a mapping that was given may change later.
+        if isinstance(self.sizes, Sequence) and not isinstance(self.sizes, str):
+            object.__setattr__(self, "sizes", tuple(self.sizes))
+        plans = {steps: tuple(sizes) for steps, sizes in self.plans.items()}
+        object.__setattr__(self, "plans", plans)
+
+    def __hash__(self) -> int:
+        """Of all attributes."""
+        return hash((self.order, self.sizes, self.exponent, frozenset(self.plans.items())))
 
     def bounds(self, pixels: int, steps: int) -> np.ndarray:
-        """Where the steps begin and end in the order, int64 (steps + 1,).
+        """Where the steps begin and end in the order, int64 (steps + 1,), see `step_bounds`.
 
         Raises:
             ValueError: fewer than 1 or more than `pixels` steps, or sizes that don't fit.
         """
-        sizes: str | Sequence[float] = self.sizes
+        sizes = self.sizes
         if sizes == "planned":
             sizes = self.plans.get(steps, "power")
-        elif not isinstance(sizes, str) and len(sizes) != steps:
+        elif isinstance(sizes, tuple) and len(sizes) != steps:
             sizes = "equal"
         return step_bounds(pixels, steps, sizes, self.exponent)
 
-    @lru_cache(maxsize=8)  # noqa: B019
     def partition(self, height: int, width: int, steps: int) -> Partition:
-        """The steps of an image of this size.
+        """The steps of an image of this size; those asked for last are remembered.
 
         Raises:
             ValueError: as `bounds`, or an unknown order.
         """
-        order = cached_order(self.order, height, width)
-        return Partition(height, width, order, self.bounds(height * width, steps))
+        key = height, width, steps
+        partition = self._kept.get(key)
+        if partition is None:
+            partition = self.cut(height, width, self.bounds(height * width, steps))
+            if height * width <= KEPT_PIXELS:
+                if len(self._kept) >= KEPT:
+                    self._kept.clear()
+                self._kept[key] = partition
+        return partition
+
+    def cut(self, height: int, width: int, bounds: np.ndarray) -> Partition:
+        """The pixel order cut at places of one's own, as `Partition.bounds`, whatever the sizes.
+
+        Raises:
+            ValueError: an unknown order.
+        """
+        return Partition(height, width, pixel_order(self.order, height, width), bounds)
+
+    @cached_property
+    def _kept(self) -> dict[tuple[int, int, int], Partition]:
+        return {}
 
 
-@lru_cache(maxsize=8)
-def cached_order(name: str, height: int, width: int) -> np.ndarray:
-    """`pixel_order`, read-only: computed once for images of one size."""
-    order = pixel_order(name, height, width)
-    order.setflags(write=False)
-    return order
+def step_bounds(
+    pixels: int, steps: int, sizes: str | Sequence[float] = "equal", exponent: float = 1.0
+) -> np.ndarray:
+    """Where the steps of a partition end: step j codes order[bounds[j]:bounds[j + 1]].
+
+    Args:
+        pixels: number of pixels of the image.
+        steps: number of steps, 1 to `pixels`.
+        sizes: `equal`, `power` (step j of K ends at pixels·(j/K)^(1 + exponent), so that its size
+            grows like j^exponent; M2T, Mentzer et al. 2023, grows with 2.2), or a sequence of
+            `steps` relative sizes.
+        exponent: growth of `power`; 0 is `equal`.
+
+    Returns:
+        int64 (steps + 1,), strictly increasing from 0 to `pixels`.
+
+    Raises:
+        ValueError: fewer than 1 or more than `pixels` steps, or sizes that don't fit.
+    """
+    if not 1 <= steps <= pixels:
+        raise ValueError(f"steps must be from 1 to the number of pixels, {pixels}; got {steps}")
+    if isinstance(sizes, str):
+        if sizes not in SIZES:
+            raise ValueError(f"unknown step sizes '{sizes}': expected one of {', '.join(SIZES)}")
+        power = exponent if sizes == "power" else 0.0
+        if not power >= 0:
+            raise ValueError(f"the exponent of the step sizes must not be negative; got {power}")
+        fractions = (np.arange(steps + 1) / steps) ** (1 + power)
+    else:
+        relative = np.asarray(sizes, dtype=np.float64)
+        if relative.shape != (steps,) or not ((relative > 0) & (relative < np.inf)).all():
+            raise ValueError(
+                f"the step sizes must be {steps} numbers above 0, one for each step; got {sizes}"
+            )
+        fractions = np.concatenate([[0.0], np.cumsum(relative) / relative.sum()])
+    bounds = _whole(fractions, pixels)
+    if isinstance(sizes, str):
+        # Libraries differ in the last bits of a power: where these count, take enough digits.
+        less, more = fractions * (1 - 2**-50), fractions * (1 + 2**-50)
+        for place in np.flatnonzero(_whole(less, pixels) != _whole(more, pixels)):
+            fraction = Context(prec=50).power(Decimal(int(place) / steps), Decimal(1 + power))
+            bounds[place] = _whole(np.array(float(fraction)), pixels)
+    # At least one pixel a step: push up from the left, then down from the right.
+    first = np.arange(steps + 1)
+    bounds = np.maximum.accumulate(bounds - first) + first
+    return np.minimum(bounds, pixels - first[::-1])
+
+
+def _whole(fractions: np.ndarray, pixels: int) -> np.ndarray:
+    """Fractions of the pixels in whole ones."""
+    # The first rounding takes away what libraries' powers differ by where they should give halves.
+    return np.rint(np.rint(fractions * pixels * 2**20) / 2**20).astype(np.int64)

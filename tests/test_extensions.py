@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from italic import extensions, masks
+from italic import extensions, orders
 from italic.coding.exact import InexactError, check_layers
 from italic.coding.model import ModelError, load_model, save_model
 from italic.config import RNAN as RNAN_NAME
@@ -79,9 +79,9 @@ def test_an_absent_module_is_named() -> None:
 
 def test_an_order_of_ones_own_gives_every_pixel_once(module: str) -> None:
     import_own(module)
-    assert np.array_equal(masks.pixel_order(f"{module}.down", 2, 3), [5, 4, 3, 2, 1, 0])
+    assert np.array_equal(orders.pixel_order(f"{module}.down", 2, 3), [5, 4, 3, 2, 1, 0])
     with pytest.raises(ValueError, match="once"):
-        masks.pixel_order(f"{module}.twice", 1, 2)
+        orders.pixel_order(f"{module}.twice", 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 import torch
 
-from italic import masks
+from italic import orders
 from italic.models.base_image import fill
 
 
 def known_after(count: int, size: int = 32) -> torch.Tensor:
     known = torch.zeros(1, 1, size * size)
-    known[..., torch.from_numpy(masks.pixel_order("nested", size, size)[:count])] = 1
+    known[..., torch.from_numpy(orders.pixel_order("nested", size, size)[:count])] = 1
     return known.view(1, 1, size, size)
 
 

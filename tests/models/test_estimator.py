@@ -6,9 +6,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from italic.masks import pixel_order
 from italic.models.estimator import BitsPerSubPixel, Estimator
 from italic.models.rnan import RNAN
+from italic.orders import pixel_order
 
 
 class Batch(NamedTuple):
