@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -9,14 +10,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import torch
 
-from italic import masks
 from italic.coding.bpg import BPGError
-from italic.coding.codec import Coded, Lattice, Observer, cut_into_tiles
+from italic.coding.codec import Coded, Observer
 from italic.coding.container import (
     DEFAULT_MAX_PIXELS,
     MAX_STEPS,
@@ -32,7 +33,8 @@ from italic.coding.pictures import Picture, from_array, join, split
 
 BATCH = 64  # pictures coded together at most ...
 BATCH_PIXELS = 2**20  # ... and pixels, unless a single picture has more
-MOST_STEPS = 256  # that a time budget is filled with
+MOST_STEPS = 256  # upper bound of the steps tried for a time budget
+TRIAL = 192  # side of the largest image that a time budget is tried on
 
 Progress = Callable[[float], None]  # called with the share done, 0 to 1
 
@@ -124,7 +126,7 @@ def compress_pictures(
         codec = model.codec(number)
         coded: Sequence[Coded | None] = [None] * len(members)
         with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
-            coded = codec.encode(mains, track.observer(len(members), height, width, number))
+            coded = codec.encode(mains, track.observer(len(members)))
         for member, item in zip(members, coded, strict=True):
             colour, main, chunks = parts[member]
             raw = Record(
@@ -182,7 +184,7 @@ def decompress_records(
             if model is None:
                 raise ValueError("the record needs the model that made it, but none was given")
             coded = [Coded(record.base, record.stream) for record in batch]
-            observer = track.observer(len(batch), height, width, steps)
+            observer = track.observer(len(batch))
             codec = model.codec(steps, plan)
             decoded = codec.decode(coded, height, width, observer, steps_done)
         else:
@@ -198,32 +200,37 @@ def decompress_records(
 
 @lru_cache
 def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
-    """How many steps of coding a picture fit into a time on this machine, by a trial: 1 to 256."""
-    order = masks.pixel_order(model.recipe.order, height, width)
-    largest_stride = getattr(model.network, "largest_stride", 1)
-    strides = masks.lattice_strides(order, width, largest_stride)
-    step_seconds = {
-        stride: _step_seconds(model, Lattice(height, width, stride))
-        for stride in np.unique(strides[1:]).tolist()
-    }
-    for steps in range(min(MOST_STEPS, len(order)), 1, -1):
-        ends = model.codec(steps).bounds(len(order))[1:]
-        if sum(step_seconds[stride] for stride in strides[ends].tolist()) <= seconds:
-            return steps
-    return 1
+    """Steps in which an image is coded within a time on this machine, by a trial: 1 to 256."""
+    rows, columns = min(height, TRIAL), min(width, TRIAL)
+    share = rows * columns / (height * width)
+    most = min(MOST_STEPS, height * width)
+    few, more = (min(steps, rows * columns) for steps in (2, 8))
+    first, second = (_seconds(model, rows, columns, steps) for steps in (few, more))
+    # Time grows linearly with the number of steps.
+    slope = max(0.0, second - first) / max(1, more - few)
+    if not slope:
+        return most if second <= seconds * share else 1
+    return max(1, min(most, few + math.floor((seconds * share - first) / slope)))
 
 
-def _step_seconds(model: Model, lattice: Lattice) -> float:
-    """Seconds that the network takes for all tiles of a lattice, by its largest one."""
-    # Those in the middle have the most context around them.
-    tile = max(lattice.tiles, key=lambda tile: (tile.bottom - tile.top) * (tile.right - tile.left))
-    image = torch.full((1, 3, tile.bottom - tile.top, tile.right - tile.left), 128.0)
-    given = image, image, torch.zeros_like(image[:, :1]), None, lattice.stride
+def _seconds(model: Model, height: int, width: int, steps: int) -> float:
+    """Seconds that the network takes for all steps of an image."""
+    codec = model.codec(steps)
+    partition = codec.schedule.partition(height, width, steps)
+    image = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
+
+    def run() -> None:
+        memory: dict[Any, Any] = {}
+        for step in range(steps):
+            due = partition.due(step)
+            for _ in model.network.estimates(image, image, partition, due, codec.rung, memory):
+                pass
+
     with torch.inference_mode(), exact_arithmetic():
-        model.network(*given)  # the first application is slower
+        run()  # the first application is slower
         start = time.perf_counter()
-        model.network(*given)
-        return (time.perf_counter() - start) * len(lattice.tiles)
+        run()
+        return time.perf_counter() - start
 
 
 def model_for(
@@ -329,15 +336,14 @@ class _Track:
     def __init__(self, progress: Progress | None, pixels: int) -> None:
         self.progress, self.total, self.done = progress, pixels, 0.0
 
-    def observer(self, pictures: int, height: int, width: int, steps: int) -> Observer | None:
-        """An observer of a batch; each application of the network counts the same."""
+    def observer(self, pictures: int) -> Observer | None:
+        """An observer of a batch; each pixel counts the same."""
         if self.progress is None:
             return None
         report = self.progress
-        share = pictures * height * width / steps / len(cut_into_tiles(height, width)[0])
 
-        def observe(*_: object) -> None:
-            self.done += share
+        def observe(_: int, coded: np.ndarray, *__: object) -> None:
+            self.done += pictures * len(coded)
             report(min(1.0, self.done / self.total))
 
         return observe

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
-from italic import masks
+from italic.models.network import Network
+from italic.schedule import Schedule
 
 NODES = 96  # places, besides the beginning, where a step may end
 MOST_STEPS = 64  # that there are plans for
@@ -28,12 +28,12 @@ def nodes(pixels: int) -> np.ndarray:
 
 @torch.inference_mode()
 def segment_costs(
-    network: nn.Module, images: np.ndarray, bases: np.ndarray, order: str, rung: int = 0
+    network: Network, images: np.ndarray, bases: np.ndarray, order: str, rung: int = 0
 ) -> np.ndarray:
     """What coding a segment of the order in one step costs, all before it being known.
 
     Args:
-        network: → (mixtures, features), see `RNAN.forward`, in evaluation mode.
+        network: an estimator, in evaluation mode.
         images: uint8 (N, H, W, 3).
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
         order: name of the pixel order.
@@ -45,25 +45,25 @@ def segment_costs(
     """
     height, width = images.shape[1:3]
     places = nodes(height * width)
-    sequence = masks.pixel_order(order, height, width)
-    image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    base = torch.from_numpy(np.ascontiguousarray(bases)).permute(0, 3, 1, 2).float()
-    strides = masks.lattice_strides(sequence, width, getattr(network, "largest_stride", 1))[places]
+    schedule = Schedule(order)
+    whole = schedule.cut(height, width, places)
+    image, base = torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(bases))
+    strides = whole.strides_of_steps(network.largest_stride)
     costs = np.full((len(places) - 1, len(places)), np.inf)
     for start, place in enumerate(places[:-1]):
-        known = torch.zeros(1, 1, height * width)
-        known[..., torch.from_numpy(sequence[:place])] = 1
-        known = known.view(1, 1, height, width).expand(len(images), -1, -1, -1)
-        for stride in np.unique(strides[start + 1 :]).tolist():
-            given = [x[..., ::stride, ::stride] for x in (image, base, known)]
-            mixture, _ = network(*given, None, stride, torch.full((len(images),), rung))
-            bits = np.zeros((height, width))
-            pixels = given[0].permute(0, 2, 3, 1)
-            bits[::stride, ::stride] = mixture.bits(pixels).sum((0, 3)).double().numpy()
-            along = np.concatenate([[0.0], np.cumsum(bits.ravel()[sequence])])
-            ends = np.flatnonzero(strides == stride)
-            ends = ends[ends > start]
-            costs[start, ends] = along[places[ends]] - along[place]
+        # All ends whose segments the network is given on the same lattice, in one application.
+        for stride in np.unique(strides[start:]):
+            ends = start + 1 + np.flatnonzero(strides[start:] == stride)
+            last = places[ends[-1]]
+            bounds = np.unique([0, place, last, height * width])
+            partition = schedule.cut(height, width, bounds)
+            bits = np.zeros(height * width)
+            segment = whole.order[place:last]
+            for pixels, mixture in network.estimates(image, base, partition, segment, rung):
+                true = image.flatten(1, 2)[:, torch.from_numpy(pixels)].float()
+                bits[pixels] = mixture.bits(true).sum((0, 2)).double().numpy()
+            along = np.cumsum(bits[whole.order[place:]])
+            costs[start, ends] = along[places[ends] - place - 1]
     return costs
 
 

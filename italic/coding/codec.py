@@ -1,33 +1,23 @@
-"""Image ↔ base code and stream, step by step: encoder and decoder share one loop.
-
-Pictures larger than a tile are estimated tile by tile, with what is known of the neighbours around
-each: memory stays bounded, and as every step goes over the whole picture before the next one
-begins, a tile's edge knows as much on its outer side as on its inner one.
-"""
+"""Image ↔ base code and stream, step by step: encoder and decoder share one loop."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from italic import masks
 from italic.coding.base import BaseCode
 from italic.coding.entropy import MixtureParameters, Reader, StreamError, Writer
 from italic.coding.exact import exact_arithmetic
 from italic.models.likelihood import Mixture
+from italic.models.network import Network
 
-TILE = 192  # pixels a side
-HALO = 16  # pixels around a tile that its estimator sees
-# Tiles and crops begin at multiples of this: the known pixels' pattern then lies in a crop as it
-# lay in training, which is worth 1 to 2 % of the bits.
-ALIGNED = 16
-REMEMBERED = 2**20  # pixels; a recurrent network's features of larger pictures are not kept
 # Sub-pixels that a byte of stream can hold, and as many as four bytes more would: up to a word may
 # be left unwritten. None costs nothing: the likeliest value has at most 1 - 255/2^22 of the
 # probability, which makes about 91 000 a byte.
@@ -54,60 +44,16 @@ class Coder(Protocol):
         """Code the pixels, uint8 (n, 3): given ones into a stream, or (None) from it."""
 
 
-# Called after each tile of each step: step, flat indices of the pixels coded (n,), their mixtures
-# (B, n, 3, K), the pixels (B, n, 3).
+# Called after each part of a step that the network estimates at a time: step, flat indices of the
+# pixels coded (n,), their mixtures (B, n, 3, K), the pixels (B, n, 3).
 Observer = Callable[[int, np.ndarray, Mixture, Tensor], None]
-
-
-class Tile(NamedTuple):
-    """A part of a picture: the crop that the estimator sees, in pixels."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def of(self, x: Tensor) -> Tensor:
-        """The crop of a tensor (B, C, H, W)."""
-        return x[..., self.top : self.bottom, self.left : self.right]
-
-    def place(self, flat: np.ndarray, width: int) -> np.ndarray:
-        """Flat indices in the crop of flat indices in a picture of this width."""
-        y, x = np.divmod(flat, width)
-        return (y - self.top) * (self.right - self.left) + x - self.left
-
-
-class Lattice:
-    """Every s-th pixel of every s-th row of a picture, cut into tiles as a picture of its own.
-
-    Args:
-        height: of the picture.
-        width: of the picture.
-        stride: s.
-    """
-
-    def __init__(self, height: int, width: int, stride: int) -> None:
-        self.stride, self.picture_width, self.width = stride, width, -(-width // stride)
-        self.tiles, self.tile_of_place = cut_into_tiles(-(-height // stride), self.width)
-
-    def place(self, flat: np.ndarray) -> np.ndarray:
-        """Flat indices on the lattice of flat indices in the picture."""
-        y, x = np.divmod(flat, self.picture_width)
-        return y // self.stride * self.width + x // self.stride
-
-    def shares(self, due: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
-        """The tiles, and which of the pixels due (flat indices in the picture) each one codes."""
-        tile = self.tile_of_place[self.place(due)]
-        ends = np.cumsum(np.bincount(tile, minlength=len(self.tiles)))
-        due = due[np.argsort(tile, kind="stable")]
-        return zip(self.tiles, np.split(due, ends[:-1]), strict=True)
 
 
 class Codec:
     """Codes images of one size in a fixed number of steps.
 
     Args:
-        network: → (mixtures, features), see `RNAN.forward`, in evaluation mode. Streams of an exact
+        network: an estimator, in evaluation mode. Streams of an exact
             network (`italic.coding.exact`) decode everywhere; those of another one, with the same
             batch size and number of threads on the same machine.
         base: the base code.
@@ -120,7 +66,7 @@ class Codec:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         base: BaseCode,
         steps: int,
         order: str = "nested",
@@ -176,7 +122,7 @@ class Codec:
             coded: base codes and streams.
             height: of the images.
             width: of the images.
-            observer: called after each tile of each step.
+            observer: called after each part of each step.
             steps_done: None for the exact images; else as they are known after so many steps, with
                 the pixels of later ones as in `expect`. Nothing later in the streams is read.
 
@@ -250,35 +196,18 @@ class Codec:
         done: int | None = None,  # steps to code; the pixels of later ones are expectations
     ) -> np.ndarray:
         batch, height, width, _ = bases.shape
-        order = masks.pixel_order(self.order, height, width)
-        bounds = self.bounds(len(order))
-        largest_stride = getattr(self.network, "largest_stride", 1)
-        strides = masks.lattice_strides(order, width, largest_stride)[bounds[1:]].tolist()
-        lattice = Lattice(height, width, strides[0])
+        partition = self.schedule.partition(height, width, self.steps)
         device = next(self.network.parameters()).device
-        base = torch.from_numpy(bases).permute(0, 3, 1, 2).float().contiguous().to(device)
-        canvas = torch.zeros_like(base)  # what both sides know
-        known = torch.zeros(batch, 1, height, width, dtype=torch.float32, device=device)
-        rung = torch.full((batch,), self.rung, device=device)
+        base = torch.from_numpy(bases).to(device)
+        canvas = torch.zeros_like(base).flatten(1, 2)  # what both sides know
+        image = canvas.unflatten(1, (height, width))
         flat = None if images is None else images.reshape(batch, -1, 3)
-        recurrent = getattr(self.network, "recurrent", False) and height * width <= REMEMBERED
-        features: dict[int, Tensor] = {}  # of the tiles
-        for step, stride in enumerate(strides):
-            if stride != lattice.stride:
-                lattice = Lattice(height, width, stride)
-            given = [x[..., ::stride, ::stride] for x in (canvas, base, known)]
+        memory: dict[Any, Tensor] = {}  # of the network, from step to step
+        for step in range(self.steps):
             coded = []
-            for number, (tile, here) in enumerate(
-                lattice.shares(order[bounds[step] : bounds[step + 1]])
+            for here, mixture in self.network.estimates(
+                image, base, partition, partition.due(step), self.rung, memory
             ):
-                if not len(here) and not recurrent:
-                    continue
-                due = torch.from_numpy(tile.place(lattice.place(here), lattice.width)).to(device)
-                mixture, last = self.network(
-                    *(tile.of(x) for x in given), features.get(number), stride, rung, due
-                )
-                if recurrent:
-                    features[number] = last
                 if done is not None and step >= done:
                     pixels = mixture.expectation().round().byte().cpu().numpy()
                 else:
@@ -288,35 +217,9 @@ class Codec:
                 coded.append((here, pixels))
                 if observer is not None:
                     observer(step, here, mixture, torch.from_numpy(pixels).float().to(device))
-            for here, pixels in coded:
-                index = torch.from_numpy(here).to(device)
-                values = torch.from_numpy(pixels).float().to(device)
-                canvas.flatten(2)[:, :, index] = values.transpose(1, 2)
-                known.flatten(2)[:, :, index] = 1
-        return canvas.permute(0, 2, 3, 1).to(torch.uint8).contiguous().cpu().numpy()
-
-
-def cut_into_tiles(height: int, width: int) -> tuple[list[Tile], np.ndarray]:
-    """Tiles of about equal size, aligned, at most `TILE` a side, in reading order, with halos.
-
-    Returns:
-        The tiles, and the number of the tile that codes each pixel, int32 (H·W,).
-    """
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    row = np.arange(height) // ALIGNED * rows // -(-height // ALIGNED)
-    column = np.arange(width) // ALIGNED * columns // -(-width // ALIGNED)
-    tops, lefts = np.searchsorted(row, range(rows + 1)), np.searchsorted(column, range(columns + 1))
-    tiles = [
-        Tile(
-            max(0, int(tops[y]) - HALO),
-            min(height, int(tops[y + 1]) + HALO),
-            max(0, int(lefts[x]) - HALO),
-            min(width, int(lefts[x + 1]) + HALO),
-        )
-        for y in range(rows)
-        for x in range(columns)
-    ]
-    return tiles, (row[:, None] * columns + column).astype(np.int32).ravel()
+            for here, pixels in coded:  # only now: the pixels of a step don't know each other
+                canvas[:, torch.from_numpy(here).to(device)] = torch.from_numpy(pixels).to(device)
+        return image.cpu().numpy()
 
 
 def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import nn
 
 from italic import masks
 from italic.coding import exact
@@ -34,6 +33,7 @@ from italic.coding.model_files import (
     sha256_of,
 )
 from italic.extensions import ExtensionError, own
+from italic.models.network import Network
 from italic.models.rnan import RNAN
 
 FORMAT = 2  # of model files, and of how streams are made with them
@@ -86,7 +86,7 @@ class Model:
     name: str
     sha256: str
     recipe: Recipe
-    network: nn.Module
+    network: Network
 
     @property
     def hash(self) -> bytes:
@@ -146,7 +146,7 @@ class Model:
         return Codec(self.network, base, steps, recipe.order, sizes, exponent, rung)
 
 
-def save_model(path: Path, network: nn.Module, recipe: Recipe) -> str:
+def save_model(path: Path, network: Network, recipe: Recipe) -> str:
     """Write a model file, whole or not at all.
 
     Args:

@@ -11,7 +11,9 @@ from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from italic.models.lattice import LatticeNetwork
 from italic.models.likelihood import Mixture
+from italic.models.network import Network
 from italic.models.optimiser import Muon
 from italic.schedule import Partition
 
@@ -87,8 +89,7 @@ class Estimator(pl.LightningModule):
     `val/bpsp` = `val/bpsp_base` + Σ `val/bpsp_step_NN`.
 
     Args:
-        network: a `StepNetwork`, trained on windows of steps, or a `LatticeNetwork`, trained on
-            whole partitions.
+        network: trained on whole partitions if it is a `LatticeNetwork`, else on windows of steps.
         steps: steps of the partition that is validated.
         unroll: consecutive steps in a training batch; 0 for all `steps`.
         learning_rate: of AdamW, for everything but the body's matrices.
@@ -106,7 +107,7 @@ class Estimator(pl.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         steps: int,
         unroll: int = 1,
         learning_rate: float = 1e-3,
@@ -159,18 +160,18 @@ class Estimator(pl.LightningModule):
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
         """Mean bits a sub-pixel, of whole partitions or of the pixels due in a window of steps."""
-        if self.network.whole_partitions:
-            return self._partition_loss(batch)
+        if isinstance(self.network, LatticeNetwork):
+            return self._partition_loss(self.network, batch)
         return self._window_loss(batch)
 
-    def _partition_loss(self, batch: MaskedBatch) -> Tensor:
+    def _partition_loss(self, network: LatticeNetwork, batch: MaskedBatch) -> Tensor:
         """bpsp of the batch's partition, from one pass over all of its steps (+ distortion)."""
         partition = Partition.of_steps(batch.reveal[0].cpu().numpy())
         image, base = batch.image.permute(0, 2, 3, 1), batch.base.permute(0, 2, 3, 1)
         pixels = partition.order
-        raw, guess = self.network.raw(image, base, partition, pixels, int(batch.rung[0]))
+        raw, guess = network.raw(image, base, partition, pixels, int(batch.rung[0]))
         true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)].float()
-        mixture = self.network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
+        mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
         loss = mixture.bits(true).mean()
         self.log("train/bpsp", loss, prog_bar=True)
         if self.distortion:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.network import Network
 from italic.models.windows import GREY, base_windows, neighbours, windows
 from italic.schedule import LARGEST_STRIDE, Partition
 
@@ -92,7 +93,7 @@ class ContextNetwork(nn.Module):
         return x.permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs)
 
 
-class LatticeNetwork(nn.Module):
+class LatticeNetwork(Network):
     """A context network and a pixel predictor with a discretised logistic mixture at its end.
 
     Args:
@@ -110,7 +111,7 @@ class LatticeNetwork(nn.Module):
         ValueError: an even window, or a leak that is no power of two.
     """
 
-    whole_partitions: ClassVar[bool] = True  # trained on all steps of a partition at once
+    whole_partitions = True
 
     def __init__(
         self,
@@ -156,21 +157,9 @@ class LatticeNetwork(nn.Module):
         partition: Partition,
         pixels: np.ndarray,
         rung: int = 0,
-        memory: Contexts | None = None,
+        memory: dict[Any, Tensor] | None = None,
     ) -> Iterator[tuple[np.ndarray, Mixture]]:
-        """Estimate pixels, each from those known before its step, some at a time.
-
-        Args:
-            image: uint8 (B, H, W, 3); of each pixel only those known before its step are read.
-            base: uint8 (B, H, W, 3): the base code's reconstruction.
-            partition: the steps of the pixels.
-            pixels: int64 (n,), flat indices of the pixels to estimate.
-            rung: number of the base code among those that the network knows.
-            memory: contexts, kept from call to call for the same images as pixels become known.
-
-        Yields:
-            Flat indices, int64 (m,), and their mixtures, fields (B, m, 3, K).
-        """
+        """As `Network.estimates`; the memory holds contexts."""
         memory = {} if memory is None else memory
         some = max(1, ROWS // len(image))
         for start in range(0, len(pixels), some):

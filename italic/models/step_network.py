@@ -8,13 +8,14 @@ begins, a tile's edge knows as much on its outer side as on its inner one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from italic.models.likelihood import Mixture
+from italic.models.network import Network
 from italic.schedule import Partition
 
 TILE = 192  # pixels a side
@@ -25,19 +26,12 @@ ALIGNED = 16
 REMEMBERED = 2**20  # pixels; a recurrent network's features of larger pictures are not kept
 
 
-class StepNetwork(nn.Module):
+class StepNetwork(Network):
     """An estimator that is applied to the picture and the mask of its known pixels in every step.
 
-    A subclass has a `forward` like that of `RNAN`.
-
-    Attributes:
-        recurrent: whether the features that `forward` returns enter its next application.
-        largest_stride: of the lattices that it is given as pictures of their own, a power of two.
+    A subclass has a `forward` like that of `RNAN`. While all pixels that are known or due lie on a
+    coarse lattice, up to `largest_stride`, the lattice is given to it as a picture of its own.
     """
-
-    whole_partitions: ClassVar[bool] = False
-    recurrent: bool = False
-    largest_stride: int = 1
 
     def estimates(
         self,
@@ -46,24 +40,9 @@ class StepNetwork(nn.Module):
         partition: Partition,
         pixels: np.ndarray,
         rung: int = 0,
-        memory: dict[int, Tensor] | None = None,
+        memory: dict[Any, Tensor] | None = None,
     ) -> Iterator[tuple[np.ndarray, Mixture]]:
-        """Estimate pixels, each from those known before its step, tile by tile.
-
-        While all pixels that are known or due lie on a coarse lattice, the lattice is given to the
-        network as a picture of its own.
-
-        Args:
-            image: uint8 (B, H, W, 3); of each pixel only those known before its step are read.
-            base: uint8 (B, H, W, 3): the base code's reconstruction.
-            partition: the steps of the pixels.
-            pixels: int64 (n,), flat indices of the pixels to estimate.
-            rung: number of the base code among those that the network knows.
-            memory: a recurrent network's features, kept from call to call for the same images.
-
-        Yields:
-            Flat indices, int64 (m,), and their mixtures, fields (B, m, 3, K).
-        """
+        """As `Network.estimates`, tile by tile; the memory holds a recurrent network's features."""
         memory = {} if memory is None else memory
         height, width = partition.height, partition.width
         recurrent = self.recurrent and height * width <= REMEMBERED

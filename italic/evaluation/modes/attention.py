@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
 
-from italic.coding.codec import TILE, Codec
+from italic.coding.codec import Codec
 from italic.evaluation.figures import COLOURS, save_figure
 from italic.evaluation.panel import known_before
 from italic.evaluation.sources import Inputs
 from italic.experiment import RunError
 from italic.models.layers import NonLocalBlock
 from italic.models.rnan import RNAN
+from italic.models.step_network import TILE
 
 log = logging.getLogger(__name__)
 
