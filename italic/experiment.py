@@ -130,13 +130,16 @@ def build_network(cfg: DictConfig) -> nn.Module:
         ExtensionError: it is not there, or its model file could not name it.
     """
     import_own_code(cfg)
-    bases = build_bases(cfg)
-    # A network for one base code, or none, need not know of others.
-    with_base = whole_partitions(cfg) and not isinstance(bases[0], NoBase)
-    more = {"rungs": len(bases)} if len(bases) > 1 or with_base else {}
-    network = _instantiated(cfg.model, **more)
+    network = _instantiated(cfg.model, **rungs(cfg))
     check_layers(network)
     return network
+
+
+def rungs(cfg: DictConfig) -> dict[str, int]:
+    """The argument of the network that says how many base codes there are, where it needs one."""
+    bases = build_bases(cfg)
+    with_base = whole_partitions(cfg) and not isinstance(bases[0], NoBase)
+    return {"rungs": len(bases)} if len(bases) > 1 or with_base else {}
 
 
 def build_estimator(cfg: DictConfig) -> Estimator:

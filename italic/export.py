@@ -22,12 +22,11 @@ from italic.coding.calibration import calibrated
 from italic.coding.codec import Codec
 from italic.coding.exact import silent_blocks
 from italic.coding.files import write_whole
-from italic.coding.model import FORMAT, Model, Recipe, load_model, save_model
+from italic.coding.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
 from italic.datamodules.images import DataError
 from italic.evaluation.history import read_history
 from italic.experiment import CONFIG, RunError
 from italic.meter import metered
-from italic.models.rnan import RNAN
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +119,13 @@ def recipe(cfg: DictConfig) -> Recipe:
     network = dict(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
     base = dict(OmegaConf.to_container(cfg.base, resolve=True))  # type: ignore[arg-type]
     with_base = base["_target_"] != _name(NoBase)
-    for settings, known in ((network, (RNAN,)), (base, (BPG, Ladder, NoBase))):
-        if settings["_target_"] in map(_name, known):  # a model file names one's own classes alone
-            del settings["_target_"]
-    if "qps" in base:
-        network["rungs"] = len(base["qps"])
+    # A model file names the classes of its user alone.
+    kinds = {_name(known): kind for kind, known in NETWORKS.items()}
+    if network["_target_"] in kinds:
+        network["kind"] = kinds[network.pop("_target_")]
+    if base["_target_"] in map(_name, (BPG, Ladder, NoBase)):
+        del base["_target_"]
+    network |= experiment.rungs(cfg)
     sizes = cfg.masks.sizes
     return Recipe(
         network=network,

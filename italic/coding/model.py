@@ -33,11 +33,13 @@ from italic.coding.model_files import (
     sha256_of,
 )
 from italic.extensions import ExtensionError, own
+from italic.models.lattice import LatticeNetwork
 from italic.models.network import Network
 from italic.models.rnan import RNAN
 
 FORMAT = 2  # of model files, and of how streams are made with them
 DEFAULT = "cifar10"
+NETWORKS: dict[str, type[Network]] = {"rnan": RNAN, "lattice": LatticeNetwork}
 FINER = 10  # in qp: so much finer than what a model was trained on, BPG gains no more from it
 
 
@@ -50,7 +52,8 @@ class Recipe:
     """Everything about a model but its tensors; plain values, as they stand in the file.
 
     Attributes:
-        network: arguments of `RNAN`, or of the class that `_target_` names.
+        network: `kind`, a key of `NETWORKS`, and the arguments of that class; or `_target_`, the
+            name of a class, and its arguments.
         base: None, or the arguments of `BPG`, of `Ladder`, or of the class that `_target_` names.
         steps: by default.
         order: of the pixels, see `masks.pixel_order`.
@@ -252,15 +255,21 @@ def _loaded(path: Path, sha256: str) -> Model:
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
     recipe = Recipe(**text)
-    named = "_target_" in recipe.network
-    floating = _named(recipe.network) if named else RNAN(**recipe.network)
-    network = exact.exchange_modules(floating.float())  # whatever the default type is
+    network = exact.exchange_modules(_network(recipe.network).float())  # whatever the default type
     exact.load_integer_state(network, state)
     exact.check(network)
     model = Model(path.stem, sha256, recipe, network)
     model.codec(model.steps)  # what it names is there: the base code ...
     masks.pixel_order(recipe.order, 1, 1)  # ... and the order
     return model
+
+
+def _network(settings: dict[str, Any]) -> Network:
+    """An untrained network of these settings."""
+    if "_target_" in settings:
+        return _named(settings)
+    arguments = {key: value for key, value in settings.items() if key != "kind"}
+    return NETWORKS[settings.get("kind", "rnan")](**arguments)
 
 
 def _named(settings: dict[str, Any]) -> Any:
