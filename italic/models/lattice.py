@@ -191,9 +191,9 @@ class LatticeNetwork(Network):
         x = x + self.stride_embedding(torch.from_numpy(level).to(device))
         if self.rung_embedding is not None:
             x = x + self.rung_embedding.weight[rung]
-        x = self.entry(rows * (1 / DIFFERENCE)) + x
+        x = self.entry(scaled(rows)) + x
         if self.base_entry is not None:
-            x = x + self.base_entry(base_windows(base, pixels, guess) * (1 / DIFFERENCE))
+            x = x + self.base_entry(scaled(base_windows(base, pixels, guess)))
         if self.context is not None:
             x = x + self._contexts(image, partition, pixels, contexts)
         if self.base_context is not None:
@@ -250,6 +250,11 @@ def _embedding(rows: int, features: int) -> nn.Embedding:
     embedding = nn.Embedding(rows, features)
     nn.init.zeros_(embedding.weight)
     return embedding
+
+
+def scaled(differences: Tensor) -> Tensor:
+    """Differences of grey levels, int8, in units of `DIFFERENCE`, float32."""
+    return differences.float().mul_(1 / DIFFERENCE)  # twice as fast as a product of both types
 
 
 def levels(strides: np.ndarray) -> np.ndarray:

@@ -114,17 +114,22 @@ def _windows(
     with_base = bases.size > 0
     places = known.shape[1]
     level = np.empty(3, np.int64)
-    for i in range(images.shape[0]):
-        for n in range(pixels.size):
-            total = 0
+    found = np.empty(places, np.int64)  # places of the known pixels
+    for n in range(pixels.size):
+        total, count = 0, 0
+        for place in range(places):
+            if known[n, place] >= 0:
+                found[count] = place
+                count += 1
+                total += weight[place]
+        for i in range(images.shape[0]):
             level[:] = 0
-            for place in range(places):
+            for k in range(count):
+                place = found[k]
                 index = known[n, place]
-                if index >= 0:
-                    total += weight[place]
-                    for c in range(3):
-                        base = bases[i, index, c] if with_base else GREY
-                        level[c] += weight[place] * (np.int64(images[i, index, c]) - base)
+                for c in range(3):
+                    base = bases[i, index, c] if with_base else GREY
+                    level[c] += weight[place] * (np.int64(images[i, index, c]) - base)
             for c in range(3):
                 if total > 0:
                     level[c] = (2 * level[c] + total) // (2 * total)
@@ -132,12 +137,12 @@ def _windows(
                 level[c] = min(max(level[c], 0), 255)
                 guess[i, n, c] = level[c]
                 rows[i, n, 3 * places + c] = min(max(level[c] - GREY, -LIMIT), LIMIT)
-            for place in range(places):
+            for k in range(count):
+                place = found[k]
                 index = known[n, place]
-                if index >= 0:
-                    for c in range(3):
-                        difference = np.int64(images[i, index, c]) - level[c]
-                        rows[i, n, 3 * place + c] = min(max(difference, -LIMIT), LIMIT)
+                for c in range(3):
+                    difference = np.int64(images[i, index, c]) - level[c]
+                    rows[i, n, 3 * place + c] = min(max(difference, -LIMIT), LIMIT)
 
 
 def _on_device(
