@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from italic.models import mixture_kernel
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 5.5  # natural log of grey levels
 CENTRE = 128.0  # grey level that the colour coefficients are relative to
@@ -94,6 +99,8 @@ class MixtureHead(torch.nn.Module):
 
     SPREAD = 16.0  # grey levels that an offset of 1 stands for
     START_LOG_SCALE = 2.3
+    COEFFICIENT = 0.25  # what a raw 1 stands for
+    MAX_COEFFICIENT = 4.0
 
     def __init__(self, components: int) -> None:
         super().__init__()
@@ -120,7 +127,9 @@ class MixtureHead(torch.nn.Module):
         numbers = raw.movedim(1, -1).unflatten(-1, (4, 3, self.components)).float()
         logits, offsets, log_scales, coefficients = numbers.unbind(-3)
         base = base_image.movedim(1, -1)[..., None]
-        coefficients = (self.coefficient_start + 0.25 * coefficients).clamp(-4, 4)
+        coefficients = (self.coefficient_start + self.COEFFICIENT * coefficients).clamp(
+            -self.MAX_COEFFICIENT, self.MAX_COEFFICIENT
+        )
         means = base + self.SPREAD * (self.offset_start + offsets)
         # mean = base + offset + Σ c·(colour − base of that colour), written around CENTRE.
         red, green = (base[..., :2, :] - CENTRE).unbind(-2)
@@ -128,3 +137,99 @@ class MixtureHead(torch.nn.Module):
         shift = (torch.zeros_like(on_red), on_red * red, blue_red * red + blue_green * green)
         log_scales = (self.START_LOG_SCALE + log_scales).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
         return Mixture(logits, means - torch.stack(shift, dim=-2), log_scales, coefficients)
+
+
+def bits_of_raw(raw: Tensor, base_image: Tensor, pixels: Tensor) -> Tensor:
+    """`MixtureHead(raw, base_image).bits(pixels)` for rows of pixels, made for training.
+
+    The gradient by `raw` is computed along with the bits and is all that is kept for the backward
+    pass: on a CPU by a compiled kernel in one pass, elsewhere by the formula in `Mixture.bits`.
+
+    Args:
+        raw: (n, 12K), float32, bfloat16 or float16; K at most 341.
+        base_image: float (n, 3), grey levels; a constant, it gets no gradient.
+        pixels: (n, 3), grey levels 0 to 255.
+
+    Returns:
+        float32 (n, 3), bits; can be differentiated once.
+    """
+    differentiate = torch.is_grad_enabled() and raw.requires_grad
+    return _BitsOfRaw.apply(raw, base_image, pixels, differentiate)
+
+
+class _BitsOfRaw(torch.autograd.Function):
+    """Saves the derivative of each sub-pixel's bits by its own raw numbers.
+
+    No raw number is of two sub-pixels, so these derivatives fit into one array like `raw`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
+    ) -> Tensor:
+        compute = _bits_by_kernel if _has_kernel(raw) else _bits_by_formula
+        bits, gradient = compute(raw.detach(), base_image.float(), pixels.float(), differentiate)
+        ctx.raw_dtype = raw.dtype
+        ctx.save_for_backward(gradient)
+        return bits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        if _has_kernel(gradient):
+            result = torch.empty_like(gradient)
+            arrays = (x.numpy() for x in (gradient, weights.contiguous(), result))
+            mixture_kernel.weighted(*arrays)
+        else:  # the coefficients are green's, blue's and blue's
+            of_numbers = torch.cat([weights.repeat(1, 3), weights[:, [1, 2, 2]]], dim=1)
+            result = (gradient.unflatten(1, (12, -1)) * of_numbers[..., None]).flatten(1)
+        return result.to(ctx.raw_dtype), None, None, None
+
+
+def _has_kernel(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+@cache
+def _head(components: int, device: torch.device) -> MixtureHead:
+    with torch.inference_mode(False):  # whose tensors could not be used in training
+        return MixtureHead(components).to(device)
+
+
+def _bits_by_formula(
+    raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
+) -> tuple[Tensor, Tensor]:
+    """Bits (n, 3) and gradient (n, 12K), the latter of no rows unless asked for."""
+    raw = raw.float()
+    head = _head(raw.shape[1] // 12, raw.device)
+    if not differentiate:
+        return head(raw, base_image).bits(pixels), raw[:0]
+    with torch.enable_grad():
+        bits = head(raw.requires_grad_(), base_image).bits(pixels)
+        (gradient,) = torch.autograd.grad(bits.sum(), raw)
+    return bits.detach(), gradient
+
+
+def _bits_by_kernel(
+    raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
+) -> tuple[Tensor, Tensor]:
+    """As `_bits_by_formula`."""
+    head = _head(raw.shape[1] // 12, raw.device)
+    numbers = (raw if raw.dtype == torch.bfloat16 else raw.float()).contiguous()
+    bits = torch.empty(len(raw), 3)
+    gradient = torch.empty(len(raw) if differentiate else 0, raw.shape[1])
+    mixture_kernel.bits_and_gradient(
+        (numbers.view(torch.int16) if numbers.dtype == torch.bfloat16 else numbers).numpy(),
+        base_image.contiguous().numpy(),
+        pixels.contiguous().numpy(),
+        head.offset_start.numpy(),
+        head.coefficient_start[:, 0].numpy(),
+        np.array([head.SPREAD, head.COEFFICIENT, head.START_LOG_SCALE], np.float32),
+        np.array(
+            [MIN_LOG_SCALE, MAX_LOG_SCALE, -head.MAX_COEFFICIENT, head.MAX_COEFFICIENT], np.float32
+        ),
+        bits.numpy(),
+        gradient.numpy(),
+    )
+    return bits, gradient

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from italic.models.likelihood import Mixture, MixtureHead
+from italic.models import likelihood
+from italic.models.likelihood import Mixture, MixtureHead, bits_of_raw
 
 
 def random_mixture(pixels: int, components: int) -> Mixture:
@@ -97,3 +98,74 @@ def test_a_fresh_head_follows_the_base_image_and_the_colours_before() -> None:
     means = mixture.conditional_means(pixels).mean(-1)
     expected = base.permute(0, 2, 3, 1) + torch.tensor([0.0, 7.0, -3.0])
     assert torch.allclose(means, expected, atol=1e-3)
+
+
+def rows(components: int, spread: float, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Raw numbers, base image, pixels (with many ends), weights; clamped numbers come along."""
+    torch.manual_seed(components)
+    n = 700  # no multiple of a block
+    raw = torch.randn(n, 4, 3, components) * torch.tensor([2, spread, 3, 8])[:, None, None]
+    base = 255 * torch.rand(n, 3)
+    pixels = (base + 20 * torch.randn(n, 3)).round().clamp(0, 255)
+    pixels[:200] = torch.tensor([0.0, 255.0, 1.0, 254.0, 128.0])[torch.randint(0, 5, (200, 3))]
+    raw[200:300, 1] = 0  # on the mean exactly, if the components are many and odd
+    pixels[200:250] = base[200:250] = base[200:250].round()
+    raw = raw.flatten(1).to(dtype)
+    for end in (12, -16, -20):  # coefficients of ±4, where versions of PyTorch differ
+        raw[raw == end] = 11
+    return raw, base, pixels, torch.randn(n, 3)
+
+
+def in_float64(
+    raw: torch.Tensor, base: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    raw = raw.double().requires_grad_()
+    head = MixtureHead(raw.shape[1] // 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        bits = head(raw, base.double()).bits(pixels.double())
+    (gradient,) = torch.autograd.grad((bits * weights).sum(), raw)
+    return bits.detach(), gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spread", [0.3, 100.0])  # near the pixel, or up to thousands away
+@pytest.mark.parametrize("components", [1, 5, 10])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_bits_of_raw_are_those_of_the_mixture(
+    kernel: bool,
+    components: int,
+    spread: float,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(likelihood, "_has_kernel", lambda _: kernel)
+    raw, base, pixels, weights = rows(components, spread, dtype)
+    expected, expected_gradient = in_float64(raw, base, pixels, weights)
+    raw.requires_grad_()
+    bits = bits_of_raw(raw, base, pixels)
+    (gradient,) = torch.autograd.grad((bits * weights).sum(), raw)
+    assert bits.dtype == torch.float32 and gradient.dtype == dtype
+    # The kernel is more accurate than the formula, which has logarithms of each component.
+    accuracy = {"rtol": 1e-6, "atol": 3e-4 if kernel else 1e-3}
+    if components == 1:  # of which the distance alone is rounded to thousands of bits
+        accuracy = {"rtol": 1e-5, "atol": 1e-3}
+    assert torch.allclose(bits.double(), expected, **accuracy)
+    rtol = 1e-3 if dtype == torch.float32 else 1e-2
+    assert torch.allclose(gradient.double(), expected_gradient, rtol=rtol, atol=2e-3)
+    _, _, log_scales, coefficients = raw.detach().float().unflatten(1, (4, 3, -1)).unbind(1)
+    start = torch.tensor([1.0, 0.0, 1.0])[:, None]
+    clamped = torch.stack(
+        [(2.3 + log_scales - 1.25).abs() > 4.25, (start + 0.25 * coefficients).abs() > 4], dim=1
+    )
+    assert clamped.any() and (gradient.unflatten(1, (4, 3, -1))[:, 2:][clamped] == 0).all()
+
+
+def test_bits_of_raw_go_without_a_gradient_and_show_nan() -> None:
+    raw, base, pixels, _ = rows(5, 0.3, torch.float32)
+    with torch.inference_mode():
+        bits = bits_of_raw(raw, base, pixels.byte())
+    raw[3, 7] = torch.nan  # red's
+    of_nan = bits_of_raw(raw.requires_grad_(), base, pixels)
+    assert of_nan.isnan().nonzero().tolist() == [[3, 1]]
+    assert torch.equal(of_nan.nan_to_num(0)[4:], bits[4:])
