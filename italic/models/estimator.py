@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from italic.models.lattice import LatticeNetwork
-from italic.models.likelihood import Mixture
+from italic.models.likelihood import Mixture, bits_of_raw
 from italic.models.network import Network
 from italic.models.optimiser import Muon
 from italic.schedule import Partition
@@ -171,10 +171,10 @@ class Estimator(pl.LightningModule):
         pixels = partition.order
         raw, guess = network.raw(image, base, partition, pixels, int(batch.rung[0]))
         true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)].float()
-        mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
-        loss = mixture.bits(true).mean()
+        loss = bits_of_raw(raw.flatten(0, 1), guess.flatten(0, 1), true.flatten(0, 1)).mean()
         self.log("train/bpsp", loss, prog_bar=True)
         if self.distortion:
+            mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
             errors = (mixture.expectation() - true).square().mean((1, 2))
             log_errors = torch.log2(errors + ROUNDING_ERROR).mean() / 2
             self.log("train/log2_error", log_errors)
