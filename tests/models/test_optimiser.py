@@ -1,19 +1,51 @@
 from copy import deepcopy
 
+import pytest
 import torch
 
+from italic.models import optimiser as module
 from italic.models.optimiser import Muon, orthogonalise
 
 
 def test_orthogonalise_keeps_directions_and_evens_their_lengths() -> None:
     torch.manual_seed(0)
-    for shape in ((8, 40), (40, 8)):
+    for shape in ((8, 40), (40, 8), (8, 10)):
         matrix = torch.randn(shape)
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
         both = orthogonalise(torch.stack([matrix, 100 * matrix]))
         lengths = torch.diag(u.T @ both[0] @ v.T)
         assert ((lengths > 0.6) & (lengths < 1.3)).all()
         assert torch.allclose(both[0], both[1], atol=1e-4)
+
+
+def test_orthogonalise_in_bfloat16_is_a_rounding_away() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 24, 24), (2, 16, 144), (144, 16)):
+        matrices = torch.randn(shape).bfloat16()
+        result = orthogonalise(matrices)
+        difference = result.float() - orthogonalise(matrices.float())
+        assert result.dtype == torch.bfloat16 and result.shape == matrices.shape
+        assert difference.norm() < 0.04 * result.float().norm()
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Linear(12, 8, bias=False), torch.nn.Conv2d(4, 8, 3, bias=False)]
+)
+def test_muon_moves_by_the_momentums_directions(
+    layer: torch.nn.Module, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda _: bfloat16)
+    weight = layer.weight
+    before = weight.detach().clone()
+    optimiser = Muon([weight], [], 0.1, 0.1, 0.0)
+    weight.grad = torch.randn(weight.shape)
+    optimiser.step()
+    step = (before - weight.detach()).flatten(1)
+    size = 0.1 * 0.2 * max(step.shape) ** 0.5
+    expected = size * orthogonalise(weight.grad.flatten(1))
+    assert (step - expected).norm() < (0.04 if bfloat16 else 1e-4) * expected.norm()
+    assert optimiser.state[weight]["momentum"].dtype == torch.float32
 
 
 def test_both_kinds_of_parameters_reach_the_minimum_of_a_quadratic() -> None:
