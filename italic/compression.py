@@ -14,7 +14,6 @@ import imagecodecs
 import numpy as np
 import torch
 
-from italic import masks
 from italic.coding.bpg import BPGError
 from italic.coding.codec import Coded, Lattice, Observer, cut_into_tiles
 from italic.coding.container import (
@@ -199,16 +198,16 @@ def decompress_records(
 @lru_cache
 def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
     """How many steps of coding a picture fit into a time on this machine, by a trial: 1 to 256."""
-    order = masks.pixel_order(model.recipe.order, height, width)
-    largest_stride = getattr(model.network, "largest_stride", 1)
-    strides = masks.lattice_strides(order, width, largest_stride)
+    pixels, schedule = height * width, model.recipe.schedule
+    every = schedule.cut(height, width, np.arange(pixels + 1))  # a step a pixel
+    strides = every.strides_of_steps(getattr(model.network, "largest_stride", 1))
     step_seconds = {
         stride: _step_seconds(model, Lattice(height, width, stride))
-        for stride in np.unique(strides[1:]).tolist()
+        for stride in np.unique(strides).tolist()
     }
-    for steps in range(min(MOST_STEPS, len(order)), 1, -1):
-        ends = model.codec(steps).bounds(len(order))[1:]
-        if sum(step_seconds[stride] for stride in strides[ends].tolist()) <= seconds:
+    for steps in range(min(MOST_STEPS, pixels), 1, -1):
+        last = schedule.bounds(pixels, steps)[1:] - 1  # pixel of each step
+        if sum(step_seconds[stride] for stride in strides[last].tolist()) <= seconds:
             return steps
     return 1
 

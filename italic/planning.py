@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from italic import masks
+from italic.schedule import Schedule
 
 NODES = 96  # places, besides the beginning, where a step may end
 MOST_STEPS = 64  # that there are plans for
@@ -28,7 +28,7 @@ def nodes(pixels: int) -> np.ndarray:
 
 @torch.inference_mode()
 def segment_costs(
-    network: nn.Module, images: np.ndarray, bases: np.ndarray, order: str, rung: int = 0
+    network: nn.Module, images: np.ndarray, bases: np.ndarray, schedule: Schedule, rung: int = 0
 ) -> np.ndarray:
     """What coding a segment of the order in one step costs, all before it being known.
 
@@ -36,7 +36,7 @@ def segment_costs(
         network: → (mixtures, features), see `RNAN.forward`, in evaluation mode.
         images: uint8 (N, H, W, 3).
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
-        order: name of the pixel order.
+        schedule: has the order of the pixels; its sizes don't count.
         rung: number of the base code among those that the network knows.
 
     Returns:
@@ -45,23 +45,24 @@ def segment_costs(
     """
     height, width = images.shape[1:3]
     places = nodes(height * width)
-    sequence = masks.pixel_order(order, height, width)
+    between = schedule.cut(height, width, places)  # a step from each node to the next
+    sequence = between.order
     image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     base = torch.from_numpy(np.ascontiguousarray(bases)).permute(0, 3, 1, 2).float()
-    strides = masks.lattice_strides(sequence, width, getattr(network, "largest_stride", 1))[places]
+    strides = between.strides_of_steps(getattr(network, "largest_stride", 1))  # up to nodes 1, 2, …
     costs = np.full((len(places) - 1, len(places)), np.inf)
     for start, place in enumerate(places[:-1]):
         known = torch.zeros(1, 1, height * width)
         known[..., torch.from_numpy(sequence[:place])] = 1
         known = known.view(1, 1, height, width).expand(len(images), -1, -1, -1)
-        for stride in np.unique(strides[start + 1 :]).tolist():
+        for stride in np.unique(strides[start:]).tolist():
             given = [x[..., ::stride, ::stride] for x in (image, base, known)]
             mixture, _ = network(*given, None, stride, torch.full((len(images),), rung))
             bits = np.zeros((height, width))
             pixels = given[0].permute(0, 2, 3, 1)
             bits[::stride, ::stride] = mixture.bits(pixels).sum((0, 3)).double().numpy()
             along = np.concatenate([[0.0], np.cumsum(bits.ravel()[sequence])])
-            ends = np.flatnonzero(strides == stride)
+            ends = np.flatnonzero(strides == stride) + 1
             ends = ends[ends > start]
             costs[start, ends] = along[places[ends]] - along[place]
     return costs

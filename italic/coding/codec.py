@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from italic import masks
 from italic.coding.base import BaseCode
 from italic.coding.entropy import MixtureParameters, Reader, StreamError, Writer
 from italic.coding.exact import exact_arithmetic
 from italic.models.likelihood import Mixture
+from italic.schedule import Partition, Schedule
 
 TILE = 192  # pixels a side
 HALO = 16  # pixels around a tile that its estimator sees
@@ -111,10 +111,8 @@ class Codec:
             network (`italic.coding.exact`) decode everywhere; those of another one, with the same
             batch size and number of threads on the same machine.
         base: the base code.
+        schedule: which pixels are coded in which step.
         steps: number of steps.
-        order: name of the pixel order.
-        sizes: how the step sizes are chosen, see `masks.step_bounds`.
-        exponent: growth of `power` sizes.
         rung: number of the base code among those that the network knows.
     """
 
@@ -122,27 +120,20 @@ class Codec:
         self,
         network: nn.Module,
         base: BaseCode,
+        schedule: Schedule,
         steps: int,
-        order: str = "nested",
-        sizes: str | Sequence[float] = "power",
-        exponent: float = 1.0,
         rung: int = 0,
     ) -> None:
-        self.network, self.base, self.steps = network, base, steps
-        self.order, self.sizes, self.exponent, self.rung = order, sizes, exponent, rung
+        self.network, self.base, self.schedule = network, base, schedule
+        self.steps, self.rung = steps, rung
 
-    def bounds(self, pixels: int) -> np.ndarray:
-        """Where its steps begin and end in the order, int64 (steps + 1,), see `masks.step_bounds`.
+    def partition(self, height: int, width: int) -> Partition:
+        """Its steps of a picture.
 
         Raises:
             ValueError: fewer pixels than steps.
         """
-        return masks.step_bounds(pixels, self.steps, self.sizes, self.exponent)
-
-    def step_of_pixel(self, height: int, width: int) -> np.ndarray:
-        """The step (from 0) that codes each pixel of a picture, int32 (H, W)."""
-        order = masks.pixel_order(self.order, height, width)
-        return masks.step_of_pixel(order, self.bounds(len(order))).reshape(height, width)
+        return self.schedule.partition(height, width, self.steps)
 
     def encode(self, images: np.ndarray, observer: Observer | None = None) -> list[Coded]:
         """Images, uint8 (B, H, W, 3), in bytes.
@@ -250,10 +241,9 @@ class Codec:
         done: int | None = None,  # steps to code; the pixels of later ones are expectations
     ) -> np.ndarray:
         batch, height, width, _ = bases.shape
-        order = masks.pixel_order(self.order, height, width)
-        bounds = self.bounds(len(order))
+        partition = self.partition(height, width)
         largest_stride = getattr(self.network, "largest_stride", 1)
-        strides = masks.lattice_strides(order, width, largest_stride)[bounds[1:]].tolist()
+        strides = partition.strides_of_steps(largest_stride).tolist()
         lattice = Lattice(height, width, strides[0])
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).permute(0, 3, 1, 2).float().contiguous().to(device)
@@ -268,9 +258,7 @@ class Codec:
                 lattice = Lattice(height, width, stride)
             given = [x[..., ::stride, ::stride] for x in (canvas, base, known)]
             coded = []
-            for number, (tile, here) in enumerate(
-                lattice.shares(order[bounds[step] : bounds[step + 1]])
-            ):
+            for number, (tile, here) in enumerate(lattice.shares(partition.due(step))):
                 if not len(here) and not recurrent:
                     continue
                 due = torch.from_numpy(tile.place(lattice.place(here), lattice.width)).to(device)
