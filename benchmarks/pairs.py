@@ -20,6 +20,7 @@ from italic.datamodules.images import CIFAR10
 from italic.datamodules.pairs import make_pairs
 from italic.datamodules.step_masks import StepMasks
 from italic.evaluation.results import write_table
+from italic.schedule import Schedule
 
 
 class Loaded:
@@ -57,7 +58,9 @@ def main() -> None:
         rows.append(row("make pairs", len(pairs), start))
         for batch_size in (8, 64):
             bases = [BPG(arguments.qp)]
-            data = StepMasks(Loaded(images), bases, cache, batch_size=batch_size, eval_limit=1)
+            data = StepMasks(
+                Loaded(images), bases, cache, Schedule(), batch_size=batch_size, eval_limit=1
+            )
             data.prepare_data()
             data.setup("fit")
             start = time.perf_counter()

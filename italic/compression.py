@@ -216,7 +216,7 @@ def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
 def _seconds(model: Model, height: int, width: int, steps: int) -> float:
     """Seconds that the network takes for all steps of an image."""
     codec = model.codec(steps)
-    partition = codec.schedule.partition(height, width, steps)
+    partition = codec.partition(height, width)
     image = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
 
     def run() -> None:

@@ -158,7 +158,7 @@ class MasksConfig:
     # equal, power, a list with a relative size for each step, or planned: the least bits, found
     # when the model is exported; power until then
     sizes: Any = "power"
-    exponent: float = 1.0
+    exponent: float = 1.0  # growth of power sizes
     unroll: int | None = None  # None: 2 for a recurrent network, else 1; 0: all steps
     min_steps: int = 1  # of the random partitions in training
     max_steps: int = 64

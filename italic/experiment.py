@@ -19,6 +19,8 @@ from italic.datamodules.step_masks import StepMasks
 from italic.extensions import import_own, own
 from italic.models.estimator import Estimator
 from italic.models.layers import ResidualGroup
+from italic.models.network import Network
+from italic.schedule import Schedule
 
 CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
 CHECKPOINTS = "checkpoints"
@@ -71,32 +73,43 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
     import_own_code(cfg)
     settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
     settings["images"] = build_images(cfg)
-    step_masks = dict(OmegaConf.to_container(cfg.masks, resolve=True))  # type: ignore[arg-type]
-    step_masks["unroll"] = unroll(cfg)
-    if step_masks["sizes"] == "planned":  # when the network is trained; until then
-        step_masks["sizes"] = "power"
-    if cfg.masks.plans is not None:
-        step_masks["plans"] = _plans_of(cfg.masks.plans, cfg.masks.order)
-    whole = whole_partitions(cfg)
     return StepMasks(
-        whole_partitions=whole, bases=build_bases(cfg), steps=cfg.steps, **settings, **step_masks
+        bases=build_bases(cfg),
+        schedule=build_schedule(cfg),
+        steps=cfg.steps,
+        whole_partitions=whole_partitions(cfg),
+        unroll=unroll(cfg),
+        min_steps=cfg.masks.min_steps,
+        max_steps=cfg.masks.max_steps,
+        **settings,
     )
 
 
-def _plans_of(name: str, order: str) -> dict[int, list[int]]:
-    """The plans of a model, by the number of steps.
+def build_schedule(cfg: DictConfig) -> Schedule:
+    """Which pixels are coded in which step while the network of a configuration is trained.
+
+    Its own `planned` sizes come later, with its model: until then those of `masks.plans`, if named.
 
     Raises:
-        RunError: it has none, or for another order of the pixels.
-        ModelError: no such model, or a damaged one.
+        RunError: sizes for another number of steps, or `masks.plans` names a model that has none,
+            or for another order of the pixels.
+        ModelError: it names no model, or a damaged one.
     """
-    recipe = load_model(name).recipe
-    if not recipe.plans or recipe.order != order:
+    masks = cfg.masks
+    if OmegaConf.is_list(masks.sizes) and len(masks.sizes) != cfg.steps:
         raise RunError(
-            f"masks.plans names '{name}', which has no plans for the order {order}: expected a "
-            "model trained with masks.sizes=planned and this order"
+            f"the step sizes must be {cfg.steps} numbers above 0, one for each step; "
+            f"got {masks.sizes}"
         )
-    return {int(steps): sizes for steps, sizes in recipe.plans.items()}
+    if masks.plans is None:
+        return Schedule(masks.order, masks.sizes, masks.exponent)
+    own = load_model(masks.plans).recipe.schedule
+    if not own.plans or own.order != masks.order:
+        raise RunError(
+            f"masks.plans names '{masks.plans}', which has no plans for the order {masks.order}: "
+            "expected a model trained with masks.sizes=planned and this order"
+        )
+    return Schedule(masks.order, "planned", masks.exponent, own.plans)
 
 
 def build_images(cfg: DictConfig) -> ImageSource:
@@ -121,7 +134,7 @@ def build_bases(cfg: DictConfig) -> list[BaseCode]:
     return base.rungs
 
 
-def build_network(cfg: DictConfig) -> nn.Module:
+def build_network(cfg: DictConfig) -> Network:
     """The estimator network of a configuration, untrained.
 
     Raises:
@@ -131,6 +144,11 @@ def build_network(cfg: DictConfig) -> nn.Module:
     """
     import_own_code(cfg)
     network = _instantiated(cfg.model, **rungs(cfg))
+    if not isinstance(network, Network):
+        raise RunError(
+            f"{cfg.model._target_} is no estimator: expected a subclass of "
+            "italic.models.step_network.StepNetwork, see docs/extending.md"
+        )
     check_layers(network)
     return network
 
@@ -195,7 +213,7 @@ def updates(checkpoint: Path) -> int:
         raise RunError(f"{checkpoint} can't be loaded: {error}") from error
 
 
-def load_network(run_dir: Path) -> nn.Module:
+def load_network(run_dir: Path) -> Network:
     """A run's trained network (the average of its weights), in evaluation mode, on the CPU.
 
     Raises:

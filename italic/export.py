@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from italic import experiment, planning
 from italic.coding.base import BPG, BaseCode, Ladder, NoBase
@@ -27,6 +26,7 @@ from italic.datamodules.images import DataError
 from italic.evaluation.history import read_history
 from italic.experiment import CONFIG, RunError
 from italic.meter import metered
+from italic.models.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,13 @@ def _export(run_dir: Path, path: Path) -> str:
     images = _some(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
     log.info("making the exact model of %s, calibrated on %d training images", run_dir, len(images))
 
-    def calibrate(untouched: nn.Module) -> None:
+    made = recipe(cfg)
+
+    def calibrate(untouched: Network) -> None:
         for steps in CALIBRATION_STEPS:
             number = min(steps, images[0, ..., 0].size)
             for rung, base in enumerate(bases):
-                sizes = "power" if cfg.masks.sizes in ("power", "planned") else "equal"
-                order, exponent = cfg.masks.order, cfg.masks.exponent
-                Codec(untouched, base, number, order, sizes, exponent, rung).encode(images)
+                Codec(untouched, base, made.schedule, number, rung).encode(images)
 
     exact = calibrated(network, calibrate)
     if silent := silent_blocks(exact):
@@ -83,13 +83,12 @@ def _export(run_dir: Path, path: Path) -> str:
             len(silent),
             silent[0],
         )
-    made = recipe(cfg)
     if made.sizes == "planned":
         made = _planned(made, exact, bases, cfg)
     return save_model(path, exact, made)
 
 
-def _planned(made: Recipe, exact: nn.Module, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
+def _planned(made: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
     """The recipe with, for each number of steps, the rung and the sizes of least bits."""
     images = _some(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
     height, width = images.shape[1:3]
@@ -101,7 +100,7 @@ def _planned(made: Recipe, exact: nn.Module, bases: Sequence[BaseCode], cfg: Dic
     for rung, base in enumerate(bases):
         codes = [base.encode(image) for image in images]
         pictures = np.stack([base.decode(code, height, width) for code in codes])
-        costs = planning.segment_costs(exact, images, pictures, cfg.masks.order, rung)
+        costs = planning.segment_costs(exact, images, pictures, made.schedule, rung)
         for steps, path in planning.plans(costs).items():
             bits = 8 * sum(map(len, codes)) + sum(costs[a, b] for a, b in pairwise(path))
             if bits < least.get(str(steps), np.inf):

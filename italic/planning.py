@@ -28,7 +28,7 @@ def nodes(pixels: int) -> np.ndarray:
 
 @torch.inference_mode()
 def segment_costs(
-    network: Network, images: np.ndarray, bases: np.ndarray, order: str, rung: int = 0
+    network: Network, images: np.ndarray, bases: np.ndarray, schedule: Schedule, rung: int = 0
 ) -> np.ndarray:
     """What coding a segment of the order in one step costs, all before it being known.
 
@@ -36,7 +36,7 @@ def segment_costs(
         network: an estimator, in evaluation mode.
         images: uint8 (N, H, W, 3).
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
-        order: name of the pixel order.
+        schedule: has the order of the pixels; its sizes don't count.
         rung: number of the base code among those that the network knows.
 
     Returns:
@@ -45,7 +45,6 @@ def segment_costs(
     """
     height, width = images.shape[1:3]
     places = nodes(height * width)
-    schedule = Schedule(order)
     whole = schedule.cut(height, width, places)
     image, base = torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(bases))
     strides = whole.strides_of_steps(network.largest_stride)

@@ -24,6 +24,7 @@ from italic.compression import (
     to_file,
 )
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 NETWORK = {
     "features": 8,
@@ -42,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     images = smooth(2, 16, 16)
 
     def calibrate(untouched: nn.Module) -> None:
-        Codec(untouched, NoBase(), 2).encode(images)
+        Codec(untouched, NoBase(), Schedule(), 2).encode(images)
 
     network = make_exact(RNAN(**NETWORK).eval(), calibrate)
     save_model(path, network, Recipe(NETWORK, None, 4, "nested", "power", 1.0))
@@ -176,7 +177,7 @@ def test_steps_on_a_coarse_lattice_take_less_of_a_time_budget(
     network = RNAN(**{**model.recipe.network, "largest_stride": 2, "recurrent": False})
     coarse = replace(model, network=exchange_modules(network))
     monkeypatch.setattr(compression, "_step_seconds", lambda _, lattice: 4.0 / lattice.stride**2)
-    bounds = coarse.codec(16).bounds(256)[1:]
+    bounds = coarse.codec(16).partition(16, 16).bounds[1:]
     seconds = sum(1 if end <= 64 else 4 for end in bounds)
     assert steps_within(seconds, 16, 16, coarse) == 16
     assert steps_within(seconds, 16, 16, model) == seconds // 4

@@ -10,6 +10,7 @@ from italic.coding.exact import make_exact
 from italic.coding.model import Model, Recipe
 from italic.enhancement import enhance
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "recurrent": False}
 
@@ -19,7 +20,7 @@ def model() -> Model:
     torch.manual_seed(0)
 
     def calibrate(network: nn.Module) -> None:
-        Codec(network, NoBase(), 2).encode(waves(16, 16)[None])
+        Codec(network, NoBase(), Schedule(), 2).encode(waves(16, 16)[None])
 
     network = make_exact(RNAN(**NETWORK).eval(), calibrate)
     base = {"qp": 40, "chroma": "420"}
@@ -48,7 +49,7 @@ def test_pictures_of_any_size(model: Model, size: tuple[int, int], chroma: str) 
 
 
 def test_the_average_with_the_mirrored_picture_is_the_same_both_ways(model: Model) -> None:
-    (average,) = Codec(model.network, NoBase(), 1).expect([b""], 16, 24, mirrored=True)
+    (average,) = Codec(model.network, NoBase(), Schedule(), 1).expect([b""], 16, 24, mirrored=True)
     assert np.array_equal(average, average[:, ::-1])  # as what it was made of, all grey
     data = bpg.encode(waves(16, 24), 40)
     once, both = enhance(data, model), enhance(data, model, mirrored=True)

@@ -1,16 +1,19 @@
-"""A network that begins with the weights of a model."""
+"""Parts of a configuration; a network that begins with the weights of a model."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from italic.coding.exact import make_exact, silent_blocks
 from italic.coding.model import Recipe, load_model, save_model
-from italic.experiment import RunError, begin_with
+from italic.config import MasksConfig
+from italic.experiment import RunError, begin_with, build_schedule
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 from tests.coding.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
 
 FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
@@ -91,3 +94,23 @@ def test_a_group_that_is_not_the_estimators_own_is_not_made_up(model: str) -> No
     network.groups.append(torch.nn.Identity())
     with pytest.raises(RunError, match=r"lack the network's groups\.1"):
         begin_with(network, model)
+
+
+def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
+    def schedule(**masks: Any) -> Schedule:
+        return build_schedule(OmegaConf.create({"steps": 2, "masks": vars(MasksConfig(**masks))}))
+
+    assert schedule() == Schedule()
+    assert schedule(order="normal", sizes=[1, 3]) == Schedule("normal", (1, 3))
+    planned = schedule(sizes="planned", exponent=1.5)  # once there is a model; until then power
+    assert planned.bounds(64, 2).tolist() == Schedule(exponent=1.5).bounds(64, 2).tolist()
+    with pytest.raises(RunError, match="must be 2 numbers above 0"):
+        schedule(sizes=[1, 2, 3])
+    plans = {"1": [256], "2": [100, 156]}
+    path = tmp_path / "planned.safetensors"
+    save_model(path, trained(SMALL), Recipe(SMALL, None, 2, "nested", "planned", 1.0, plans))
+    found = schedule(plans=str(path))
+    assert found.plans == {1: (256,), 2: (100, 156)}
+    assert found.bounds(256, 2).tolist() == [0, 100, 256]
+    with pytest.raises(RunError, match="no plans for the order normal"):
+        schedule(plans=str(path), order="normal")

@@ -9,6 +9,7 @@ from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.evaluation.curve import Estimate
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 64, 1024, 10**6])
@@ -38,12 +39,12 @@ def test_segment_costs_add_up_to_what_a_partition_costs() -> None:
             parameter.add_(0.05 * torch.randn_like(parameter))
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     bases = np.full_like(images, 128)
-    costs = planning.segment_costs(network, images, bases, "nested")
+    costs = planning.segment_costs(network, images, bases, Schedule())
     places = planning.nodes(64)
     assert {1, 2, 4, 8, 16, 24, 32, 48} <= set(places)
     path = [0, 3, 10, len(places) - 1]
     sizes = np.diff(places[path]).tolist()
     estimate = Estimate(3, 64)
-    Codec(network, NoBase(), 3, "nested", sizes).encode(images, estimate)
+    Codec(network, NoBase(), Schedule(sizes=sizes), 3).encode(images, estimate)
     planned = sum(costs[a, b] for a, b in pairwise(path))
     assert planned == pytest.approx(estimate.maps.sum(), rel=1e-5)

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from italic import masks
 from italic.coding.base import BPG
 from italic.coding.model import load_model
 from italic.evaluation.figures import COLOURS, GREY, PUBLISHED_CIFAR10
@@ -78,9 +77,7 @@ def draw_method() -> None:
     image = np.asarray(Image.fromarray(photograph[20:276, 96:352]).reduce(8))
     height, width = image.shape[:2]
     model = load_model("cifar10")
-    bounds = model.codec(STEPS).bounds(height * width)
-    order = masks.pixel_order("nested", height, width)
-    steps = masks.step_of_pixel(order, bounds).reshape(height, width)
+    steps = model.recipe.schedule.partition(height, width, STEPS).step_of_pixel
     codec = BPG(40)
     base = codec.decode(codec.encode(image), height, width)
     pale = np.full_like(image, 232)

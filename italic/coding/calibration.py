@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from italic.coding.exact import (
     ExactConvolution,
+    Net,
     check,
     counted,
     make_exact,
@@ -31,11 +32,9 @@ FINER = (1.0, 0.5, 0.25)  # grids that are tried, by the one that holds the larg
 PATCHES = 4096  # of one application of a convolution; more say little more
 DAMPING = 1e-4  # of the patches' mean variance, lest directions without any be unbounded
 
-Calibration = Callable[[nn.Module], None]
-
 
 @torch.no_grad()
-def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
+def calibrated(network: Net, calibrate: Callable[[Net], None]) -> Net:
     """The exact form of a trained network.
 
     Args:
@@ -59,7 +58,7 @@ def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
 
 
 @torch.no_grad()
-def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
+def balance(network: Net, calibrate: Callable[[Net], None]) -> Net:
     """A copy that computes the same, with more equal ranges within its residual blocks.
 
     The largest activations reach just below a power of two, the end of a grid.
@@ -132,7 +131,7 @@ class _Inputs:
         return float(self.conv.input_unit) * finest * (self.conv.input_limit + 1)
 
 
-def _observed(network: nn.Module, exact: nn.Module, calibrate: Calibration) -> dict[str, _Inputs]:
+def _observed(network: Net, exact: Net, calibrate: Callable[[Net], None]) -> dict[str, _Inputs]:
     """The inputs of each convolution, tried on the grids that the exact network has for them."""
     inputs: dict[str, _Inputs] = {}
     hooks = []

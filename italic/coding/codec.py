@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from italic import masks
 from italic.coding.base import BaseCode
 from italic.coding.entropy import MixtureParameters, Reader, StreamError, Writer
 from italic.coding.exact import exact_arithmetic
 from italic.models.likelihood import Mixture
 from italic.models.network import Network
+from italic.schedule import Partition, Schedule
 
 # Sub-pixels that a byte of stream can hold, and as many as four bytes more would: up to a word may
 # be left unwritten. None costs nothing: the likeliest value has at most 1 - 255/2^22 of the
@@ -57,10 +57,8 @@ class Codec:
             network (`italic.coding.exact`) decode everywhere; those of another one, with the same
             batch size and number of threads on the same machine.
         base: the base code.
+        schedule: which pixels are coded in which step.
         steps: number of steps.
-        order: name of the pixel order.
-        sizes: how the step sizes are chosen, see `masks.step_bounds`.
-        exponent: growth of `power` sizes.
         rung: number of the base code among those that the network knows.
     """
 
@@ -68,27 +66,20 @@ class Codec:
         self,
         network: Network,
         base: BaseCode,
+        schedule: Schedule,
         steps: int,
-        order: str = "nested",
-        sizes: str | Sequence[float] = "power",
-        exponent: float = 1.0,
         rung: int = 0,
     ) -> None:
-        self.network, self.base, self.steps = network, base, steps
-        self.order, self.sizes, self.exponent, self.rung = order, sizes, exponent, rung
+        self.network, self.base, self.schedule = network, base, schedule
+        self.steps, self.rung = steps, rung
 
-    def bounds(self, pixels: int) -> np.ndarray:
-        """Where its steps begin and end in the order, int64 (steps + 1,), see `masks.step_bounds`.
+    def partition(self, height: int, width: int) -> Partition:
+        """Its steps of a picture.
 
         Raises:
             ValueError: fewer pixels than steps.
         """
-        return masks.step_bounds(pixels, self.steps, self.sizes, self.exponent)
-
-    def step_of_pixel(self, height: int, width: int) -> np.ndarray:
-        """The step (from 0) that codes each pixel of a picture, int32 (H, W)."""
-        order = masks.pixel_order(self.order, height, width)
-        return masks.step_of_pixel(order, self.bounds(len(order))).reshape(height, width)
+        return self.schedule.partition(height, width, self.steps)
 
     def encode(self, images: np.ndarray, observer: Observer | None = None) -> list[Coded]:
         """Images, uint8 (B, H, W, 3), in bytes.
@@ -196,7 +187,7 @@ class Codec:
         done: int | None = None,  # steps to code; the pixels of later ones are expectations
     ) -> np.ndarray:
         batch, height, width, _ = bases.shape
-        partition = self.schedule.partition(height, width, self.steps)
+        partition = self.partition(height, width)
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).to(device)
         canvas = torch.zeros_like(base).flatten(1, 2)  # what both sides know

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import accumulate
 from typing import BinaryIO, Literal, TypeVar
+
+from italic.schedule import Schedule
 
 MAGIC = b"\x89ITL"
 END_MAGIC = MAGIC[::-1]
@@ -85,7 +87,7 @@ _REPEATABLE = (Chunk.TEXT, Chunk.OTHER)
 
 @dataclass(frozen=True)
 class Plan:
-    """How the pixels are shared out among the steps, see `masks.step_bounds`.
+    """How the pixels are shared out among the steps, see `Schedule.sizes`.
 
     Attributes:
         kind: `own`: as the model has it; `equal`; `power`.
@@ -108,6 +110,10 @@ class Plan:
                 f"the plan '{self.kind}' has the exponent {self.exponent}: expected 0 to {largest} "
                 "in whole hundredths"
             )
+
+    def schedule(self, own: Schedule) -> Schedule:
+        """The schedule of a file with this plan, given the model's own one."""
+        return own if self.kind == "own" else replace(own, sizes=self.kind, exponent=self.exponent)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,9 @@ LAYERS = (
     *(nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity, nn.Sequential, nn.ModuleList),
 )
 CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
+
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class InexactError(ValueError):
@@ -318,7 +321,7 @@ def _is_plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     )
 
 
-def exchange_modules(network: nn.Module) -> nn.Module:
+def exchange_modules(network: Net) -> Net:
     """A copy of a network, its modules exchanged for exact ones with no grids set yet."""
     exact = copy.deepcopy(network).requires_grad_(False).eval()
     makers: dict[type, Callable[..., nn.Module]] = {
@@ -341,7 +344,7 @@ def exchange_modules(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def make_exact(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> nn.Module:
+def make_exact(network: Net, calibrate: Callable[[Net], None]) -> Net:
     """The exact form of a trained network, rounded to the nearest; `calibration` does it better.
 
     Args:
@@ -500,7 +503,7 @@ def _onednn_is_exact() -> bool:
     return bool((F.conv2d(x, torch.ones(48, 48, 3, 3, **kind)) == 48 * 9 * 257).all())
 
 
-def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> dict[str, float]:
+def _largest_inputs(network: Net, calibrate: Callable[[Net], None]) -> dict[str, float]:
     """The largest absolute input of each convolution; of query, key, value of each block."""
     largest: dict[str, float] = {}
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save
 
-from italic import masks
 from italic.coding import exact
 from italic.coding.base import BPG, BaseCode, Ladder, NoBase
 from italic.coding.codec import Codec
@@ -36,6 +34,7 @@ from italic.extensions import ExtensionError, own
 from italic.models.lattice import LatticeNetwork
 from italic.models.network import Network
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 FORMAT = 2  # of model files, and of how streams are made with them
 DEFAULT = "cifar10"
@@ -56,10 +55,8 @@ class Recipe:
             name of a class, and its arguments.
         base: None, or the arguments of `BPG`, of `Ladder`, or of the class that `_target_` names.
         steps: by default.
-        order: of the pixels, see `masks.pixel_order`.
-        sizes: of the steps, see `masks.step_bounds`; a list holds for `steps` of its length only,
-            and others take equal sizes; `planned` takes those of `plans`, and `power` where there
-            is none.
+        order: of the pixels, see `Schedule`, as for the sizes of the steps.
+        sizes: of the steps.
         exponent: of `power` sizes.
         plans: pixels of each step, by the number of steps in decimal digits.
         rungs: of a ladder, by the number of steps; that of the most steps holds for still more.
@@ -73,6 +70,12 @@ class Recipe:
     exponent: float
     plans: dict[str, list[int]] = field(default_factory=dict)
     rungs: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which pixels are coded in which step."""
+        plans = {int(steps): sizes for steps, sizes in self.plans.items()}
+        return Schedule(self.order, self.sizes, self.exponent, plans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,19 +137,11 @@ class Model:
     def codec(self, steps: int, plan: Plan | None = None, rung: int | None = None) -> Codec:
         """The codec of a number of steps, by the model's own plan and rung unless given others."""
         recipe = self.recipe
-        sizes: str | Sequence[float] = recipe.sizes
-        exponent = recipe.exponent
-        if plan is not None and plan.kind != "own":
-            sizes, exponent = plan.kind, plan.exponent
-        elif isinstance(sizes, list) and len(sizes) != steps:
-            sizes = "equal"
-        elif sizes == "planned":
-            sizes = recipe.plans.get(str(steps), "power")
+        schedule = recipe.schedule if plan is None else plan.schedule(recipe.schedule)
         if rung is None:
             most = max(map(int, recipe.rungs), default=0)
             rung = recipe.rungs.get(str(min(steps, most)), 0)
-        base = self.bases[rung]
-        return Codec(self.network, base, steps, recipe.order, sizes, exponent, rung)
+        return Codec(self.network, self.bases[rung], schedule, steps, rung)
 
 
 def save_model(path: Path, network: Network, recipe: Recipe) -> str:
@@ -260,7 +255,7 @@ def _loaded(path: Path, sha256: str) -> Model:
     exact.check(network)
     model = Model(path.stem, sha256, recipe, network)
     model.codec(model.steps)  # what it names is there: the base code ...
-    masks.pixel_order(recipe.order, 1, 1)  # ... and the order
+    recipe.schedule.partition(1, 1, 1)  # ... and the order
     return model
 
 

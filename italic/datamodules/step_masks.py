@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from italic import masks
 from italic.coding.base import BaseCode
 from italic.datamodules.images import ImageSource, Split
 from italic.datamodules.pairs import Pairs, make_pairs
+from italic.schedule import Schedule
 
 FEW_STEPS = 4  # the most steps that a ladder's rungs above the first are trained for
 
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # a `Batch` but for its masks
 
 
-def plan_bounds(pixels: int, plans: Mapping[int, Sequence[int]]) -> Tensor:
+def plan_bounds(pixels: int, plans: Mapping[int, Sequence[float]]) -> Tensor:
     """The partitions that `planned_windows` draws from, of plans from 1 step to M.
 
     Raises:
@@ -207,18 +207,15 @@ class StepMasks(pl.LightningDataModule):
         images: where the images come from.
         bases: the base code, or several: training draws from them, validation takes the first.
         cache_dir: folder of the pair cache.
+        schedule: which pixels are coded in which step. With plans, pixels of each step for numbers
+            of steps from 1 to the largest, training draws from these instead of random partitions.
         ray: address of a Ray cluster whose workers make the base codes, see `make_pairs`.
         steps: steps of the partition that is validated (and trained, when unrolled over all).
-        order: name of the pixel order.
-        sizes: how a partition's step sizes are chosen, see `masks.step_bounds`.
-        exponent: growth of `power` sizes.
         unroll: consecutive steps of a random partition in a training sample; 0 for the whole
             fixed partition of `steps`, as in the original ITALIC.
         min_steps: the smallest number of steps of a random partition, ...
         max_steps: ... and the largest; with a base code that is not the first, these are 1 and
             `FEW_STEPS`.
-        plans: pixels of each step, by the number of steps from 1 to the largest: partitions that
-            training draws from and validation takes, in the place of random and of `sizes` ones.
         batch_size: images of a training batch.
         eval_batch_size: images of a validation or test batch.
         train_limit: only the first training images; 0 for all.
@@ -246,15 +243,12 @@ class StepMasks(pl.LightningDataModule):
         images: ImageSource,
         bases: Sequence[BaseCode],
         cache_dir: str | Path,
+        schedule: Schedule,
         ray: str | None = None,
         steps: int = 16,
-        order: str = "nested",
-        sizes: str | Sequence[float] = "power",
-        exponent: float = 1.0,
         unroll: int = 1,
         min_steps: int = 1,
         max_steps: int = 64,
-        plans: Mapping[int, Sequence[int]] | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 64,
         train_limit: int = 0,
@@ -275,9 +269,8 @@ class StepMasks(pl.LightningDataModule):
                 "datamodule.train_limit and datamodule.eval_limit must be 0 (all images) or more"
             )
         self.images, self.bases, self.cache_dir, self.ray = images, bases, cache_dir, ray
-        self.steps, self.order, self.sizes, self.exponent = steps, order, sizes, exponent
+        self.schedule, self.steps = schedule, steps
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
-        self.plans = plans
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_limit, self.eval_limit, self.by_heart = train_limit, eval_limit, by_heart
         self.flip, self.workers, self.resident = flip, workers, resident
@@ -313,15 +306,11 @@ class StepMasks(pl.LightningDataModule):
 
     def _lay_out(self, height: int, width: int) -> None:
         """The masks of images of a size."""
-        order = masks.pixel_order(self.order, height, width)
-        sizes = self.sizes
-        if self.plans is not None:
-            sizes = self.plans.get(self.steps, self.sizes)
-            self.plan_bounds = plan_bounds(height * width, self.plans)
-        bounds = masks.step_bounds(height * width, self.steps, sizes, self.exponent)
-        partition = masks.step_of_pixel(order, bounds).reshape(height, width)
-        self.partition = torch.from_numpy(partition).long()
-        self.rank = torch.from_numpy(np.argsort(order).reshape(height, width))
+        if self.schedule.plans:
+            self.plan_bounds = plan_bounds(height * width, self.schedule.plans)
+        partition = self.schedule.partition(height, width, self.steps)
+        self.partition = torch.from_numpy(partition.step_of_pixel).long()
+        self.rank = torch.from_numpy(np.argsort(partition.order).reshape(height, width))
 
     def train_dataloader(self) -> DataLoader[int]:
         """Shuffled batches with random windows of steps; or their indices, if resident."""
@@ -396,7 +385,7 @@ class StepMasks(pl.LightningDataModule):
         """Step of each pixel in a random or planned partition, int64 (H, W)."""
         fewest, most = (1, FEW_STEPS) if rung > 0 else (self.min_steps, self.max_steps)
         limits = torch.tensor([float(fewest)]), torch.tensor([float(most)])
-        if self.plans is None:
+        if not self.schedule.plans:
             bounds = random_bounds(self.rank.numel(), *limits)
         else:
             bounds = random_plan(*limits, self.plan_bounds)
@@ -416,7 +405,7 @@ class StepMasks(pl.LightningDataModule):
             return self._whole_batch((image, base, base_bits, rung))
         fewest = torch.where(rung > 0, 1.0, float(self.min_steps)).double()
         most = torch.where(rung > 0, float(FEW_STEPS), float(self.max_steps)).double()
-        if self.plans is None:
+        if not self.schedule.plans:
             reveal = random_windows(self.rank, self.unroll, fewest, most)
         else:
             bounds = self.plan_bounds.to(self.rank.device)

@@ -205,10 +205,6 @@ def _codec(
     """Validation images, and the codec of the network as it stands."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, StepMasks)
-    number = steps or data.steps
-    sizes = (data.plans or {}).get(number, data.sizes)
-    if not isinstance(sizes, str) and len(sizes) != number:
-        sizes = "equal"  # sizes that were given for another number of steps
     network = pl_module.network
-    codec = Codec(network, data.bases[0], number, data.order, sizes, data.exponent)  # type: ignore[arg-type]
+    codec = Codec(network, data.bases[0], data.schedule, steps or data.steps)  # type: ignore[arg-type]
     return data.pairs["validation"][0].images, codec

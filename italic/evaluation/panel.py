@@ -14,7 +14,7 @@ UNKNOWN = 128  # grey level shown for a pixel that is not known yet
 
 def known_before(codec: Codec, images: np.ndarray, step: int) -> np.ndarray:
     """Images, uint8 (N, H, W, 3), as far as they are known before a step (from 0), else grey."""
-    known = codec.step_of_pixel(*images.shape[1:3]) < step
+    known = codec.partition(*images.shape[1:3]).step_of_pixel < step
     return np.where(known[..., None], images, np.uint8(UNKNOWN))
 
 

@@ -18,11 +18,12 @@ from italic.coding.exact import (
 )
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 from tests.coding.test_exact import OPTIONS, pictures, weights
 
 
 def calibrate(network: nn.Module) -> None:
-    Codec(network, NoBase(), 4).encode(pictures(6))
+    Codec(network, NoBase(), Schedule(), 4).encode(pictures(6))
 
 
 @torch.no_grad()

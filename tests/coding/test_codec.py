@@ -2,22 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from italic import masks
-from italic.coding import codec as codec_module
 from italic.coding.base import BPG, NoBase
-from italic.coding.codec import (
-    ALIGNED,
-    HALO,
-    TILE,
-    Codec,
-    Coded,
-    Lattice,
-    cut_into_tiles,
-    integer_parameters,
-)
+from italic.coding.codec import Codec, Coded, integer_parameters
 from italic.coding.entropy import StreamError, Writer, bits
+from italic.models import step_network
 from italic.models.likelihood import Mixture
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 OPTIONS = [{}, {"recurrent": False, "deep": 1, "largest_stride": 4}]
 
@@ -46,13 +37,13 @@ def images(count: int, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("steps", [1, 2, 7, 64])
 def test_what_is_decoded_is_what_was_encoded(network: RNAN, base: object, steps: int) -> None:
     originals = images(3, 16, 16)
-    codec = Codec(network, base, steps)  # type: ignore[arg-type]
+    codec = Codec(network, base, Schedule(), steps)  # type: ignore[arg-type]
     assert np.array_equal(codec.decode(codec.encode(originals), 16, 16), originals)
 
 
 @pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
 def test_a_sample_is_what_random_bytes_decode_to(network: RNAN, base: object) -> None:
-    codec = Codec(network, base, 4)  # type: ignore[arg-type]
+    codec = Codec(network, base, Schedule(), 4)  # type: ignore[arg-type]
     bases = [coded.base for coded in codec.encode(images(2, 16, 16))]
     samples, same, other = (
         codec.sample(bases, 16, 16, np.random.default_rng(seed)) for seed in (0, 0, 1)
@@ -75,9 +66,10 @@ def _streams(codec: Codec, bases: list[bytes], pictures: np.ndarray) -> list[byt
 @pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
 def test_after_some_steps_their_pixels_are_exact(network: RNAN, base: object) -> None:
     originals = images(2, 16, 16)
-    codec = Codec(network, base, 4)  # type: ignore[arg-type]
+    codec = Codec(network, base, Schedule(), 4)  # type: ignore[arg-type]
     coded = codec.encode(originals)
-    order, bounds = masks.pixel_order("nested", 16, 16), codec.bounds(256)
+    partition = codec.partition(16, 16)
+    order, bounds = partition.order, partition.bounds
     for done in range(5):
         known = codec.decode(coded, 16, 16, None, done).reshape(2, 256, 3)
         same = (known == originals.reshape(2, 256, 3)).all(-1)[:, order]
@@ -90,7 +82,7 @@ def test_after_some_steps_their_pixels_are_exact(network: RNAN, base: object) ->
 
 
 def test_later_parts_of_the_stream_are_not_read(network: RNAN) -> None:
-    codec = Codec(network, NoBase(), 4)
+    codec = Codec(network, NoBase(), Schedule(), 4)
     (coded,) = codec.encode(images(1, 16, 16))
     half = len(coded.stream) // 2
     foreign = Coded(coded.base, coded.stream[:half] + bytes(half))
@@ -101,7 +93,7 @@ def test_later_parts_of_the_stream_are_not_read(network: RNAN) -> None:
 
 
 def test_what_is_expected_of_a_step_is_the_mean_of_its_mixtures(network: RNAN) -> None:
-    codec = Codec(network, NoBase(), 3)
+    codec = Codec(network, NoBase(), Schedule(), 3)
     (coded,) = codec.encode(images(1, 16, 16))
 
     def check(step: int, due: np.ndarray, mixture: Mixture, pixels: torch.Tensor) -> None:
@@ -113,54 +105,26 @@ def test_what_is_expected_of_a_step_is_the_mean_of_its_mixtures(network: RNAN) -
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 3), (13, 24)])
 def test_any_size_in_as_many_steps_as_pixels(network: RNAN, size: tuple[int, int]) -> None:
     originals = images(1, *size)
-    codec = Codec(network, NoBase(), size[0] * size[1], order="nested", sizes="equal")
+    codec = Codec(network, NoBase(), Schedule(sizes="equal"), size[0] * size[1])
     assert np.array_equal(codec.decode(codec.encode(originals), *size), originals)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (192, 5), (193, 400), (32, 1000), (577, 16)])
-def test_tiles_share_out_the_picture(size: tuple[int, int]) -> None:
-    height, width = size
-    tiles, tile_of_pixel = cut_into_tiles(height, width)
-    assert tile_of_pixel.shape == (height * width,) and set(tile_of_pixel) == set(range(len(tiles)))
-    for number, tile in enumerate(tiles):
-        y, x = np.divmod(np.flatnonzero(tile_of_pixel == number), width)
-        assert max(0, y.min() - HALO) == tile.top and min(height, y.max() + 1 + HALO) == tile.bottom
-        assert max(0, x.min() - HALO) == tile.left and min(width, x.max() + 1 + HALO) == tile.right
-        assert y.max() - y.min() < TILE and x.max() - x.min() < TILE
-        assert tile.top % ALIGNED == tile.left % ALIGNED == 0
-
-
-def test_a_lattice_is_a_picture_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "TILE", 4)
-    monkeypatch.setattr(codec_module, "ALIGNED", 2)
-    picture = np.arange(19 * 25).reshape(19, 25)
-    coarse = picture[::4, ::4]
-    lattice = Lattice(19, 25, 4)
-    assert np.array_equal(coarse.ravel()[lattice.place(coarse.ravel())], coarse.ravel())
-    due = np.random.default_rng(0).permutation(coarse.ravel())[:20]
-    shares = list(lattice.shares(due))
-    assert len(shares) == 4 and sorted(np.concatenate([here for _, here in shares])) == sorted(due)
-    for tile, here in shares:
-        crop = coarse[tile.top : tile.bottom, tile.left : tile.right]
-        assert np.array_equal(crop.ravel()[tile.place(lattice.place(here), lattice.width)], here)
 
 
 @pytest.mark.parametrize("remembered", [0, 2**20])
 def test_pictures_of_several_tiles_come_back(
     network: RNAN, remembered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codec_module, "TILE", 16)
-    monkeypatch.setattr(codec_module, "HALO", 3)
-    monkeypatch.setattr(codec_module, "REMEMBERED", remembered)
+    monkeypatch.setattr(step_network, "TILE", 16)
+    monkeypatch.setattr(step_network, "HALO", 3)
+    monkeypatch.setattr(step_network, "REMEMBERED", remembered)
     originals = images(2, 33, 50)
-    codec = Codec(network, NoBase(), 5)
+    codec = Codec(network, NoBase(), Schedule(), 5)
     assert np.array_equal(codec.decode(codec.encode(originals), 33, 50), originals)
 
 
 @pytest.mark.parametrize("order", ["normal", "raster", "uneven_1", "uneven_2", "quad"])
 def test_every_order(network: RNAN, order: str) -> None:
     originals = images(2, 16, 16)
-    codec = Codec(network, NoBase(), 16, order, "equal")
+    codec = Codec(network, NoBase(), Schedule(order, "equal"), 16)
     assert np.array_equal(codec.decode(codec.encode(originals), 16, 16), originals)
 
 
@@ -171,7 +135,7 @@ def test_coded_size_keeps_to_the_estimate(network: RNAN) -> None:
     def count(step: int, due: np.ndarray, mixture: Mixture, pixels: torch.Tensor) -> None:
         estimated[:] += mixture.bits(pixels).sum((1, 2)).double().numpy()
 
-    coded = Codec(network, NoBase(), 8).encode(originals, count)
+    coded = Codec(network, NoBase(), Schedule(), 8).encode(originals, count)
     for item, estimate in zip(coded, estimated, strict=True):
         assert item.bits <= 1.005 * estimate + 64
 
@@ -193,7 +157,7 @@ def test_integer_parameters_cost_what_the_floats_say() -> None:
 
 def test_damaged_streams_never_pass_for_whole(network: RNAN) -> None:
     originals = images(1, 8, 8)
-    codec = Codec(network, NoBase(), 4)
+    codec = Codec(network, NoBase(), Schedule(), 4)
     (coded,) = codec.encode(originals)
     errors = 0
     for length in range(len(coded.stream)):
@@ -209,9 +173,9 @@ def test_damaged_streams_never_pass_for_whole(network: RNAN) -> None:
 
 def test_images_of_another_kind_are_refused(network: RNAN) -> None:
     with pytest.raises(ValueError, match="expected images as uint8"):
-        Codec(network, NoBase(), 4).encode(np.zeros((1, 8, 8, 3), np.float32))
+        Codec(network, NoBase(), Schedule(), 4).encode(np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(ValueError, match="from 1 to the number of pixels"):
-        Codec(network, NoBase(), 65).encode(images(1, 8, 8))
+        Codec(network, NoBase(), Schedule(), 65).encode(images(1, 8, 8))
 
 
 def test_a_network_gone_wrong_is_refused() -> None:

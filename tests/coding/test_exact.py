@@ -15,6 +15,7 @@ from italic.coding.base import BPG, NoBase
 from italic.coding.codec import Codec
 from italic.coding.exact import ExactConv2d, InexactError, exact_arithmetic, make_exact
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 FULL = {"features": 16, "groups": 2, "components": 3}
 SMALL = {**FULL, "space_to_depth": 2, "mask_branch": False, "recurrent": False}
@@ -58,7 +59,7 @@ def trained(options: dict) -> RNAN:
     network = weights(RNAN(**options))
 
     def calibrate(untouched: nn.Module) -> None:
-        Codec(untouched, NoBase(), 4).encode(pictures(2))
+        Codec(untouched, NoBase(), Schedule(), 4).encode(pictures(2))
 
     return make_exact(network, calibrate)
 
@@ -90,7 +91,7 @@ def outputs(network: RNAN, batch: int, channels_last: bool = False) -> list[np.n
 def digest(network: RNAN) -> str:
     """Hash of a network's outputs and of the streams it makes."""
     parts = [field.tobytes() for field in outputs(network, 3)]
-    parts += [coded.stream for coded in Codec(network, NoBase(), 3).encode(pictures(2))]
+    parts += [coded.stream for coded in Codec(network, NoBase(), Schedule(), 3).encode(pictures(2))]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
@@ -226,7 +227,7 @@ def test_streams_decode_with_another_batch_size_and_thread_count(
 ) -> None:
     _, exact_network = network
     originals = pictures(5)
-    codec = Codec(exact_network, base, steps)  # type: ignore[arg-type]
+    codec = Codec(exact_network, base, Schedule(), steps)  # type: ignore[arg-type]
     together = codec.encode(originals)
     before = torch.get_num_threads()
     try:

@@ -25,6 +25,7 @@ from italic.coding.model import (
 )
 from italic.coding.model_files import SEARCH_PATH, file_of_hash, installed_models, sha256_of
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 NETWORK = {"features": 8, "groups": 1, "components": 2}
 RECIPE = Recipe(NETWORK, {"qp": 40, "chroma": "420"}, 4, "nested", "power", 1.5)
@@ -39,7 +40,7 @@ def tiny_network() -> RNAN:
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
 
     def calibrate(untouched: nn.Module) -> None:
-        Codec(untouched, NoBase(), 2).encode(images)
+        Codec(untouched, NoBase(), Schedule(), 2).encode(images)
 
     return make_exact(network, calibrate)
 
@@ -120,15 +121,15 @@ def test_an_unreadable_model_does_not_hide_the_others(
 
 def test_the_plan_of_a_file_goes_before_the_models_own(saved: Path) -> None:
     model = load_model(saved)
-    assert (model.codec(7).sizes, model.codec(7).exponent) == ("power", 1.5)
-    assert model.codec(7, Plan("equal")).sizes == "equal"
-    assert model.codec(7, Plan("power", 0.25)).exponent == 0.25
-    listed = Model("m", "0" * 64, Recipe(NETWORK, None, 2, "nested", [1, 3], 0.0), model.network)
-    assert listed.codec(2).sizes == [1, 3] and listed.codec(3).sizes == "equal"
-    plans = {"2": [5, 59]}
-    recipe = Recipe(NETWORK, None, 2, "nested", "planned", 0.5, plans)
+    assert model.codec(7).schedule == model.codec(7, Plan()).schedule == Schedule(exponent=1.5)
+    equal = model.codec(7, Plan("equal")).partition(8, 8)
+    assert np.array_equal(equal.bounds, Schedule(sizes="equal").bounds(64, 7))
+    assert model.codec(7, Plan("power", 0.25)).schedule == Schedule(exponent=0.25)
+    recipe = Recipe(NETWORK, None, 2, "normal", "planned", 0.5, {"2": [5, 59]})
     planned = Model("m", "0" * 64, recipe, model.network)
-    assert planned.codec(2).sizes == [5, 59] and planned.codec(3).sizes == "power"
+    assert planned.codec(2).schedule == Schedule("normal", "planned", 0.5, {2: [5, 59]})
+    assert planned.codec(2).partition(8, 8).bounds.tolist() == [0, 5, 64]
+    assert planned.codec(2, Plan("equal")).partition(8, 8).bounds.tolist() == [0, 32, 64]
 
 
 def test_an_enhancer_takes_the_base_code_of_the_nearest_quality(saved: Path) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from italic import masks
 from italic.coding.base import Ladder, NoBase
 from italic.datamodules.step_masks import (
     EachOnce,
@@ -16,8 +15,10 @@ from italic.datamodules.step_masks import (
     planned_windows,
     random_windows,
 )
+from italic.orders import pixel_order
+from italic.schedule import Schedule
 
-RANK = torch.from_numpy(np.argsort(masks.pixel_order("nested", 16, 16)).reshape(16, 16))
+RANK = torch.from_numpy(np.argsort(pixel_order("nested", 16, 16)).reshape(16, 16))
 
 
 class Noise:
@@ -32,8 +33,9 @@ class Noise:
 PLANS = {1: [256], 2: [100, 156], 3: [10, 90, 156], 4: [4, 12, 84, 156]}
 
 
-def module(path: Path, **options: object) -> StepMasks:
-    data = StepMasks(Noise(), [NoBase()], path, batch_size=4, **options)  # type: ignore[arg-type]
+def module(path: Path, schedule: Schedule | None = None, **options: object) -> StepMasks:
+    schedule = schedule or Schedule()
+    data = StepMasks(Noise(), [NoBase()], path, schedule, batch_size=4, **options)  # type: ignore[arg-type]
     data.prepare_data()
     data.setup("fit")
     return data
@@ -57,7 +59,7 @@ def test_processes_draw_other_masks(tmp_path: Path) -> None:
     reveal = []
     for process in range(2):
         torch.manual_seed(0)
-        data = StepMasks(Noise(), [NoBase()], tmp_path, batch_size=4, flip=False)
+        data = StepMasks(Noise(), [NoBase()], tmp_path, Schedule(), batch_size=4, flip=False)
         trainer: Any = SimpleNamespace(world_size=2, global_rank=process)
         data.trainer = trainer
         data.setup("fit")
@@ -110,7 +112,7 @@ def test_planned_windows_are_the_steps_of_plans_drawn_by_their_pixels() -> None:
 def test_plans_of_other_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="planned for images of 256 pixels, but these have 1024"):
         plan_bounds(1024, PLANS)
-    data = module(tmp_path, steps=3, plans=PLANS)
+    data = module(tmp_path, Schedule(sizes="planned", plans=PLANS), steps=3)
     assert data.partition.flatten().bincount().tolist() == PLANS[3]
     assert (next(iter(data.train_dataloader())).reveal == 0).flatten(1).any(1).all()
 
@@ -126,7 +128,7 @@ def test_the_numbers_of_steps_keep_to_their_limits(least: int, most: int) -> Non
 def test_every_rung_is_drawn_for_training_and_the_first_is_validated(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rungs = Ladder([None, 40, 20]).rungs
-    data = StepMasks(Noise(), rungs, tmp_path, batch_size=20, flip=False)
+    data = StepMasks(Noise(), rungs, tmp_path, Schedule(), batch_size=20, flip=False)
     data.prepare_data()
     data.setup("fit")
     (batch,) = data.train_dataloader()
@@ -142,7 +144,7 @@ def test_every_rung_is_drawn_for_training_and_the_first_is_validated(tmp_path: P
 def test_resident_pairs_are_the_same_pairs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rungs = Ladder([None, 40]).rungs
-    data = StepMasks(Noise(), rungs, tmp_path, batch_size=20, flip=False, resident=True)
+    data = StepMasks(Noise(), rungs, tmp_path, Schedule(), batch_size=20, flip=False, resident=True)
     data.prepare_data()
     data.setup("fit")
     (index,) = data.train_dataloader()
@@ -220,7 +222,7 @@ def test_limits_cut_and_what_is_learnt_by_heart_is_validated(
     by_heart: bool, validated: list[int], tmp_path: Path
 ) -> None:
     limits = {"train_limit": 3, "eval_limit": 3}
-    data = StepMasks(Numbered(), [NoBase()], tmp_path, **limits, by_heart=by_heart)  # type: ignore[arg-type]
+    data = StepMasks(Numbered(), [NoBase()], tmp_path, Schedule(), **limits, by_heart=by_heart)  # type: ignore[arg-type]
     data.prepare_data()
     data.setup("fit")
     (batch,), (whole,) = data.train_dataloader(), data.val_dataloader()

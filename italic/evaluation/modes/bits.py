@@ -89,7 +89,7 @@ def spend(codec: Codec, images: np.ndarray) -> Spent:
     coded = codec.encode(images, estimate)
     return Spent(
         estimate.maps.reshape(count, height, width),
-        codec.step_of_pixel(height, width),
+        codec.partition(height, width).step_of_pixel,
         np.stack([codec.base.decode(code.base, height, width) for code in coded]),
         np.array([8 * len(code.base) for code in coded]),
         np.array([code.bits for code in coded]),

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from italic import masks
 from italic.coding.codec import Codec
 from italic.evaluation.curve import Estimate
 from italic.evaluation.figures import COLOURS, line_style, save_figure
@@ -64,8 +63,9 @@ def decode_progressively(codec: Codec, images: np.ndarray) -> tuple[np.ndarray, 
     count, height, width, channels = images.shape
     estimate = Estimate(count, height * width)
     coded = codec.encode(images, estimate)
-    order = masks.pixel_order(codec.order, height, width)
-    by_step = np.add.reduceat(estimate.maps[:, order], codec.bounds(len(order))[:-1], axis=1)
+    partition = codec.partition(height, width)
+    in_order = estimate.maps[:, partition.order]
+    by_step = np.add.reduceat(in_order, partition.bounds[:-1], axis=1)
     base = [[8 * len(item.base)] for item in coded]
     spent = np.cumsum(np.hstack([base, by_step]), axis=1) / (height * width * channels)
     decoded = [codec.decode(coded, height, width, None, done) for done in range(codec.steps + 1)]

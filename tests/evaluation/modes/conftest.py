@@ -19,6 +19,7 @@ from italic.coding.model import Model, Recipe
 from italic.config import EvaluateConfig, EvaluationConfig
 from italic.evaluation.sources import Inputs
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 MakeModel = Callable[..., Model]
 MakeInputs = Callable[..., Inputs]
@@ -48,7 +49,7 @@ def make_model(images: np.ndarray) -> MakeModel:
                 parameter.add_(0.05 * torch.randn_like(parameter))
 
         def calibrate(untouched: nn.Module) -> None:
-            Codec(untouched, NoBase(), 4).encode(images)
+            Codec(untouched, NoBase(), Schedule(), 4).encode(images)
 
         exact = make_exact(floating, calibrate)
         recipe = Recipe(arguments, base, 4, "nested", "power", 1.0, rungs=rungs or {})

@@ -101,7 +101,7 @@ def test_attention_sees_nothing_of_pixels_that_are_not_known(
     make_model: MakeModel, images: np.ndarray
 ) -> None:
     codec = make_model(**GATED).codec(4)
-    known = (codec.step_of_pixel(12, 16) < 2)[..., None]
+    known = (codec.partition(12, 16).step_of_pixel < 2)[..., None]
     for step, same in ((2, True), (3, False)):
         first, second = (
             attention_of(codec, seen, (5, 5), step)["group 1"].weights

@@ -16,6 +16,7 @@ from italic.evaluation.modes import enhance
 from italic.evaluation.sources import Inputs
 from italic.experiment import RunError
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "recurrent": False, "rungs": 2}
 LADDER = {"qps": [30, 45], "chroma": "420"}
@@ -25,7 +26,7 @@ def model(base: dict | None) -> Model:
     torch.manual_seed(0)
 
     def calibrate(network: nn.Module) -> None:
-        Codec(network, NoBase(), 2).encode(images(1))
+        Codec(network, NoBase(), Schedule(), 2).encode(images(1))
 
     network = make_exact(RNAN(**NETWORK).eval(), calibrate)
     return Model("tiny", "0" * 64, Recipe(NETWORK, base, 2, "nested", "equal", 0.0), network)

@@ -15,6 +15,7 @@ from italic.config import EvaluateConfig
 from italic.evaluation.modes import progressive
 from italic.evaluation.sources import Inputs
 from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "recurrent": False}
 
@@ -24,7 +25,7 @@ def model() -> Model:
     torch.manual_seed(0)
 
     def calibrate(network: nn.Module) -> None:
-        Codec(network, NoBase(), 2).encode(images(1))
+        Codec(network, NoBase(), Schedule(), 2).encode(images(1))
 
     network = make_exact(RNAN(**NETWORK).eval(), calibrate)
     base = {"qp": 45, "chroma": "420"}

@@ -55,4 +55,4 @@ def test_steps_left_alone_suit_the_mode_and_the_images(
     assert make_inputs(model).codec(model).steps == 4
     assert make_inputs(model, [3, 2]).codec(model).steps == 3
     uneven = make_inputs(model, [3], sizes=[1, 1, 14]).codec(model)
-    assert uneven.bounds(192).tolist() == [0, 12, 24, 192]
+    assert uneven.partition(12, 16).bounds.tolist() == [0, 12, 24, 192]
