@@ -35,9 +35,9 @@ def test_windows_follow_their_definition(order: str, with_base: bool) -> None:
         inside = {}
         for place, (dy, dx) in enumerate(np.ndindex(SIDE, SIDE)):
             row, column = y + (dy - 2) * stride, x + (dx - 2) * stride
-            if 0 <= row < height and 0 <= column < width:
-                if partition.step_of_pixel[row, column] < step:
-                    inside[place] = row, column, 4096 // ((dy - 2) ** 2 + (dx - 2) ** 2) ** 2
+            within = 0 <= row < height and 0 <= column < width
+            if within and partition.step_of_pixel[row, column] < step:
+                inside[place] = row, column, 4096 // ((dy - 2) ** 2 + (dx - 2) ** 2) ** 2
         total = sum(weight for *_, weight in inside.values())
         for i in range(len(image)):
             expected = start[i, y, x].clone()
