@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+from italic.models.optimiser import multiplies_bfloat16
 
 RNAN = "italic.models.rnan.RNAN"
 
@@ -291,10 +294,18 @@ def _run_directory(resumed: str | None, fresh: str) -> str:
     return resumed if resumed and (Path(resumed) / "config.yaml").is_file() else fresh
 
 
+def _fastest_precision(accelerator: str) -> str:
+    """`trainer.precision` for `trainer.accelerator`: bfloat16 where the machine computes it."""
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return "bf16-mixed" if multiplies_bfloat16(device) else "32-true"
+
+
 def register() -> None:
     """Put the schemas into Hydra's ConfigStore, where conf/*.yaml extend them."""
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
+    OmegaConf.register_new_resolver("fastest_precision", _fastest_precision, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)

@@ -74,6 +74,8 @@ def train(cfg: DictConfig) -> float:
         run_dir = Path(cfg.resume)
         cfg = _resumed(run_dir, list(hydra_cfg.overrides.task))
         checkpoint = experiment.find_checkpoint(run_dir)
+    # The run keeps what this machine has made of it, also when another reads its configuration.
+    cfg.trainer.precision = cfg.trainer.precision
     experiment.use_threads(cfg.threads)
     if cfg.threads:
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)  # or Lightning sets it for its processes

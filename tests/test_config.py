@@ -3,10 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
+from italic import config
 from italic.config import register
 from italic.experiment import build_estimator
 
@@ -62,6 +64,25 @@ def test_unknown_keys_and_wrong_types_fail_at_once(override: str) -> None:
 def test_any_trainer_setting_may_be_given() -> None:
     cfg = composed("train", "trainer.precision=bf16-mixed", "trainer.devices=2")
     assert cfg.trainer.precision == "bf16-mixed" and cfg.trainer.devices == 2
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("bfloat16", ["", "cpu", "cuda"])  # where products of it are fast
+def test_presets_choose_the_precision_for_the_machine(
+    gpu: bool, bfloat16: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(config, "multiplies_bfloat16", lambda device: device.type == bfloat16)
+    on_gpu = "cuda" if gpu else "cpu"
+    cfg = composed("train", "experiment=cifar10_cpu")
+    for accelerator, device in {"auto": on_gpu, "gpu": on_gpu, "cpu": "cpu"}.items():
+        cfg.trainer.accelerator = accelerator
+        assert cfg.trainer.precision == ("bf16-mixed" if device == bfloat16 else "32-true")
+
+
+def test_the_precision_of_a_preset_may_be_given() -> None:
+    given = composed("train", "experiment=cifar10_cpu", "trainer.precision=16-mixed")
+    assert given.trainer.precision == "16-mixed"
 
 
 def test_each_part_of_rnan_can_be_switched_off() -> None:
