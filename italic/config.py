@@ -102,14 +102,17 @@ class PhotosConfig:
 
 @dataclass
 class FolderConfig:
-    """Tiles of the images in any directory tree."""
+    """The images in any directory tree: tiles, or random crops of whole ones."""
 
     _target_: str = "italic.datamodules.images.Folder"
     path: str = MISSING
-    size: int = 32
+    size: int = 32  # side of a tile
+    crop: int | None = None  # side of random crops in the place of tiles; needs base=none
+    reduced: float = 0.0  # probability of a crop that is taken 1 to 2 times as large and reduced
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
+    cache_dir: str = "cache/images"
 
 
 @dataclass
@@ -180,7 +183,9 @@ class DataModuleConfig:
     train_limit: int = 0
     eval_limit: int = 0
     by_heart: bool = False
-    flip: bool = True
+    flip: bool = True  # mirror training images left-right at random
+    # With flip, also up-down, and swap rows and columns: all eight symmetries; None: random crops
+    transpose: bool | None = None
     workers: int = 0
     resident: bool = False
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return folder
+
+
+def key_of_files(settings: str, files: Iterable[Path]) -> str:
+    """A digest of settings and of files by their places, sizes and times of change."""
+    digest = hashlib.sha256(f"{settings}\n".encode())
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path.resolve()}\n{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
 
 
 @contextmanager

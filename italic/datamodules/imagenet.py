@@ -5,7 +5,6 @@ They are read once, and kept as plain bytes that are memory-mapped: loading take
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from italic.datamodules.batch_files import read_batch
-from italic.datamodules.cached import made_once
+from italic.datamodules.cached import key_of_files, made_once
 from italic.datamodules.images import DataError, Split, images_below, read_rgb
 
 FORMAT = "images 1"  # part of the key: a new layout never meets an old cache
@@ -171,12 +170,8 @@ def _kept(
     size: int,
 ) -> np.ndarray:
     """The images of a split, memory-mapped from the folder of these files and settings."""
-    digest = hashlib.sha256(f"{FORMAT}\n{settings}\n".encode())
-    for path in files:
-        status = path.stat()
-        digest.update(f"{path.resolve()}\n{status.st_size} {status.st_mtime_ns}\n".encode())
     try:
-        folder = made_once(cache_dir / digest.hexdigest()[:32], make)
+        folder = made_once(cache_dir / key_of_files(f"{FORMAT}\n{settings}", files), make)
     except OSError as error:
         raise DataError(
             f"the images can't be kept in '{cache_dir}': {error}; make room, or name another "

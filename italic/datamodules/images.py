@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import skimage
@@ -17,6 +17,8 @@ from PIL import Image
 from rich.progress import track
 
 from italic.coding.files import whole_file
+from italic.coding.pictures import PictureError, read
+from italic.datamodules.crops import RandomCrops, whole_images
 
 Split = Literal["train", "validation", "test"]
 SPLIT_FOLDERS = ("train", "validation", "val", "test")
@@ -34,6 +36,23 @@ class ImageSource(Protocol):
 
     def load(self, split: Split) -> np.ndarray:
         """The images of a split, uint8 (N, H, W, 3), N ≥ 1, the same in every call."""
+
+
+class CropSource(ImageSource, Protocol):
+    """Whole images of different sizes: `load` gives fixed crops of them, of one size."""
+
+    crop: int | None  # side of the crops in pixels; None if there are to be none
+
+    def whole(self, split: Split) -> list[np.ndarray]:
+        """The images of a split, uint8 (H, W, 3) each."""
+
+    def random_crops(self, limit: int = 0) -> RandomCrops:
+        """Random crops of the training images, or of the first few if there is a limit."""
+
+
+def crops_of(source: ImageSource) -> CropSource | None:
+    """The source, if training is to take random crops of its images."""
+    return cast(CropSource, source) if getattr(source, "crop", None) is not None else None
 
 
 class CIFAR10:
@@ -147,61 +166,113 @@ class Photos:
 
 
 class Folder:
-    """Tiles of the images anywhere below a directory.
+    """The images anywhere below a directory: tiles of one size, or random crops.
 
     Sub-folders train, validation (or val) and test are the splits where they exist; otherwise
-    the files are split by a seeded draw.
+    each file's split is drawn from a hash of its name, so that files that are added or taken away
+    move no other.
 
     Args:
         path: the directory.
         size: side of a tile in pixels; smaller images are left out.
+        crop: side in pixels of random crops, which training takes in the place of tiles; images
+            are kept whole, and validated by fixed crops side by side. None for tiles.
+        reduced: probability of a random crop that is taken up to twice as large and reduced.
         validation: share of the files for validation, if split by draw.
         test: share of the files for test, if split by draw.
         seed: of the draw and the shuffle.
+        cache_dir: where whole images are kept for `crop`: 3 bytes a pixel.
     """
 
     def __init__(
         self,
         path: str,
         size: int = 32,
+        crop: int | None = None,
+        reduced: float = 0.0,
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
+        cache_dir: str = "cache/images",
     ) -> None:
         if size < 1:
             raise ValueError(f"the size of a tile must be at least 1 pixel; got {size}")
+        if crop is not None and crop < 1:
+            raise ValueError(
+                f"crop must be at least 1 pixel, or null for tiles of `size`; got {crop}"
+            )
+        if not 0 <= reduced <= 1:
+            raise ValueError(f"reduced must be a probability, from 0 to 1; got {reduced}")
+        if reduced and crop is None:
+            raise ValueError("reduced is a share of random crops: expected a crop size too, crop=…")
         if not (validation > 0 and test > 0 and validation + test < 1):
             raise ValueError(
                 "validation and test must be shares above 0 that leave some files for training; "
                 f"got {validation} and {test}"
             )
-        self.path, self.size = Path(path), size
+        self.path, self.size, self.crop, self.reduced = Path(path), size, crop, reduced
         self.validation, self.test, self.seed = validation, test, seed
+        self.cache_dir = Path(cache_dir)
 
     def load(self, split: Split) -> np.ndarray:
-        """The tiles of a split, uint8 (N, size, size, 3), shuffled.
+        """The tiles of a split, uint8 (N, size, size, 3), shuffled; with `crop`, of that size.
 
         Raises:
-            DataError: no directory, no images, none large enough, or one that is not 8-bit RGB
-                and can't become so without loss.
+            DataError: no directory, no images, none large enough, one that is not 8-bit RGB and
+                can't become so without loss, or no room for the cache.
         """
-        files = self._files(split)
-        pieces, small = [], 0
-        for path in track(files, f"reading {split} images", transient=True):
-            image = read_rgb(path)
-            if min(image.shape[:2]) < self.size:
-                small += 1
-            else:
-                pieces.append(_tiles(image, self.size, self.size))
-        if small:
-            log.warning("%s: left out %d images below %d pixels", self.path, small, self.size)
-        if not pieces:
-            raise DataError(
-                f"no {split} image below '{self.path}' has {self.size}×{self.size} pixels: give "
-                "larger ones, more files, or a smaller datamodule.images.size"
-            )
+        size = self.crop or self.size
+        images = self._read(split) if self.crop is None else self.whole(split)
+        pieces = [_tiles(image, size, size) for image in self._large(images, split)]
         tiles = np.concatenate(pieces)
         return tiles[np.random.default_rng(self.seed).permutation(len(tiles))]
+
+    def whole(self, split: Split) -> list[np.ndarray]:
+        """The images of a split, uint8 (H, W, 3) each, memory-mapped, in the files' order.
+
+        Raises:
+            DataError: as `load`, but that any size will do.
+        """
+        files = self._files(split)
+        try:
+            return whole_images(files, read_rgb, self.cache_dir)
+        except OSError as error:
+            raise DataError(
+                f"the images can't be kept in '{self.cache_dir}': {error}; make room, or name "
+                "another folder, datamodule.images.cache_dir=…"
+            ) from error
+
+    def random_crops(self, limit: int = 0) -> RandomCrops:
+        """Random crops of the training images, or of the first `limit` of them if not 0.
+
+        Raises:
+            DataError: as `load`.
+        """
+        assert self.crop is not None
+        images = self.whole("train")[: limit or None]
+        return RandomCrops(list(self._large(images, "train")), self.crop, self.reduced)
+
+    def _read(self, split: Split) -> Iterator[np.ndarray]:
+        for path in track(self._files(split), f"reading {split} images", transient=True):
+            yield read_rgb(path)
+
+    def _large(self, images: Iterable[np.ndarray], split: Split) -> Iterator[np.ndarray]:
+        """Those that hold a tile or a crop."""
+        key, size = ("size", self.size) if self.crop is None else ("crop", self.crop)
+        large = small = 0
+        for image in images:
+            if min(image.shape[:2]) < size:
+                small += 1
+            else:
+                large += 1
+                yield image
+        if small:
+            log.warning("%s: left out %d images below %d pixels", self.path, small, size)
+        if not large:
+            raise DataError(
+                f"no {split} image below '{self.path}' has {size}×{size} pixels: give "
+                f"larger ones, more files, or a smaller datamodule.images.{key}"
+            )
 
     def _files(self, split: Split) -> list[Path]:
         if not self.path.is_dir():
@@ -217,52 +288,66 @@ class Folder:
                 "validation and test, or none of them"
             )
         files = images_below(self.path)
-        if len(files) < 3:
+        drawn = [path for path in files if self._drawn(path) == split]
+        if not drawn:
             raise DataError(
-                f"'{self.path}' holds {len(files)} images: at least 3 are needed, one for each "
-                "of training, validation and test"
+                f"none of the {len(files)} images below '{self.path}' is drawn for {split}: "
+                "expected more files, larger shares (datamodule.images.validation and test), or "
+                "the folders train, validation and test"
             )
-        shuffled = [files[i] for i in np.random.default_rng(self.seed).permutation(len(files))]
-        test = max(1, round(self.test * len(files)))
-        validation = max(1, round(self.validation * len(files)))
-        parts: dict[Split, list[Path]] = {
-            "test": shuffled[:test],
-            "validation": shuffled[test : test + validation],
-            "train": shuffled[test + validation :],
-        }
-        return parts[split]
+        return drawn
+
+    def _drawn(self, path: Path) -> Split:
+        """The split that a file's name below the directory is drawn for."""
+        name = f"{self.seed} {path.relative_to(self.path).as_posix()}"
+        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+        if place < self.test:
+            return "test"
+        return "validation" if place < self.test + self.validation else "train"
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files anywhere below a folder, sorted.
+    """The image files anywhere below a folder, sorted; none that are hidden or in hidden folders.
 
     Raises:
         DataError: there are none.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
     if not files:
         raise DataError(f"no images below '{folder}': expected files {', '.join(EXTENSIONS)}")
     return files
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3), converted only where nothing is lost.
+    """An image file as uint8 (H, W, 3): RGB as it is; gray and palettes of 8 bits or less as RGB.
+
+    Profiles, texts and an orientation in EXIF are passed over.
 
     Raises:
-        DataError: it is no image, or of a kind that would lose something.
+        DataError: it can't be read, has 16 bits a sample, transparency (even where nothing is
+            transparent), another kind of colours, or several frames.
     """
     try:
-        with Image.open(path) as image:
-            mode = image.mode
-            opaque = "transparency" not in image.info
-            if mode == "RGB" or (mode in ("1", "L", "P") and opaque):
-                return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        picture = read(path.read_bytes(), keep_metadata=False)
+    except (OSError, PictureError) as error:
         raise DataError(f"'{path}' can't be read as an image: {error}") from error
-    raise DataError(
-        f"'{path}' is of kind {mode}: expected 8-bit RGB, gray or palette without transparency; "
-        "convert the file first or take it out of the folder"
-    )
+    samples, channels = picture.samples, picture.samples.shape[2:]
+    if samples.dtype != np.uint8 or channels not in ((), (3,)) or picture.transparency is not None:
+        colour = picture.colour.name.lower().replace("_", " ")
+        colour += " with transparency" if picture.transparency is not None else ""
+        raise DataError(
+            f"'{path}' is of kind {colour}: expected 8-bit RGB, gray or palette without "
+            "transparency; convert the file first or take it out of the folder"
+        )
+    if picture.palette is not None:
+        return np.frombuffer(picture.palette, np.uint8).reshape(-1, 3)[samples]
+    return samples if channels else np.repeat(samples[..., None], 3, 2)
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:

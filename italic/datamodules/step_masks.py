@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from italic.coding.base import BaseCode
-from italic.datamodules.images import ImageSource, Split
+from italic.coding.base import BaseCode, NoBase
+from italic.datamodules.crops import RandomCrops, mirror_at_random
+from italic.datamodules.images import ImageSource, Split, crops_of
 from italic.datamodules.pairs import Pairs, make_pairs
 from italic.schedule import Schedule
 
@@ -218,10 +219,13 @@ class StepMasks(pl.LightningDataModule):
             `FEW_STEPS`.
         batch_size: images of a training batch.
         eval_batch_size: images of a validation or test batch.
-        train_limit: only the first training images; 0 for all.
+        train_limit: only the first training images (whole ones, if random crops are taken of
+            them); 0 for all.
         eval_limit: only the first images of the validation and test sets; 0 for all.
-        by_heart: validate on the training images, to see whether a network can learn these.
-        flip: mirror training images (and bases) at random.
+        by_heart: validate on the training images, to see whether a network can learn these; no
+            random crops.
+        flip: mirror training images (and bases) left-right at random.
+        transpose: with `flip`, by all eight symmetries of the square; None for random crops alone.
         workers: loader processes; 0 reads in the training process.
         resident: keep all training pairs in the memory of the device that trains, and draw the
             masks there: for a GPU that would wait for a loader.
@@ -229,7 +233,8 @@ class StepMasks(pl.LightningDataModule):
             for all of its images, instead of `unroll` steps.
 
     Raises:
-        ValueError: numbers of steps or limits out of range.
+        ValueError: numbers of steps or limits out of range; random crops with base codes or
+            `resident`.
     """
 
     NEEDED: ClassVar[dict[str, tuple[Split, ...]]] = {
@@ -255,6 +260,7 @@ class StepMasks(pl.LightningDataModule):
         eval_limit: int = 0,
         by_heart: bool = False,
         flip: bool = True,
+        transpose: bool | None = None,
         workers: int = 0,
         resident: bool = False,
         whole_partitions: bool = False,
@@ -268,6 +274,17 @@ class StepMasks(pl.LightningDataModule):
             raise ValueError(
                 "datamodule.train_limit and datamodule.eval_limit must be 0 (all images) or more"
             )
+        self.cropped = None if by_heart else crops_of(images)
+        if self.cropped and not all(isinstance(base, NoBase) for base in bases):
+            raise ValueError(
+                "each random crop would need a base code of its own: expected base=none, or tiles "
+                "(datamodule.images.crop=null)"
+            )
+        if self.cropped and resident:
+            raise ValueError(
+                "datamodule.resident keeps images of one size: expected datamodule.resident=false "
+                "and datamodule.workers above 0, or tiles (datamodule.images.crop=null)"
+            )
         self.images, self.bases, self.cache_dir, self.ray = images, bases, cache_dir, ray
         self.schedule, self.steps = schedule, steps
         self.unroll, self.min_steps, self.max_steps = unroll, min_steps, max_steps
@@ -275,7 +292,9 @@ class StepMasks(pl.LightningDataModule):
         self.train_limit, self.eval_limit, self.by_heart = train_limit, eval_limit, by_heart
         self.flip, self.workers, self.resident = flip, workers, resident
         self.whole_partitions = whole_partitions
+        self.transpose = self.cropped is not None if transpose is None else transpose
         self.pairs: dict[Split, list[Pairs]] = {}  # for each base code
+        self.crops: RandomCrops | None = None  # of training images, in the place of pairs
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None  # resident images, bases, bits
 
     @property
@@ -290,22 +309,35 @@ class StepMasks(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the pair cache (one process a machine)."""
-        images = {split: self._load(split) for split in self.NEEDED["fit"]}
-        self._lay_out(*images["train"].shape[1:3])  # what can't be is refused before it is made
-        for split in self.NEEDED["fit"]:
+        splits = self._paired("fit")
+        images = {split: self._load(split) for split in splits}
+        # What can't be is refused before it is made.
+        self._lay_out(*images["validation"].shape[1:3])
+        for split in splits:
             self.pairs[split] = self._make(images.pop(split))
 
     def setup(self, stage: str) -> None:
         """Open the cache of the splits that a stage needs, and lay out the masks."""
-        for split in self.NEEDED[stage]:
+        if self.cropped and stage == "fit":
+            self.crops = self.cropped.random_crops(self.train_limit)
+        for split in self._paired(stage):
             if split not in self.pairs:
                 self.pairs[split] = self._make(self._load(split))
         self._lay_out(*next(iter(self.pairs.values()))[0].images.shape[1:3])
         if self.process:  # the processes of a training draw other masks
             torch.manual_seed(torch.initial_seed() + self.process)
 
+    def _paired(self, stage: str) -> list[Split]:
+        """The splits of a stage, but for that of which random crops are taken."""
+        return [split for split in self.NEEDED[stage] if not (self.cropped and split == "train")]
+
     def _lay_out(self, height: int, width: int) -> None:
         """The masks of images of a size."""
+        if self.flip and self.transpose and height != width:
+            raise ValueError(
+                f"images of {width}×{height} pixels can't be transposed: expected square ones, or "
+                "datamodule.transpose=false"
+            )
         if self.schedule.plans:
             self.plan_bounds = plan_bounds(height * width, self.schedule.plans)
         partition = self.schedule.partition(height, width, self.steps)
@@ -323,6 +355,9 @@ class StepMasks(pl.LightningDataModule):
                 drop_last=self._fills_a_batch(indices),
                 collate_fn=torch.as_tensor,
             )
+        if self.crops is not None:  # an epoch fills a batch at least
+            self.crops.number = max(self.crops.number, self.processes * self.batch_size)
+            return self._loader("train", self._crop_batch, self.batch_size, shuffle=True)
         return self._loader("train", self._training_batch, self.batch_size, shuffle=True)
 
     def on_after_batch_transfer(self, batch: Batch | Tensor, _: int) -> Batch:
@@ -347,7 +382,9 @@ class StepMasks(pl.LightningDataModule):
         return [make_pairs(images, base, self.cache_dir, ray=self.ray) for base in self.bases]
 
     def _loader(self, split: Split, collate, batch_size: int, shuffle: bool = False):  # type: ignore[no-untyped-def]
-        images = PairDataset(self.pairs[split], every=shuffle, alike=self.whole_partitions)
+        images: Any = self.crops if shuffle else None
+        if images is None:
+            images = PairDataset(self.pairs[split], every=shuffle, alike=self.whole_partitions)
         return DataLoader(
             images,
             batch_size=batch_size,
@@ -392,12 +429,17 @@ class StepMasks(pl.LightningDataModule):
         bounds = bounds.to(self.rank.device)
         return torch.bucketize(self.rank, bounds[1:], right=True)
 
+    def _crop_batch(self, image: Tensor) -> Batch:
+        """A training batch of crops, which have no base codes."""
+        grey = torch.from_numpy(self.bases[0].decode(b"", *image.shape[2:])).permute(2, 0, 1)
+        nothing = torch.zeros(len(image), dtype=torch.int64)
+        base = grey.expand(image.shape).contiguous()
+        return self._training_batch((image, base, nothing, nothing.clone()))
+
     def _training_batch(self, rows: Rows) -> Batch:
         image, base, base_bits, rung = rows
         if self.flip:
-            mirrored = torch.rand(len(image), device=image.device) < 0.5
-            image[mirrored] = image[mirrored].flip(-1)
-            base[mirrored] = base[mirrored].flip(-1)
+            mirror_at_random((image, base), self.transpose)
         if self.whole_partitions:
             reveal = self._random_partition(int(rung[0])).expand(len(image), -1, -1)
             return Batch(image, base, base_bits, rung, reveal)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,11 +42,11 @@ CODECS: dict[str, tuple[Encode, Decode]] = {
 }
 
 
-def measure(images: np.ndarray, progress: bool = True) -> list[CodecRow]:
+def measure(images: Sequence[np.ndarray] | np.ndarray, progress: bool = True) -> list[CodecRow]:
     """Encode, decode and compare every image on its own with every codec, one thread.
 
     Args:
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, 3), or N images (H, W, 3) of different sizes.
         progress: show a progress bar.
 
     Returns:
@@ -55,11 +55,11 @@ def measure(images: np.ndarray, progress: bool = True) -> list[CodecRow]:
     Raises:
         ValueError: other shapes or types, or no image.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
-        raise ValueError(
-            f"expected images as uint8 (N, H, W, 3), at least one; got {images.dtype} "
-            f"{images.shape}"
-        )
+    kinds = {(image.dtype, image.ndim, image.shape[-1:], image.size > 0) for image in images}
+    if kinds != {(np.dtype(np.uint8), 3, (3,), True)}:
+        got = f"{images[0].dtype} {images[0].shape}" if len(images) else "none"
+        raise ValueError(f"expected images as uint8 (N, H, W, 3), at least one; got {got}")
+    subpixels = sum(image.size for image in images)
     rows = []
     with Progress(disable=not progress, transient=True) as bars:
         for name, (encode, decode) in CODECS.items():
@@ -82,7 +82,7 @@ def measure(images: np.ndarray, progress: bool = True) -> list[CodecRow]:
                 CodecRow(
                     codec=name,
                     images=len(images),
-                    bpsp=8 * size / images.size,
+                    bpsp=8 * size / subpixels,
                     encode_ms=1e3 * encode_seconds / len(images),
                     decode_ms=1e3 * decode_seconds / len(images),
                     lossless=lossless,

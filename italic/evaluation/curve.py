@@ -15,6 +15,8 @@ from italic.coding.codec import Codec, Coded
 from italic.evaluation.results import CurveRow
 from italic.models.likelihood import Mixture
 
+BATCH_PIXELS = 2**20  # of images of different sizes that are coded together, if several
+
 T = TypeVar("T")
 
 
@@ -37,7 +39,7 @@ class Estimate:
 
 def measure_curve(
     codec_for: Callable[[int], Codec],
-    images: np.ndarray,
+    images: Sequence[np.ndarray] | np.ndarray,
     steps: Sequence[int],
     batch: int = 64,
     timed: int = 16,
@@ -47,27 +49,28 @@ def measure_curve(
 
     Args:
         codec_for: the codec of a number of steps.
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, 3), or N images (H, W, 3) of different sizes.
         steps: step counts, each giving a row.
-        batch: images coded together.
+        batch: images coded together; those of different sizes are coded with others of their own,
+            and no more than `BATCH_PIXELS`.
         timed: images coded again at batch 1, for `encode_ms` and `decode_ms`.
         progress: show a progress bar.
 
     Yields:
         A row for each number of steps; `lossless` is False if any image came back changed.
     """
-    count, height, width, _ = images.shape
+    count, subpixels = len(images), sum(image.size for image in images)
+    batches = _batches(images, batch)
     with Progress(disable=not progress) as bars:
         for number in steps:
             codec = codec_for(number)
-            codec.decode(codec.encode(images[:1]), height, width)  # compiles the coder
+            _decoded(codec, codec.encode(images[0][None]), images[0][None])  # compiles the coder
             task = bars.add_task(f"{number} step{'s'[: number > 1]}", total=count)
             base_bits = coded_bits = estimated_bits = 0.0
             encode_seconds = decode_seconds = 0.0
             lossless = True
-            for start in range(0, count, batch):
-                rows = images[start : start + batch]
-                estimate = Estimate(len(rows), height * width)
+            for rows in batches:
+                estimate = Estimate(len(rows), rows[0, ..., 0].size)
                 coded, seconds = _timed(lambda: codec.encode(rows, estimate))  # noqa: B023
                 encode_seconds += seconds - estimate.seconds
                 decoded, seconds = _timed(lambda: _decoded(codec, coded, rows))  # noqa: B023
@@ -77,9 +80,8 @@ def measure_curve(
                 coded_bits += sum(item.bits for item in coded)
                 estimated_bits += float(estimate.maps.sum())
                 bars.advance(task, len(rows))
-            single = [_single(codec, images[i : i + 1]) for i in range(min(timed, count))]
+            single = [_single(codec, image[None]) for image in images[:timed]]
             lossless &= all(same for _, _, same in single)
-            subpixels = images.size
             yield CurveRow(
                 steps=number,
                 images=count,
@@ -88,11 +90,25 @@ def measure_curve(
                 bpsp_coded=coded_bits / subpixels,
                 encode_ms=_median_ms([encode for encode, _, _ in single]),
                 decode_ms=_median_ms([decode for _, decode, _ in single]),
-                batch=min(batch, count),
+                batch=max(map(len, batches)),
                 batch_encode_ms=1e3 * encode_seconds / count,
                 batch_decode_ms=1e3 * decode_seconds / count,
                 lossless=lossless,
             )
+
+
+def _batches(images: Sequence[np.ndarray] | np.ndarray, most: int) -> list[np.ndarray]:
+    """Images of one size together, uint8 (B, H, W, 3); `most` at most."""
+    if isinstance(images, np.ndarray):
+        return [images[start : start + most] for start in range(0, len(images), most)]
+    by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for image in images:
+        by_size.setdefault(image.shape, []).append(image)
+    batches = []
+    for (height, width, _), alike in by_size.items():
+        size = max(1, min(most, BATCH_PIXELS // (height * width)))
+        batches += [np.stack(alike[i : i + size]) for i in range(0, len(alike), size)]
+    return batches
 
 
 def _single(codec: Codec, image: np.ndarray) -> tuple[float, float, bool]:

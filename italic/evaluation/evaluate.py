@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic import experiment
+from italic.datamodules.images import crops_of
 from italic.evaluation.modes import (
     ablations,
     attention,
@@ -57,10 +58,12 @@ def evaluate(cfg: DictConfig) -> None:
     data = images_for(cfg, sources)
     if cfg.evaluate.split not in ("train", "validation", "test"):
         raise RunError("evaluate.split must be train, validation or test")
-    images = experiment.build_images(data).load(cfg.evaluate.split)
-    if cfg.evaluate.limit:
-        images = images[: cfg.evaluate.limit]
-    pixels = images.shape[1] * images.shape[2]
+    source = experiment.build_images(data)
+    limit = cfg.evaluate.limit or None
+    images = source.load(cfg.evaluate.split)[:limit]
+    cropped = crops_of(source) if cfg.mode == "curve" else None
+    whole = None if cropped is None else cropped.whole(cfg.evaluate.split)[:limit]
+    pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))
     if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
         raise RunError(
             f"steps must be a list of numbers from 1 to {pixels}, the pixels of an image"
@@ -73,7 +76,9 @@ def evaluate(cfg: DictConfig) -> None:
             "or leave out evaluate.sizes"
         )
     output = Path(HydraConfig.get().runtime.output_dir)
-    log.info("%d images of %d×%d pixels; results go to %s", len(images), *images.shape[1:3], output)
     run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}
     kind = data.datamodule.images._target_.rpartition(".")[2]
-    MODES[cfg.mode](Inputs(cfg, models, run_dirs, images, kind, output))
+    inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole)
+    size = "{}×{}".format(*images.shape[1:3]) if whole is None else "different numbers of"
+    log.info("%d images of %s pixels; results go to %s", len(inputs.measured), size, output)
+    MODES[cfg.mode](inputs)

@@ -45,6 +45,8 @@ class Inputs:
     images: uint8 (N, H, W, 3).
     kind: name of the class of their source, such as CIFAR10.
     output: the directory of the results; it is there.
+    whole: uint8 (H, W, 3) each, the images of different sizes that the others are crops of; None if
+        they are no crops, or the mode needs some of one size.
     """
 
     cfg: DictConfig
@@ -53,6 +55,12 @@ class Inputs:
     images: np.ndarray
     kind: str
     output: Path
+    whole: Sequence[np.ndarray] | None = None
+
+    @property
+    def measured(self) -> Sequence[np.ndarray] | np.ndarray:
+        """What the curve is of: whole images if there are any."""
+        return self.images if self.whole is None else self.whole
 
     @property
     def pictures(self) -> np.ndarray:

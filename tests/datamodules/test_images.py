@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
-from italic.datamodules.images import CIFAR10, DataError, Folder, Photos
+from italic.datamodules.images import CIFAR10, DataError, Folder, Photos, read_rgb
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
@@ -76,10 +77,24 @@ def test_photographs_may_be_resized_first() -> None:
 def test_folder_splits_files_and_cuts_tiles(tmp_path: Path) -> None:
     for index in range(10):
         save(tmp_path / "deep" / f"{index}.png", picture(index, 40, 70))
-    source = Folder(str(tmp_path), size=32)
+    source = Folder(str(tmp_path), size=32, validation=0.3, test=0.3)
     splits = [source.load(split) for split in ("train", "validation", "test")]
-    assert [len(images) for images in splits] == [16, 2, 2]
-    assert len(as_set(np.concatenate(splits))) == 20
+    assert all(len(images) % 2 == 0 for images in splits)  # two tiles a file
+    assert sum(map(len, splits)) == len(as_set(np.concatenate(splits))) == 20
+
+
+def test_a_file_that_is_added_moves_no_other(tmp_path: Path) -> None:
+    def splits() -> list[set[bytes]]:
+        source = Folder(str(tmp_path), validation=0.3, test=0.3)
+        return [as_set(source.load(split)) for split in ("train", "validation", "test")]
+
+    for index in range(20):
+        save(tmp_path / "deep" / f"{index}.png", picture(index))
+    before = splits()
+    save(tmp_path / "another.png", picture(99))
+    after = splits()
+    assert all(old <= new for old, new in zip(before, after, strict=True))
+    assert set.union(*after) - set.union(*before) == {picture(99).tobytes()}
 
 
 def test_folder_takes_named_splits(tmp_path: Path) -> None:
@@ -103,18 +118,46 @@ def test_gray_and_palette_are_converted_without_loss(tmp_path: Path) -> None:
     save(tmp_path / "train" / "gray.png", gray)
     assert np.array_equal(Folder(str(tmp_path)).load("train")[0], np.repeat(gray[..., None], 3, 2))
 
+    image = Image.fromarray(picture(1)).quantize(16)
+    image.save(tmp_path / "train" / "gray.png")
+    assert np.array_equal(Folder(str(tmp_path)).load("train")[0], np.asarray(image.convert("RGB")))
+
 
 @pytest.mark.parametrize(
-    "array, mode",
+    "array, kind",
     [
-        (np.zeros((32, 32, 4), np.uint8), "RGBA"),
-        (np.zeros((32, 32), np.uint16), "I;16"),
+        (np.zeros((32, 32, 4), np.uint8), "rgb alpha"),
+        (np.zeros((32, 32), np.uint16), "gray16"),
+        (np.zeros((32, 32, 3), np.uint16), "rgb16"),  # Pillow alone would make 8 bits of them
     ],
 )
-def test_alpha_and_16_bit_are_refused_by_name(tmp_path: Path, array: np.ndarray, mode: str) -> None:
-    save(tmp_path / "train" / "odd.png", array)
-    with pytest.raises(DataError, match=rf"odd\.png' is of kind {mode}"):
+def test_alpha_and_16_bit_are_refused_by_name(tmp_path: Path, array: np.ndarray, kind: str) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "odd.png").write_bytes(imagecodecs.png_encode(array))
+    with pytest.raises(DataError, match=rf"odd\.png' is of kind {kind}:"):
         Folder(str(tmp_path)).load("train")
+
+
+@pytest.mark.parametrize("name", ["odd.png", "odd.webp", "odd.tif"])
+def test_several_frames_are_refused(tmp_path: Path, name: str) -> None:
+    first, second = (Image.fromarray(picture(seed)) for seed in range(2))
+    first.save(tmp_path / name, save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=r"odd\.\w+' can't be read.*(animated|several)"):
+        read_rgb(tmp_path / name)
+
+
+def test_a_transparent_colour_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "odd.png", transparency=(1, 2, 3))
+    with pytest.raises(DataError, match="is of kind rgb with transparency"):
+        read_rgb(tmp_path / "odd.png")
+
+
+def test_hidden_files_and_folders_named_like_pictures_are_passed_over(tmp_path: Path) -> None:
+    for name in ("train/._0.png", "train/.trash/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    save(tmp_path / "train" / "set.png" / "0.png", picture(0))
+    assert np.array_equal(Folder(str(tmp_path)).load("train"), picture(0)[None])
 
 
 def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
@@ -123,12 +166,18 @@ def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images below"):
         Folder(str(tmp_path)).load("train")
     save(tmp_path / "a.png", picture(0, 8, 8))
-    with pytest.raises(DataError, match="holds 1 images"):
-        Folder(str(tmp_path)).load("train")
-    for name in "bc":
-        save(tmp_path / f"{name}.png", picture(0, 8, 8))
+    with pytest.raises(DataError, match=r"none of the 1 images .* is drawn for"):
+        [Folder(str(tmp_path), size=8).load(split) for split in ("train", "validation", "test")]
+    for index in range(20):
+        save(tmp_path / f"{index}.png", picture(0, 8, 8))
     with pytest.raises(DataError, match=r"smaller datamodule\.images\.size"):
         Folder(str(tmp_path)).load("train")
     (tmp_path / "d.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="can't be read as an image"):
         [Folder(str(tmp_path), size=8).load(split) for split in ("train", "validation", "test")]
+
+
+@pytest.mark.parametrize("wrong", [{"crop": 0}, {"reduced": 0.5}, {"crop": 8, "reduced": 2.0}])
+def test_crops_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected a crop size|must be"):
+        Folder(str(tmp_path), **wrong)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def measure(inputs: Inputs) -> None:
     Raises:
         RunError: a decoded image differs from its original.
     """
-    cfg, images, output = inputs.cfg, inputs.images, inputs.output
+    cfg, images, output = inputs.cfg, inputs.measured, inputs.output
     curves: dict[str, list[CurveRow]] = {}
     panels: dict[str, Figure] = {}
     for name in inputs.models:
@@ -60,7 +61,7 @@ def measure(inputs: Inputs) -> None:
 def _evaluate_model(
     inputs: Inputs, name: str, folder: Path
 ) -> tuple[list[CurveRow], Figure | None]:
-    cfg, images, model = inputs.cfg, inputs.images, inputs.models[name]
+    cfg, images, model = inputs.cfg, inputs.measured, inputs.models[name]
     planned = inputs.planned(model)
     log.info("%s: coding and decoding", name)
     rows = []
@@ -97,12 +98,14 @@ def _evaluate_model(
     if not cfg.evaluate.pictures:
         return rows, None
     codec = planned.codec(inputs.own_steps(model))
-    panel = make_panel(codec, images[: cfg.evaluate.pictures])
+    panel = make_panel(codec, inputs.pictures)
     figures.save_figure(panel, folder / "panel.png")
     return rows, panel
 
 
-def _classical(cfg: DictConfig, images: np.ndarray, output: Path) -> list[CodecRow]:
+def _classical(
+    cfg: DictConfig, images: Sequence[np.ndarray] | np.ndarray, output: Path
+) -> list[CodecRow]:
     if not cfg.evaluate.codecs:
         return []
     log.info("classical codecs on the same images")
