@@ -17,9 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic import experiment, planning
 from italic.coding.base import BPG, BaseCode, Ladder, NoBase
-from italic.coding.calibration import calibrated
 from italic.coding.codec import Codec
-from italic.coding.exact import silent_blocks
+from italic.coding.exact import calibrated, silent_blocks
 from italic.coding.files import write_whole
 from italic.coding.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
 from italic.datamodules.images import DataError

@@ -112,6 +112,7 @@ class LatticeNetwork(Network):
     """
 
     whole_partitions = True
+    arithmetic = "int8"
 
     def __init__(
         self,

@@ -21,11 +21,13 @@ class Network(nn.Module):
             of steps, see `Estimator`.
         recurrent: whether features of one step enter the next one.
         largest_stride: of the lattices that are given to it as pictures of their own.
+        arithmetic: how it is made exact, see `italic.coding.exact`.
     """
 
     whole_partitions: ClassVar[bool] = False
     recurrent: bool = False
     largest_stride: int = 1
+    arithmetic: ClassVar[str] = "grids"
 
     @abstractmethod
     def estimates(

@@ -5,17 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from italic.coding import calibration
 from italic.coding.base import NoBase
-from italic.coding.calibration import balance, calibrated
 from italic.coding.codec import Codec
 from italic.coding.exact import (
-    ExactConvolution,
     InexactError,
+    calibrated,
     check,
+    grid_calibration,
     make_exact,
     silent_blocks,
 )
+from italic.coding.exact.grid_calibration import balance
+from italic.coding.exact.grids import ExactConvolution
+from italic.coding.exact.rounding import compensated
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
@@ -97,7 +99,7 @@ def test_rounding_makes_up_for_its_errors_where_inputs_go_together() -> None:
     covariance = torch.from_numpy(np.cov(patches.T))
     wanted = torch.from_numpy(random.normal(size=(8, 30)))
     units = torch.tensor([2.0**-4, 2.0**-2] * 4, dtype=torch.float64)
-    rounded = calibration._compensated(wanted, units, covariance)
+    rounded = compensated(wanted, units, covariance)
     counts = rounded / units[:, None]
     assert torch.equal(counts, counts.round())
     nearest = (wanted / units[:, None]).round() * units[:, None]
@@ -106,7 +108,7 @@ def test_rounding_makes_up_for_its_errors_where_inputs_go_together() -> None:
         return torch.einsum("ni,ij,nj->n", wanted - weights, covariance, wanted - weights)
 
     assert (error(rounded) < 0.5 * error(nearest)).all()
-    apart = calibration._compensated(wanted, units, torch.eye(30, dtype=torch.float64))
+    apart = compensated(wanted, units, torch.eye(30, dtype=torch.float64))
     torch.testing.assert_close(apart, nearest)
 
 
@@ -114,7 +116,9 @@ def test_weights_whose_sums_would_not_fit_are_rounded_to_the_nearest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = weights(RNAN(**OPTIONS["small"]))
-    monkeypatch.setattr(calibration, "_compensated", lambda wanted, *_: 2 * wanted.abs() + 2**20)
+    monkeypatch.setattr(
+        grid_calibration, "compensated", lambda wanted, *_: 2 * wanted.abs() + 2**20
+    )
     exact = calibrated(network, calibrate)
     convolutions = [m for m in exact.modules() if isinstance(m, ExactConvolution)]
     assert convolutions and all(conv.is_exact() for conv in convolutions)

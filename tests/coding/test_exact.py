@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from italic.coding import exact
 from italic.coding.base import BPG, NoBase
 from italic.coding.codec import Codec
-from italic.coding.exact import ExactConv2d, InexactError, exact_arithmetic, make_exact
+from italic.coding.exact import InexactError, check, exact_arithmetic, make_exact
+from italic.coding.exact.grids import ExactConv2d, counted
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
@@ -183,7 +183,7 @@ def test_convolutions_are_exact_sums_of_integers(network: tuple[str, RNAN]) -> N
     for conv in convolutions[:12]:
         x = torch.randn(2, conv.in_channels, 9, 7) * 100 * conv.input_unit
         weight, bias = conv.in_units()
-        counts = exact.counted(x, conv.input_unit, conv.input_limit).double()
+        counts = counted(x, conv.input_unit, conv.input_limit).double()
         reference = nn.functional.conv2d(counts, weight, bias, conv.stride, conv.padding)
         with exact_arithmetic():
             assert torch.equal(conv(x).double(), reference * conv.units.double().view(1, -1, 1, 1))
@@ -200,7 +200,7 @@ def test_the_largest_inputs_stay_exact(network: tuple[str, RNAN]) -> None:
         x = signs.float() * float(conv.input_unit) * 1e9
         with exact_arithmetic():
             out = nn.functional.conv2d(
-                exact.counted(x, conv.input_unit, conv.input_limit), conv.weight, conv.bias
+                counted(x, conv.input_unit, conv.input_limit), conv.weight, conv.bias
             )
         expected = conv.input_limit * weight[channel].abs().sum() + bias[channel]
         assert float(out[0, channel, 0, 0] / conv.units[channel]) == float(expected)
@@ -245,7 +245,7 @@ def test_weights_off_their_grid_or_too_large_are_found() -> None:
         with torch.no_grad():
             change(network.groups[0].conv)
         with pytest.raises(InexactError, match=r"groups\.0\.conv"):
-            exact.check(network)
+            check(network)
 
 
 def test_infinite_weights_are_refused() -> None:

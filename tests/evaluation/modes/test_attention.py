@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from italic.coding.exact import ExactNonLocalBlock, exact_arithmetic
+from italic.coding.exact import exact_arithmetic
+from italic.coding.exact.grids import ExactNonLocalBlock
 from italic.coding.model import Model
 from italic.evaluation.modes.attention import Attention, attention_of, draw
 from italic.evaluation.sources import Inputs

@@ -1,7 +1,6 @@
-"""Exact inference: the estimator computes the same numbers on every machine.
+"""The exact scheme of the RNAN models: integers of up to 12 bits, carried in float32.
 
-Floating-point sums depend on their order, and the order on batch size, threads, processor and
-library. Here every number that enters a sum is a small integer times a power of two, so that a
+Every number that enters a sum is a small integer times a power of two, so that a
 float32 holds all partial sums exactly (they stay below 2^24 units) and any order gives the same
 result, at the speed of ordinary convolutions. Between the sums stand only element-wise IEEE
 operations, rounded once each, and tables that are stored with the weights.
@@ -14,42 +13,30 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import lru_cache
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from italic.coding.exact.layers import (
+    EXACT,
+    ExactHead,
+    ExactProduct,
+    ExactSigmoid,
+    InexactError,
+    refuse_inexact,
+)
 from italic.models.layers import Hourglass, NonLocalBlock, Product, ResidualBlock
-from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.likelihood import MixtureHead
 
-EXACT = 2**24  # float32 holds every integer up to this one
 WEIGHT_LIMIT = 2047  # units of a weight, either sign
 ATTENTION_LIMIT = 511  # units of query, key and value, where their sums allow as many
-UNIT = 2.0**-8  # of the network's last numbers: 1/16 grey level, 1/1024 of a coefficient
-SIGMOID_UNIT = 2.0**-7  # step of the sigmoid's argument in its table, from -8 to 8
-SIGMOID_REACH = 1024
 EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
 EXPONENTIAL_TOP = 2**14  # exp(0) in its table
 SILENCE = 2.0**-20  # the largest input of a convolution is never taken to be smaller
 SHARES = 2**15  # the whole of a position's attention
-# PyTorch's layers that have an exact form, or are exact as they are.
-LAYERS = (
-    *(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.Embedding),
-    *(nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity, nn.Sequential, nn.ModuleList),
-)
 CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
-
-
-Net = TypeVar("Net", bound=nn.Module)
-
-
-class InexactError(ValueError):
-    """Weights whose sums could leave the integers that a float32 holds."""
 
 
 def counted(x: Tensor, unit: Tensor, limit: int) -> Tensor:
@@ -257,71 +244,7 @@ class ExactNonLocalBlock(NonLocalBlock):
         return min(ATTENTION_LIMIT, EXACT // (SHARES + self.window**2))
 
 
-class ExactSigmoid(nn.Module):
-    """The sigmoid from a table with 8 bits behind the point, by the argument in 1/128."""
-
-    table: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        argument = torch.arange(-SIGMOID_REACH, SIGMOID_REACH + 1, dtype=torch.float64)
-        table = torch.sigmoid(argument * SIGMOID_UNIT)
-        self.register_buffer("table", (table / UNIT).round().mul(UNIT).float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As torch.sigmoid."""
-        index = (x * (1 / SIGMOID_UNIT)).round_().clamp_(-SIGMOID_REACH, SIGMOID_REACH)
-        return self.table[(index + SIGMOID_REACH).int()]
-
-
-class ExactProduct(Product):
-    """A product rounded to 2^-12, so that no compiler can fuse it with the sum that follows."""
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Multiply."""
-        return (x * y * 2.0**12).round_().mul_(2.0**-12)
-
-
-class ExactHead(MixtureHead):
-    """The head on integers: the network's numbers and the base image rounded to their units."""
-
-    def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
-        """As MixtureHead."""
-        return super().forward(
-            (raw * (1 / UNIT)).round_().mul_(UNIT), (base_image * 16).round_().mul_(1 / 16)
-        )
-
-
-def check_layers(network: nn.Module) -> None:
-    """Refuse layers of PyTorch that have no exact form; what else a `forward` does, nobody checks.
-
-    Raises:
-        InexactError: there is one.
-    """
-    for name, module in network.named_modules():
-        if type(module).__module__.startswith("torch.nn.") and not isinstance(module, LAYERS):
-            raise InexactError(
-                f"the network's layer {name} is a {type(module).__name__}, which has no exact "
-                f"form: expected {', '.join(layer.__name__ for layer in LAYERS)}"
-            )
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not _is_plain(module):
-            raise InexactError(
-                f"the network's layer {name} has no exact form: expected a convolution with a bias "
-                "and without groups, dilation and padding other than by zeros; a transposed one "
-                "with its kernel's side for a stride, and without padding"
-            )
-
-
-def _is_plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
-    transposed = isinstance(conv, nn.ConvTranspose2d)
-    return (
-        conv.bias is not None
-        and (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), "zeros")
-        and (not transposed or (conv.stride, conv.padding) == (conv.kernel_size, (0, 0)))
-    )
-
-
-def exchange_modules(network: Net) -> Net:
+def exchange_modules(network: nn.Module) -> nn.Module:
     """A copy of a network, its modules exchanged for exact ones with no grids set yet."""
     exact = copy.deepcopy(network).requires_grad_(False).eval()
     makers: dict[type, Callable[..., nn.Module]] = {
@@ -344,7 +267,7 @@ def exchange_modules(network: Net) -> Net:
 
 
 @torch.no_grad()
-def make_exact(network: Net, calibrate: Callable[[Net], None]) -> Net:
+def make_exact(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> nn.Module:
     """The exact form of a trained network, rounded to the nearest; `calibration` does it better.
 
     Args:
@@ -374,8 +297,10 @@ def check(exact: nn.Module) -> None:
     """Prove that no sum of an exact network can leave the integers that a float32 holds.
 
     Raises:
-        InexactError: one could.
+        InexactError: one could, or a layer is not exact.
     """
+    kinds = ExactConvolution, ExactNonLocalBlock, ExactSigmoid, ExactProduct, ExactHead
+    refuse_inexact(exact, kinds)
     for name, module in exact.named_modules():
         if isinstance(module, ExactConvolution) and not module.is_exact():
             raise InexactError(f"the sums of {name} are not exact: the weights are damaged")
@@ -442,68 +367,7 @@ def floating_state(exact: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Switch off what is not a plain sum of float32 products.
-
-    That is NNPACK, cuDNN's Winograd, and the autocasting, TF32 or bfloat16 that the host program
-    or its environment may allow. Threads may be in here together: the last one to leave restores
-    what the first one found.
-    """
-    with ExitStack() as own:
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            own.enter_context(torch.autocast(device, enabled=False))  # of this thread
-        with _Inside.lock:
-            if not _Inside.threads:
-                _Inside.restore = _switch_off()
-            _Inside.threads += 1
-        try:
-            yield
-        finally:
-            with _Inside.lock:
-                _Inside.threads -= 1
-                if not _Inside.threads:
-                    _Inside.restore()
-
-
-class _Inside:
-    """The threads in `exact_arithmetic`, and what the last one of them calls."""
-
-    lock = threading.Lock()
-    threads = 0
-    restore: Callable[[], None]
-
-
-def _switch_off() -> Callable[[], None]:
-    """Switch off; → what restores."""
-    backends: Any = torch.backends
-    cudnn, mkldnn, nnpack = backends.cudnn, backends.mkldnn, backends.nnpack
-    products = backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
-    enabled = cudnn.enabled, mkldnn.enabled
-    precisions = [product.fp32_precision for product in products]
-    for product in products:
-        product.fp32_precision = "ieee"
-    (nnpack_enabled,) = nnpack.set_flags(False)
-    cudnn.enabled, mkldnn.enabled = False, mkldnn.enabled and _onednn_is_exact()
-
-    def restore() -> None:
-        cudnn.enabled, mkldnn.enabled = enabled
-        nnpack.set_flags(nnpack_enabled)
-        for product, precision in zip(products, precisions, strict=True):
-            product.fp32_precision = precision
-
-    return restore
-
-
-@lru_cache
-def _onednn_is_exact() -> bool:
-    """Whether oneDNN keeps float32: ONEDNN_DEFAULT_FPMATH_MODE=BF16 overrides what PyTorch asks."""
-    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
-    x = torch.full((2, 48, 16, 16), 257, **kind)  # its 9 bits are one too many for bfloat16
-    return bool((F.conv2d(x, torch.ones(48, 48, 3, 3, **kind)) == 48 * 9 * 257).all())
-
-
-def _largest_inputs(network: Net, calibrate: Callable[[Net], None]) -> dict[str, float]:
+def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> dict[str, float]:
     """The largest absolute input of each convolution; of query, key, value of each block."""
     largest: dict[str, float] = {}
 

@@ -1,6 +1,6 @@
-"""From a trained network to an exact one whose rounding costs least on typical inputs.
+"""From a trained network to an exact one on grids whose rounding costs least on typical inputs.
 
-`exact.make_exact` rounds each number to the nearest; here the same grids serve better:
+`grids.make_exact` rounds each number to the nearest; here the same grids serve better:
 
 - Channels between the two convolutions of a residual block get about equal ranges: their
   activation scales with its argument (Nagel et al. 2019, arXiv 1906.04721, section 4.1).
@@ -18,23 +18,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from italic.coding.exact import (
+from italic.coding.exact.grids import (
     ExactConvolution,
-    Net,
     check,
     counted,
     make_exact,
     power_of_two_at_least,
 )
+from italic.coding.exact.rounding import compensated
 from italic.models.layers import ResidualBlock
 
 FINER = (1.0, 0.5, 0.25)  # grids that are tried, by the one that holds the largest input
 PATCHES = 4096  # of one application of a convolution; more say little more
-DAMPING = 1e-4  # of the patches' mean variance, lest directions without any be unbounded
+
+Calibration = Callable[[nn.Module], None]
 
 
 @torch.no_grad()
-def calibrated(network: Net, calibrate: Callable[[Net], None]) -> Net:
+def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
     """The exact form of a trained network.
 
     Args:
@@ -58,7 +59,7 @@ def calibrated(network: Net, calibrate: Callable[[Net], None]) -> Net:
 
 
 @torch.no_grad()
-def balance(network: Net, calibrate: Callable[[Net], None]) -> Net:
+def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
     """A copy that computes the same, with more equal ranges within its residual blocks.
 
     The largest activations reach just below a power of two, the end of a grid.
@@ -131,7 +132,7 @@ class _Inputs:
         return float(self.conv.input_unit) * finest * (self.conv.input_limit + 1)
 
 
-def _observed(network: Net, exact: Net, calibrate: Callable[[Net], None]) -> dict[str, _Inputs]:
+def _observed(network: nn.Module, exact: nn.Module, calibrate: Calibration) -> dict[str, _Inputs]:
     """The inputs of each convolution, tried on the grids that the exact network has for them."""
     inputs: dict[str, _Inputs] = {}
     hooks = []
@@ -161,7 +162,7 @@ def _round_by_moments(
     units = conv.units.double().cpu().repeat_interleave(len(wanted) // len(bias))
     mean = moments[:-1, -1] / input_unit
     covariance = moments[:-1, :-1] / input_unit**2 - torch.outer(mean, mean)
-    rounded = _compensated(wanted, units, covariance)
+    rounded = compensated(wanted, units, covariance)
     missing = ((wanted - rounded) @ mean).view(len(bias), -1).mean(1)
     conv.weight.copy_(_as_weight(conv, rounded))
     conv.bias.copy_(((bias.double().cpu() + missing) / units[:: len(wanted) // len(bias)]).round())
@@ -169,44 +170,6 @@ def _round_by_moments(
     if not conv.is_exact():
         conv.weight.copy_(nearest[0])
         conv.bias.copy_(nearest[1])
-
-
-def _compensated(wanted: Tensor, units: Tensor, covariance: Tensor) -> Tensor:
-    """Rows rounded to multiples of their units so that (wanted − rounded) · patch is small.
-
-    Args:
-        wanted: float64 (n, m).
-        units: float64 (n,).
-        covariance: float64 (m, m), of the patches.
-
-    Returns:
-        float64 (n, m).
-    """
-    diagonal = covariance.diagonal()
-    order = diagonal.argsort(descending=True)
-    factor = _factor_of_inverse(covariance[order][:, order])
-    left = wanted[:, order]
-    for column in range(left.shape[1]):
-        exactly = left[:, column].clone()
-        left[:, column] = (exactly / units).round() * units
-        error = (exactly - left[:, column]) / factor[column, column]
-        left[:, column + 1 :] -= torch.outer(error, factor[column, column + 1 :])
-    rounded = torch.empty_like(left)
-    rounded[:, order] = left
-    return rounded
-
-
-def _factor_of_inverse(covariance: Tensor) -> Tensor:
-    """Upper triangular U with UᵀU = C⁻¹, of C damped until it is safely positive: (m, m)."""
-    damping = DAMPING * float(covariance.diagonal().mean()) + 1e-30
-    identity = torch.eye(len(covariance), dtype=covariance.dtype)
-    while True:
-        # C = RRᵀ with R upper triangular: Cholesky's factor, rows and columns reversed.
-        damped = (covariance + damping * identity).flip(0, 1)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            return torch.linalg.solve_triangular(factor.flip(0, 1), identity, upper=True)
-        damping *= 10
 
 
 def _patches(conv: nn.Module, x: Tensor) -> Tensor:
