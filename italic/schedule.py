@@ -18,6 +18,7 @@ from italic.orders import pixel_order
 
 SIZES = ("equal", "power")
 LARGEST_STRIDE = 64  # of the lattices that pixels are predicted on
+SMALLEST_LATTICE = 16  # pixels of a lattice that contexts are computed from
 KEPT = 4  # partitions that a schedule remembers, ...
 KEPT_PIXELS = 2**20  # ... of images up to this size
 
@@ -95,7 +96,8 @@ class Partition:
         """Step before which the context of each pixel is computed, int64 (H, W); -1 for none.
 
         The context of a pixel predicted at stride s comes from the known pixels of the lattice of
-        stride 2·s; without any, there is none. It is computed in the first step that needs it, and
+        stride 2·s; without any, or on a lattice of fewer than `SMALLEST_LATTICE` pixels, which the
+        window of a pixel covers, there is none. It is computed in the first step that needs it, and
         again when the lattice is complete or has at least twice as many known pixels as at the last
         time: once a stride where steps end with lattices, and at most ⌈log2 n⌉ + 1 times for a
         lattice of n pixels.
@@ -103,6 +105,8 @@ class Partition:
         steps, contexts = self.step_of_pixel, np.full((self.height, self.width), -1)
         for stride in np.unique(self.strides):
             lattice = steps[:: 2 * stride, :: 2 * stride].ravel()
+            if lattice.size < SMALLEST_LATTICE:
+                continue
             # Pixels of the lattice that are known before each step.
             known = np.append(0, np.bincount(lattice, minlength=self.steps).cumsum())
             here = self.strides == stride

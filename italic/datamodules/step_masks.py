@@ -18,6 +18,7 @@ from italic.datamodules.images import ImageSource, Split, crops_of
 from italic.datamodules.pairs import Pairs, make_pairs
 from italic.schedule import Schedule
 
+MANY_STEPS = 8  # in which random partitions complete one lattice after another
 FEW_STEPS = 4  # the most steps that a ladder's rungs above the first are trained for
 
 
@@ -155,12 +156,30 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     return (rank >= bounds[:, :, None, None]).sum(1) - 1
 
 
-def random_bounds(pixels: int, min_steps: Tensor, max_steps: Tensor) -> Tensor:
-    """Bounds of a random partition, as the partitions of `random_windows`, int64 (steps + 1,)."""
+def random_bounds(
+    height: int, width: int, min_steps: Tensor, max_steps: Tensor, ends: bool
+) -> Tensor:
+    """Bounds of a random partition, as the partitions of `random_windows`.
+
+    Args:
+        height: of the images.
+        width: of the images.
+        min_steps: float64 (1,), the smallest number of steps.
+        max_steps: float64 (1,), the largest.
+        ends: of `MANY_STEPS` or more, some end with the lattices of strides 2, 4 and 8, as planned
+            steps do: the context of an incomplete lattice is computed twice.
+
+    Returns:
+        int64 (steps + 1,).
+    """
     number = _random_numbers(min_steps, max_steps)
     growth = 1 + 2.5 * torch.rand_like(number)
     fractions = torch.arange(int(number) + 1) / number
-    return torch.round(pixels * fractions**growth).long().unique()
+    bounds = torch.round(height * width * fractions**growth).long()
+    if ends and number >= MANY_STEPS:
+        lattices = [-(-height // stride) * -(-width // stride) for stride in (2, 4, 8)]
+        bounds = torch.cat([bounds, torch.tensor(lattices)])
+    return bounds.unique()
 
 
 def random_plan(min_steps: Tensor, max_steps: Tensor, plans: Tensor) -> Tensor:
@@ -423,7 +442,8 @@ class StepMasks(pl.LightningDataModule):
         fewest, most = (1, FEW_STEPS) if rung > 0 else (self.min_steps, self.max_steps)
         limits = torch.tensor([float(fewest)]), torch.tensor([float(most)])
         if not self.schedule.plans:
-            bounds = random_bounds(self.rank.numel(), *limits)
+            height, width = self.rank.shape
+            bounds = random_bounds(height, width, *limits, self.schedule.order == "nested")
         else:
             bounds = random_plan(*limits, self.plan_bounds)
         bounds = bounds.to(self.rank.device)
