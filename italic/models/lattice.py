@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
 from italic.models.windows import GREY, base_windows, neighbours, windows
@@ -132,8 +132,8 @@ class LatticeNetwork(Network):
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
             raise ValueError(f"leak must be a power of two up to 1; got {leak}")
         self.features, self.window, self.rungs = features, window, rungs
-        self.entry = nn.Linear(3 * window**2 + 3, features)
-        self.known_entry = nn.Linear(window**2, features, bias=False)
+        self.entry = IntegerLinear(3 * window**2 + 3, features, 1 / DIFFERENCE)
+        self.known_entry = IntegerLinear(window**2, features, 1.0, bias=False)
         self.stride_embedding = _embedding(LEVELS, features)
         self.context: ContextNetwork | None = None
         self.base_context: ContextNetwork | None = None
@@ -143,7 +143,11 @@ class LatticeNetwork(Network):
             self.context_embedding = _embedding(LEVELS, context_features)
             if rungs:
                 self.base_context = ContextNetwork(12, *context)
-        self.base_entry = nn.Linear(3 * BASE_WINDOW**2, features, bias=False) if rungs else None
+        self.base_entry: IntegerLinear | None = None
+        if rungs:
+            self.base_entry = IntegerLinear(
+                3 * BASE_WINDOW**2, features, 1 / DIFFERENCE, bias=False
+            )
         self.rung_embedding = _embedding(rungs, features) if rungs > 1 else None
         self.body = nn.Sequential(*(RowBlock(features, leak) for _ in range(blocks)))
         self.head = MixtureHead(components)
@@ -188,17 +192,18 @@ class LatticeNetwork(Network):
         rows, guess = windows(image, base if self.rungs else None, pixels, known)
         level = levels(partition.strides.ravel()[pixels])
         # The part of the schedule, which is the same for all images.
-        x = self.known_entry(torch.from_numpy(known >= 0).to(device, self.entry.weight.dtype))
-        x = x + self.stride_embedding(torch.from_numpy(level).to(device))
+        by_schedule = self.known_entry(torch.from_numpy((known >= 0).view(np.int8)).to(device))
+        by_schedule += self.stride_embedding(torch.from_numpy(level).to(device))
         if self.rung_embedding is not None:
-            x = x + self.rung_embedding.weight[rung]
-        x = self.entry(scaled(rows)) + x
+            by_schedule += self.rung_embedding.weight[rung]
+        x = self.entry(rows)
+        x += by_schedule
         if self.base_entry is not None:
-            x = x + self.base_entry(scaled(base_windows(base, pixels, guess)))
+            x += self.base_entry(base_windows(base, pixels, guess))
         if self.context is not None:
-            x = x + self._contexts(image, partition, pixels, contexts)
+            x += self._contexts(image, partition, pixels, contexts)
         if self.base_context is not None:
-            x = x + self._base_contexts(base, pixels, contexts)
+            x += self._base_contexts(base, pixels, contexts)
         return self.exit(self.body(x)), guess.float()
 
     def _contexts(
@@ -251,11 +256,6 @@ def _embedding(rows: int, features: int) -> nn.Embedding:
     embedding = nn.Embedding(rows, features)
     nn.init.zeros_(embedding.weight)
     return embedding
-
-
-def scaled(differences: Tensor) -> Tensor:
-    """Differences of grey levels, int8, in units of `DIFFERENCE`, float32."""
-    return differences.float().mul_(1 / DIFFERENCE)  # twice as fast as a product of both types
 
 
 def levels(strides: np.ndarray) -> np.ndarray:
