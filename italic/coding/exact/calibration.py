@@ -33,7 +33,7 @@ from italic.models.layers import IntegerLinear, NonLocalBlock
 
 SHARES = tuple(share / 20 for share in range(20, 5, -1))  # of a range, tried as its clipped end
 VALUES = 2**13  # of one application of a layer, remembered for its grid
-REMEMBERED = 2**18  # values in all
+REMEMBERED = 2**16  # values in all
 PATCHES = 4096  # of one application, for moments
 FINEST = 8  # inputs may be multiples of 2^-8
 SILENCE = 2.0**-20  # ranges are never taken to be smaller
