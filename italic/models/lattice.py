@@ -155,6 +155,12 @@ class LatticeNetwork(Network):
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the parts that compute most, see `torch.nn.Module.compile`."""
+        for part in (self.body, self.context, self.base_context):
+            if part is not None:
+                part.compile(*arguments, **options)
+
     def estimates(
         self,
         image: Tensor,
