@@ -246,7 +246,9 @@ class LatticeNetwork(Network):
         assert self.context is not None
         strides = partition.strides.ravel()[pixels]
         before = partition.context_steps.ravel()[pixels]
-        for stride, step in np.unique(np.stack([strides, before]), axis=1).T.tolist():
+        every = partition.steps + 1
+        for group in np.unique(strides * every + before + 1).tolist():
+            stride, step = group // every, group % every - 1
             if step >= 0 and (stride, step) not in contexts:
                 contexts[stride, step] = self._features(image, partition, stride, step)
         return self._between(self.context, image, pixels, strides, before, contexts)
