@@ -26,7 +26,7 @@ LEVELS = LARGEST_STRIDE.bit_length()
 DIFFERENCE = 16.0
 LEVEL = 64.0
 BASE_WINDOW = 5  # side of the windows of the base picture
-ROWS = 2**16  # pixels of all images that are estimated at a time
+ROWS = 2**13  # pixels of all images that are estimated at a time; more leave the cache
 BASE = (1, 0)  # the base picture's features among the contexts: known before any pixel
 TILE = 256  # positions a side of the largest lattice that a context network gets in one piece
 # Features of lattices, by half of their stride and the step before which they were computed.
