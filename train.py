@@ -1,4 +1,4 @@
-"""Train an estimator: python train.py model=rnan_small steps=8 datamodule=photos …"""
+"""Train an estimator: python train.py model=lattice steps=8 datamodule=photos …"""
 
 from __future__ import annotations
 

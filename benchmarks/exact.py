@@ -46,6 +46,9 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"batch": 16, "threads": 1, "environment": {}, "layout": "contiguous"},
     {"batch": 16, "threads": 1, "environment": {}, "library": "oneDNN off"},
     {"batch": 16, "threads": 1, "environment": {}, "library": "compiled"},
+    # The products of 8-bit operands, without the probe's choice.
+    {"batch": 64, "threads": 1, "environment": {"ITALIC_PRODUCTS": "float32"}},
+    {"batch": 7, "threads": 2, "environment": {"ITALIC_PRODUCTS": "float32"}},
 ]
 
 

@@ -79,7 +79,7 @@ def configuration() -> str:
         _table(config.TrainConfig),
     ]
     groups: list[tuple[str, Any]] = [
-        ("model", config.ModelConfig),
+        ("model", (config.ModelConfig, config.LatticeConfig)),
         ("base", (config.BPGConfig, config.LadderConfig, config.NoBaseConfig)),
         ("masks", config.MasksConfig),
         ("datamodule", config.DataModuleConfig),
@@ -88,7 +88,8 @@ def configuration() -> str:
         ("logger", config.LoggerConfig),
     ]
     for group, schemas in groups:
-        parts += [f"## {group}", "" if isinstance(schemas, tuple) else _choices(group)]
+        alone = isinstance(schemas, tuple) and group != "model"  # a schema for each choice
+        parts += [f"## {group}", "" if alone else _choices(group)]
         for schema in schemas if isinstance(schemas, tuple) else (schemas,):
             if isinstance(schemas, tuple):
                 parts.append(f"### {_choice_of(schema)}")
@@ -204,7 +205,10 @@ def _choice_of(schema: type) -> str:
     for name, images in config.IMAGES.items():
         if images is schema:
             return name
-    return {"BPGConfig": "bpg", "LadderConfig": "ladder", "NoBaseConfig": "none"}[schema.__name__]
+    return {
+        **{"ModelConfig": "rnan, rnan_small, rnan_large", "LatticeConfig": "lattice"},
+        **{"BPGConfig": "bpg", "LadderConfig": "ladder", "NoBaseConfig": "none"},
+    }[schema.__name__]
 
 
 def _trainer_defaults() -> str:

@@ -205,7 +205,7 @@ class CostNotice(Callback):
         if hours > self.HOURS:
             log.warning(
                 "a training step takes %.1f s on this CPU, the whole training about %.0f hours; "
-                "model=rnan_small is made for a CPU, trainer.max_time=00:01:00:00 sets a bound",
+                "model=lattice is made for a CPU, trainer.max_time=00:01:00:00 sets a bound",
                 seconds,
                 hours,
             )

@@ -12,7 +12,7 @@ from italic.coding import bpg
 from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import FileFormatError, Method
-from italic.coding.exact import exchange_modules, make_exact
+from italic.coding.exact import make_exact
 from italic.coding.model import SEARCH_PATH, Model, ModelError, Recipe, load_model, save_model
 from italic.coding.pictures import from_array
 from italic.compression import (
@@ -171,16 +171,19 @@ def test_a_time_budget_gives_a_number_of_steps(model: Model) -> None:
     assert record.steps == 1
 
 
-def test_steps_on_a_coarse_lattice_take_less_of_a_time_budget(
+def test_a_time_budget_is_filled_by_a_trial_on_a_part_of_the_image(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = RNAN(**{**model.recipe.network, "largest_stride": 2, "recurrent": False})
-    coarse = replace(model, network=exchange_modules(network))
-    monkeypatch.setattr(compression, "_step_seconds", lambda _, lattice: 4.0 / lattice.stride**2)
-    bounds = coarse.codec(16).partition(16, 16).bounds[1:]
-    seconds = sum(1 if end <= 64 else 4 for end in bounds)
-    assert steps_within(seconds, 16, 16, coarse) == 16
-    assert steps_within(seconds, 16, 16, model) == seconds // 4
+    tried = []
+
+    def seconds(_: Model, height: int, width: int, steps: int) -> float:
+        tried.append((height, width, steps))
+        return 1.0 + steps / 2
+
+    monkeypatch.setattr(compression, "_seconds", seconds)
+    assert steps_within(9.0, 16, 16, model) == 16
+    assert steps_within(4.0 * 9.0, 384, 384, model) == 16  # four times what was tried
+    assert {size[:2] for size in tried} == {(16, 16), (192, 192)}
 
 
 @pytest.mark.usefixtures("no_classical_codecs")

@@ -34,7 +34,7 @@ SHORT = "debug=fast threads=1 logger.pictures=0 trainer.enable_progress_bar=fals
 FEW = "evaluate.limit=2 evaluate.timed=1 evaluate.codecs=false evaluate.pictures=1 threads=1"
 OWN = "mine/conf model=plain base=pixelated masks=columns datamodule=gradients"  # of extending.md
 RUN = {
-    "python train.py model=rnan_small steps=8 datamodule=photos":
+    "python train.py model=lattice steps=8 datamodule=photos":
         f"{SHORT} model.features=8 hydra.run.dir=RUN_DIR",
     "python evaluate.py ckpt_path=RUN_DIR 'steps=[1,2,4,8,16,32]' evaluate.limit=1000":
         f"{FEW} output=curve",

@@ -36,7 +36,8 @@ from italic.models.network import Network
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
-FORMAT = 2  # of model files, and of how streams are made with them
+FORMAT = 3  # of model files, and of how streams are made with them
+READ = (2, FORMAT)  # formats that are read: in 2 all networks are of the kind rnan
 DEFAULT = "cifar10"
 NETWORKS: dict[str, type[Network]] = {"rnan": RNAN, "lattice": LatticeNetwork}
 FINER = 10  # in qp: so much finer than what a model was trained on, BPG gains no more from it
@@ -244,7 +245,7 @@ def _loaded(path: Path, sha256: str) -> Model:
         text = json.loads((file.metadata() or {})["italic"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     version = text.pop("format")
-    if version != FORMAT:
+    if version not in READ:
         raise ModelError(
             f"the model file {path} has format {version}, expected {FORMAT}: "
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")

@@ -170,7 +170,7 @@ class Folder:
 
     Sub-folders train, validation (or val) and test are the splits where they exist; otherwise
     each file's split is drawn from a hash of its name, so that files that are added or taken away
-    move no other.
+    move no other (but in folders so small that a split would have none).
 
     Args:
         path: the directory.
@@ -288,22 +288,24 @@ class Folder:
                 "validation and test, or none of them"
             )
         files = images_below(self.path)
-        drawn = [path for path in files if self._drawn(path) == split]
+        places = sorted((self._place(path), path) for path in files)
+        # One file at least for each, in folders of few.
+        tests = max(1, sum(place < self.test for place, _ in places))
+        others = max(tests + 1, sum(place < self.test + self.validation for place, _ in places))
+        first, end = {"test": (0, tests), "validation": (tests, others)}.get(split, (others, None))
+        drawn = sorted(path for _, path in places[first:end])
         if not drawn:
             raise DataError(
-                f"none of the {len(files)} images below '{self.path}' is drawn for {split}: "
-                "expected more files, larger shares (datamodule.images.validation and test), or "
+                f"none of the {len(files)} images below '{self.path}' is left for {split}: "
+                "expected more files, smaller shares (datamodule.images.validation and test), or "
                 "the folders train, validation and test"
             )
         return drawn
 
-    def _drawn(self, path: Path) -> Split:
-        """The split that a file's name below the directory is drawn for."""
+    def _place(self, path: Path) -> float:
+        """A number from 0 to 1 by the hash of a file's name below the directory."""
         name = f"{self.seed} {path.relative_to(self.path).as_posix()}"
-        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
-        if place < self.test:
-            return "test"
-        return "validation" if place < self.test + self.validation else "train"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ alone, the context network when the known pixels have become a denser lattice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
 from italic.models.windows import GREY, base_windows, neighbours, windows
@@ -26,9 +26,10 @@ LEVELS = LARGEST_STRIDE.bit_length()
 DIFFERENCE = 16.0
 LEVEL = 64.0
 BASE_WINDOW = 5  # side of the windows of the base picture
-ROWS = 2**16  # pixels of all images that are estimated at a time
-BASE = (0, 0)  # the base picture's features among the contexts
-# Outputs of the context networks by stride and the step before which they were computed.
+ROWS = 2**13  # pixels of all images that are estimated at a time; more leave the cache
+BASE = (1, 0)  # the base picture's features among the contexts: known before any pixel
+TILE = 256  # positions a side of the largest lattice that a context network gets in one piece
+# Features of lattices, by half of their stride and the step before which they were computed.
 Contexts = dict[tuple[int, int], Tensor]
 
 
@@ -49,9 +50,11 @@ class RowBlock(nn.Module):
 
 
 class ContextNetwork(nn.Module):
-    """Features of the 2×2 pixels that lie at each position of a lattice, from the whole lattice.
+    """Features of a lattice's positions, and from these those of the pixels between them.
 
-    Convolution → residual blocks, a non-local block among them → 1×1 convolution.
+    Convolution → residual blocks, a non-local block among them → a linear layer for each of the
+    2×2 pixels from a position on, in rows and columns of half the lattice's stride: the places
+    (0, 0), (0, 1), (1, 0), (1, 1), numbered from 0.
 
     Args:
         inputs: channels of the lattice.
@@ -60,37 +63,57 @@ class ContextNetwork(nn.Module):
         window: side of the non-local block's windows in positions; 0 for none.
         outputs: features of a pixel, D.
         leak: slope of the activations below zero.
+        places: those of the pixels that have a context.
     """
 
     def __init__(
-        self, inputs: int, features: int, blocks: int, window: int, outputs: int, leak: float
+        self,
+        inputs: int,
+        features: int,
+        blocks: int,
+        window: int,
+        outputs: int,
+        leak: float,
+        places: Sequence[int],
     ) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.places = tuple(places)
         self.entry = conv3x3(inputs, features)
         self.body = nn.Sequential(*(ResidualBlock(features, leak) for _ in range(blocks)))
         if window:
             self.body.insert(blocks // 2, NonLocalBlock(features, window))
-        self.exit = nn.Conv2d(features, 4 * outputs, 1)
-        nn.init.zeros_(self.exit.weight)
-        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+        self.exits = nn.ModuleDict({str(place): nn.Linear(features, outputs) for place in places})
+        for layer in self.exits.values():
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, lattice: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Features of the pixels around the positions of a lattice.
+        """Features of the positions of a lattice, tile by tile.
 
         Args:
             lattice: float (B, inputs, h, w).
             embedding: float (C,), added to the features of all positions.
 
         Returns:
-            float (B, h·w·4, D): those of the pixels (0, 0), (0, 1), (1, 0), (1, 1) from each
-            position on, in rows and columns of half the lattice's stride.
+            float (B, h·w, C).
         """
+        rows = [
+            torch.cat([self._tile(tile, embedding) for tile in _parts(row, 3)], dim=2)
+            for row in _parts(lattice, 2)
+        ]
+        return torch.cat(rows, dim=1).flatten(1, 2)
+
+    def _tile(self, lattice: Tensor, embedding: Tensor | None) -> Tensor:
+        """(B, inputs, h, w) → (B, h, w, C)."""
         x = self.entry(lattice.contiguous(memory_format=torch.channels_last))
         if embedding is not None:
             x = x + embedding[:, None, None]
-        x = self.exit(self.body(x))
-        return x.permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs)
+        return self.body(x).permute(0, 2, 3, 1)
+
+
+def _parts(x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Parts of about equal size, at most `TILE` positions."""
+    return x.tensor_split(-(-x.shape[axis] // TILE), dim=axis)
 
 
 class LatticeNetwork(Network):
@@ -132,24 +155,35 @@ class LatticeNetwork(Network):
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
             raise ValueError(f"leak must be a power of two up to 1; got {leak}")
         self.features, self.window, self.rungs = features, window, rungs
-        self.entry = nn.Linear(3 * window**2 + 3, features)
-        self.known_entry = nn.Linear(window**2, features, bias=False)
+        self.entry = IntegerLinear(3 * window**2 + 3, features, 1 / DIFFERENCE)
+        self.known_entry = IntegerLinear(window**2, features, 1.0, bias=False)
         self.stride_embedding = _embedding(LEVELS, features)
         self.context: ContextNetwork | None = None
         self.base_context: ContextNetwork | None = None
         if context_features:
             context = context_features, context_blocks, attention_window, features, leak
-            self.context = ContextNetwork(4, *context)
+            # Pixels of the lattice itself are predicted on a coarser one, but in other orders.
+            self.context = ContextNetwork(4, *context, places=(1, 2, 3))
             self.context_embedding = _embedding(LEVELS, context_features)
             if rungs:
-                self.base_context = ContextNetwork(12, *context)
-        self.base_entry = nn.Linear(3 * BASE_WINDOW**2, features, bias=False) if rungs else None
+                self.base_context = ContextNetwork(12, *context, places=(0, 1, 2, 3))
+        self.base_entry: IntegerLinear | None = None
+        if rungs:
+            self.base_entry = IntegerLinear(
+                3 * BASE_WINDOW**2, features, 1 / DIFFERENCE, bias=False
+            )
         self.rung_embedding = _embedding(rungs, features) if rungs > 1 else None
         self.body = nn.Sequential(*(RowBlock(features, leak) for _ in range(blocks)))
         self.head = MixtureHead(components)
         self.exit = nn.Linear(features, self.head.channels)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the parts that compute most, see `torch.nn.Module.compile`."""
+        for part in (self.body, self.context, self.base_context):
+            if part is not None:
+                part.compile(*arguments, **options)
 
     def estimates(
         self,
@@ -188,44 +222,39 @@ class LatticeNetwork(Network):
         rows, guess = windows(image, base if self.rungs else None, pixels, known)
         level = levels(partition.strides.ravel()[pixels])
         # The part of the schedule, which is the same for all images.
-        x = self.known_entry(torch.from_numpy(known >= 0).to(device, self.entry.weight.dtype))
-        x = x + self.stride_embedding(torch.from_numpy(level).to(device))
+        by_schedule = self.known_entry(torch.from_numpy((known >= 0).view(np.int8)).to(device))
+        by_schedule += self.stride_embedding(torch.from_numpy(level).to(device))
         if self.rung_embedding is not None:
-            x = x + self.rung_embedding.weight[rung]
-        x = self.entry(scaled(rows)) + x
+            by_schedule += self.rung_embedding.weight[rung]
+        x = self.entry(rows)
+        x += by_schedule
         if self.base_entry is not None:
-            x = x + self.base_entry(scaled(base_windows(base, pixels, guess)))
+            x += self.base_entry(base_windows(base, pixels, guess))
         if self.context is not None:
-            x = x + self._contexts(image, partition, pixels, contexts)
+            x += self._contexts(image, partition, pixels, contexts)
         if self.base_context is not None:
-            x = x + self._base_contexts(base, pixels, contexts)
+            if BASE not in contexts:
+                contexts[BASE] = self._base_features(base)
+            ones = np.ones_like(pixels)
+            x += self._between(self.base_context, base, pixels, ones, 0 * ones, contexts)
         return self.exit(self.body(x)), guess.float()
 
     def _contexts(
         self, image: Tensor, partition: Partition, pixels: np.ndarray, contexts: Contexts
     ) -> Tensor:
-        """The context of n pixels, float (B, n, D)."""
+        """Features of n pixels from the lattices of twice their strides, float (B, n, D)."""
+        assert self.context is not None
         strides = partition.strides.ravel()[pixels]
         before = partition.context_steps.ravel()[pixels]
-        group = strides * (partition.steps + 1) + before
-        order = np.argsort(group, kind="stable")
-        parts = []
-        for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-            stride, step = int(strides[members[0]]), int(before[members[0]])
-            if step < 0:
-                parts.append(self.entry.weight.new_zeros(len(image), len(members), self.features))
-                continue
-            if (stride, step) not in contexts:
-                contexts[stride, step] = self._context(image, partition, stride, step)
-            index = _places(pixels[members], partition.width, stride)
-            parts.append(contexts[stride, step].index_select(1, index.to(image.device)))
-        together = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        if (order[1:] > order[:-1]).all():
-            return together
-        return together.index_select(1, torch.from_numpy(np.argsort(order)).to(image.device))
+        every = partition.steps + 1
+        for group in np.unique(strides * every + before + 1).tolist():
+            stride, step = group // every, group % every - 1
+            if step >= 0 and (stride, step) not in contexts:
+                contexts[stride, step] = self._features(image, partition, stride, step)
+        return self._between(self.context, image, pixels, strides, before, contexts)
 
-    def _context(self, image: Tensor, partition: Partition, stride: int, step: int) -> Tensor:
-        """Features from the lattice of twice a stride, its pixels known before a step."""
+    def _features(self, image: Tensor, partition: Partition, stride: int, step: int) -> Tensor:
+        """Features of the lattice of twice a stride, from its pixels known before a step."""
         assert self.context is not None
         lattice = image[:, :: 2 * stride, :: 2 * stride].permute(0, 3, 1, 2)
         steps = np.ascontiguousarray(partition.step_of_pixel[:: 2 * stride, :: 2 * stride])
@@ -235,16 +264,52 @@ class LatticeNetwork(Network):
         level = stride.bit_length() - 1
         return self.context(inputs, self.context_embedding.weight[level])
 
-    def _base_contexts(self, base: Tensor, pixels: np.ndarray, contexts: Contexts) -> Tensor:
-        """Features of n pixels from the whole base picture, float (B, n, D)."""
+    def _base_features(self, base: Tensor) -> Tensor:
+        """Features of the lattice of stride 2 from the whole base picture, four pixels each."""
         assert self.base_context is not None
-        width = base.shape[2]
-        if BASE not in contexts:
-            picture = (base.permute(0, 3, 1, 2).float() - GREY) * (1 / LEVEL)
-            picture = F.pad(picture, (0, width % 2, 0, base.shape[1] % 2))
-            contexts[BASE] = self.base_context(F.pixel_unshuffle(picture, 2))
-        index = _places(pixels, width, 1)
-        return contexts[BASE].index_select(1, index.to(base.device))
+        picture = (base.permute(0, 3, 1, 2).float() - GREY) * (1 / LEVEL)
+        picture = F.pad(picture, (0, base.shape[2] % 2, 0, base.shape[1] % 2))
+        return self.base_context(F.pixel_unshuffle(picture, 2))
+
+    def _between(
+        self,
+        network: ContextNetwork,
+        image: Tensor,
+        pixels: np.ndarray,
+        strides: np.ndarray,
+        before: np.ndarray,
+        contexts: Contexts,
+    ) -> Tensor:
+        """Features of n pixels between the positions of lattices, float (B, n, D).
+
+        Args:
+            network: whose features the contexts are.
+            image: of the same size and number.
+            pixels: int64 (n,), flat indices.
+            strides: int64 (n,), half of those of the lattices.
+            before: int64 (n,), the steps before which they were computed; -1 for no context.
+            contexts: features of the lattices.
+        """
+        images, device, width = len(image), image.device, image.shape[2]
+        y, x = np.divmod(pixels, width)
+        place = y // strides % 2 * 2 + x // strides % 2
+        group = (strides * (before.max() + 2) + before + 1) * 4 + place
+        position = y // (2 * strides) * -(-width // (2 * strides)) + x // (2 * strides)
+        order = np.argsort(group, kind="stable")
+        parts = []
+        for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+            first = members[0]
+            lattice = contexts.get((int(strides[first]), int(before[first])))
+            layer = network.exits[str(place[first])] if place[first] in network.places else None
+            if lattice is None or layer is None:
+                parts.append(torch.zeros(images, len(members), self.features, device=device))
+            else:
+                index = torch.from_numpy(position[members]).to(device)
+                parts.append(layer(lattice.index_select(1, index)))
+        together = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if (order[1:] > order[:-1]).all():
+            return together
+        return together.index_select(1, torch.from_numpy(np.argsort(order)).to(together.device))
 
 
 def _embedding(rows: int, features: int) -> nn.Embedding:
@@ -253,19 +318,6 @@ def _embedding(rows: int, features: int) -> nn.Embedding:
     return embedding
 
 
-def scaled(differences: Tensor) -> Tensor:
-    """Differences of grey levels, int8, in units of `DIFFERENCE`, float32."""
-    return differences.float().mul_(1 / DIFFERENCE)  # twice as fast as a product of both types
-
-
 def levels(strides: np.ndarray) -> np.ndarray:
     """log2 of strides, int64."""
     return np.frexp(strides)[1].astype(np.int64) - 1
-
-
-def _places(pixels: np.ndarray, width: int, stride: int) -> Tensor:
-    """Where a context network's output has the pixels predicted at a stride, int64 (n,)."""
-    y, x = np.divmod(pixels, width)
-    across = -(-width // (2 * stride))
-    position = y // (2 * stride) * across + x // (2 * stride)
-    return torch.from_numpy(4 * position + y // stride % 2 * 2 + x // stride % 2)

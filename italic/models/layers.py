@@ -16,6 +16,26 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
 
 
+class IntegerLinear(nn.Linear):
+    """A linear layer whose inputs are integers, int8 multiples of a unit: (..., I) → (..., O).
+
+    Args:
+        inputs: I.
+        outputs: O.
+        unit: what an integer 1 stands for.
+        bias: whether there is one.
+    """
+
+    def __init__(self, inputs: int, outputs: int, unit: float, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.unit = unit
+
+    def forward(self, integers: Tensor) -> Tensor:
+        """Apply the layer to an int8 tensor."""
+        # Converted before it is scaled: a product of int8 and float takes ten times as long.
+        return super().forward(integers.float().mul_(self.unit))
+
+
 class ResidualBlock(nn.Module):
     """x + conv(leaky ReLU(conv(x))); starts as the identity. (B, C, H, W) → the same.
 

@@ -29,6 +29,7 @@ DEFAULTS = {
 }
 RASTER = [[1, 2, 4, 7], [3, 5, 8, 11], [6, 9, 12, 14], [10, 13, 15, 16]]
 TOTAL = 2**22
+TILE = 256  # positions a side of what a context network gets in one piece, at most
 
 
 class Decoder:
@@ -42,9 +43,12 @@ class Decoder:
         data = path.read_bytes()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         self.recipe = json.loads(header["__metadata__"]["italic"])
-        assert self.recipe["format"] == 2 and self.recipe["network"]["kind"] == "lattice"
+        assert self.recipe["format"] == 3 and self.recipe["network"]["kind"] == "lattice"
         self.tensors = load(data)
         self.settings: dict[str, Any] = {**DEFAULTS, **self.recipe["network"]}
+        for layer in ("entry", "known_entry", "base_entry"):
+            assert self.tensors.get(f"{layer}.steps", 1) == 1
+            assert self.tensors.get(f"{layer}.zero", 128) == 128
 
     def decode(
         self,
@@ -170,19 +174,23 @@ class Estimator:
         z = self.sums("known_entry", known) + row
         if rungs > 1:
             z = z + self.tensors["rung_embedding.weight"][self.rung]
-        z = self.linear("entry", inputs) + z
+        z = self.sums("entry", inputs) + z
         if rungs:
-            z = z + self.linear("base_entry", self.base_window(y, x, guess))
+            z = z + self.sums("base_entry", self.base_window(y, x, guess))
         if width_of_contexts:
             step = int(self.context_step_of[y, x])
             if step >= 0:
                 if (stride, step) not in self.contexts:
                     self.contexts[stride, step] = self.context(image, stride, step)
-                z = z + self.at(self.contexts[stride, step], y, x, stride)
+                place = self.place(y, x, stride)
+                if place > 0:
+                    features = self.contexts[stride, step][:, y // (2 * stride), x // (2 * stride)]
+                    z = z + self.linear(f"context.exits.{place}", features)
             if rungs:
                 if (0, 0) not in self.contexts:
                     self.contexts[0, 0] = self.base_context()
-                z = z + self.at(self.contexts[0, 0], y, x, 1)
+                features = self.contexts[0, 0][:, y // 2, x // 2]
+                z = z + self.linear(f"base_context.exits.{self.place(y, x, 1)}", features)
         for i in range(self.settings["blocks"]):
             u = self.linear(f"body.{i}.first", z)
             z = z + self.linear(f"body.{i}.second", self.activated(u))
@@ -193,7 +201,7 @@ class Estimator:
     def window(
         self, image: np.ndarray, y: int, x: int, stride: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which places are known, int64 (P²,), what `entry` reads, float32, and the guess."""
+        """Which places are known, int64 (P²,), what `entry` reads, int64, and the guess."""
         side = self.settings["window"]
         base = self.base if self.settings["rungs"] else np.full_like(self.base, 128)
         found = []
@@ -215,16 +223,16 @@ class Estimator:
             known[p] = 1
             differences[p] = image[row, column] - guess
         differences[-1] = guess - 128
-        return known, sixteenths(differences), guess
+        return known, clipped(differences), guess
 
     def base_window(self, y: int, x: int, guess: np.ndarray) -> np.ndarray:
-        """What `base_entry` reads, float32 (75,)."""
+        """What `base_entry` reads, int64 (75,)."""
         rows = np.clip(np.arange(y - 2, y + 3), 0, self.height - 1)
         columns = np.clip(np.arange(x - 2, x + 3), 0, self.width - 1)
-        return sixteenths(self.base[rows][:, columns] - guess)
+        return clipped(self.base[rows][:, columns] - guess)
 
     def context(self, image: np.ndarray, stride: int, step: int) -> np.ndarray:
-        """The output of `context`, float32 (4 D, h, w)."""
+        """The output of `context`, float32 (C, h, w)."""
         known = self.step_of[:: 2 * stride, :: 2 * stride] < step
         lattice = image[:: 2 * stride, :: 2 * stride].transpose(2, 0, 1)
         values = np.where(known, lattice - 128, 0) / np.float32(64)
@@ -233,7 +241,7 @@ class Estimator:
         return self.context_network("context", inputs, row)
 
     def base_context(self) -> np.ndarray:
-        """The output of `base_context`, float32 (4 D, h, w)."""
+        """The output of `base_context`, float32 (C, h, w)."""
         height, width = self.height + self.height % 2, self.width + self.width % 2
         picture = np.zeros((3, height, width), np.float32)
         picture[:, : self.height, : self.width] = (self.base - 128).transpose(2, 0, 1) / 64
@@ -241,7 +249,15 @@ class Estimator:
         return self.context_network("base_context", np.stack(channels), None)
 
     def context_network(self, name: str, inputs: np.ndarray, row: np.ndarray | None) -> np.ndarray:
-        """`context` or `base_context` of its inputs, float32 (C, h, w), with an embedding."""
+        """`context` or `base_context` of its inputs, float32 (I, h, w) → (C, h, w)."""
+        output = np.empty((self.settings["context_features"], *inputs.shape[1:]), np.float32)
+        for rows in cuts(inputs.shape[1], TILE):
+            for columns in cuts(inputs.shape[2], TILE):
+                output[:, rows, columns] = self.tile(name, inputs[:, rows, columns], row)
+        return output
+
+    def tile(self, name: str, inputs: np.ndarray, row: np.ndarray | None) -> np.ndarray:
+        """`context_network` of one tile."""
         blocks, window = self.settings["context_blocks"], self.settings["attention_window"]
         x = self.convolution(f"{name}.entry", inputs)
         if row is not None:
@@ -253,13 +269,12 @@ class Estimator:
             else:
                 u = self.convolution(f"{part}.first", x)
                 x = x + self.convolution(f"{part}.second", self.activated(u))
-        return self.convolution(f"{name}.exit", x)
+        return x
 
-    def at(self, output: np.ndarray, y: int, x: int, stride: int) -> np.ndarray:
-        """The context of a pixel, float32 (D,)."""
-        features = self.settings["features"]
-        first = features * (2 * (y // stride % 2) + x // stride % 2)
-        return output[first : first + features, y // (2 * stride), x // (2 * stride)]
+    @staticmethod
+    def place(y: int, x: int, stride: int) -> int:
+        """Which of the 2×2 pixels from a position on a pixel is."""
+        return 2 * (y // stride % 2) + x // stride % 2
 
     def non_local(self, name: str, x: np.ndarray) -> np.ndarray:
         """A non-local block, window by window."""
@@ -361,9 +376,9 @@ def cuts(length: int, side: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
-def sixteenths(differences: np.ndarray) -> np.ndarray:
-    """Differences of grey levels as layers read them, float32 (n,)."""
-    return np.clip(differences, -127, 127).ravel().astype(np.float32) / np.float32(16)
+def clipped(differences: np.ndarray) -> np.ndarray:
+    """Differences of grey levels as layers read them, int64 (n,)."""
+    return np.clip(differences, -127, 127).ravel()
 
 
 def integer_sums(sums: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from italic.coding.base import BPG, Ladder, NoBase
 from italic.datamodules.crops import RandomCrops, mirror_at_random
 from italic.datamodules.images import DataError, Folder, crops_of
 from italic.datamodules.step_masks import StepMasks
+from italic.schedule import Schedule
 
 SIZES = {"train": [(20, 30), (40, 24), (8, 50)], "validation": [(33, 17)], "test": [(16, 16)]}
 
@@ -29,7 +30,7 @@ def photographs(tmp_path: Path) -> Folder:
 
 
 def module(source: Folder, **options: Any) -> StepMasks:
-    data = StepMasks(source, [NoBase()], "", steps=4, batch_size=5, **options)
+    data = StepMasks(source, [NoBase()], "", Schedule(), steps=4, batch_size=5, **options)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -153,17 +154,17 @@ def test_by_heart_learns_fixed_crops(photographs: Folder) -> None:
 @pytest.mark.parametrize("bases", [[BPG(40)], Ladder([None, 40]).rungs])
 def test_crops_with_base_codes_are_refused_before_anything_is_read(bases: list[Any]) -> None:
     with pytest.raises(ValueError, match="expected base=none"):
-        StepMasks(Folder("nowhere", crop=16), bases, "")
-    StepMasks(Folder("nowhere"), bases, "")
+        StepMasks(Folder("nowhere", crop=16), bases, "", Schedule())
+    StepMasks(Folder("nowhere"), bases, "", Schedule())
 
 
 def test_crops_do_not_stay_on_the_device() -> None:
     with pytest.raises(ValueError, match=r"datamodule\.resident=false"):
-        StepMasks(Folder("nowhere", crop=16), [NoBase()], "", resident=True)
+        StepMasks(Folder("nowhere", crop=16), [NoBase()], "", Schedule(), resident=True)
 
 
 def test_only_square_images_are_transposed() -> None:
-    data = StepMasks(Folder("nowhere"), [NoBase()], "", transpose=True)
+    data = StepMasks(Folder("nowhere"), [NoBase()], "", Schedule(), transpose=True)
     data._lay_out(8, 8)
     with pytest.raises(ValueError, match="16×8 pixels can't be transposed"):
         data._lay_out(8, 16)

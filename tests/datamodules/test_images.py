@@ -166,7 +166,7 @@ def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images below"):
         Folder(str(tmp_path)).load("train")
     save(tmp_path / "a.png", picture(0, 8, 8))
-    with pytest.raises(DataError, match=r"none of the 1 images .* is drawn for"):
+    with pytest.raises(DataError, match=r"none of the 1 images .* is left for"):
         [Folder(str(tmp_path), size=8).load(split) for split in ("train", "validation", "test")]
     for index in range(20):
         save(tmp_path / f"{index}.png", picture(0, 8, 8))

@@ -228,3 +228,44 @@ def test_limits_cut_and_what_is_learnt_by_heart_is_validated(
     (batch,), (whole,) = data.train_dataloader(), data.val_dataloader()
     assert sorted(batch.image[:, 0, 0, 0].tolist()) == [0, 1, 2]
     assert whole.image[:, 0, 0, 0].tolist() == validated
+
+
+def partitions(path: Path, batches: int = 12, **options: object) -> list[np.ndarray]:
+    """Bounds of the partitions of some training batches."""
+    torch.manual_seed(0)
+    data = module(path, whole_partitions=True, **options)  # type: ignore[arg-type]
+    found = []
+    while len(found) < batches:
+        for batch in data.train_dataloader():
+            first = batch.reveal[0]
+            assert (batch.reveal == first).all()  # the same for all images
+            in_order = first.flatten()[torch.argsort(RANK.flatten())]
+            assert (in_order.diff() >= 0).all() and in_order[0] == 0
+            assert torch.equal(in_order.unique(), torch.arange(int(in_order[-1]) + 1))
+            found.append(np.cumsum(in_order.bincount().numpy()))
+    return found
+
+
+def test_whole_partitions_are_segments_of_the_order(tmp_path: Path) -> None:
+    few = partitions(tmp_path, min_steps=2, max_steps=4)
+    assert {len(ends) for ends in few} == {2, 3, 4}
+    many = partitions(tmp_path, min_steps=16, max_steps=32)
+    assert all({4, 16, 64} <= set(ends.tolist()) for ends in many)
+    uneven = partitions(tmp_path, schedule=Schedule("nested", "planned", plans=PLANS))
+    assert {tuple(np.diff(ends, prepend=0)) for ends in uneven} <= set(map(tuple, PLANS.values()))
+
+
+def test_whole_partitions_have_one_base_code_a_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rungs = Ladder([None, 40]).rungs
+    options = {"batch_size": 5, "flip": False, "whole_partitions": True, "min_steps": 8}
+    data = StepMasks(Noise(), rungs, tmp_path, Schedule(), **options)  # type: ignore[arg-type]
+    data.prepare_data()
+    data.setup("fit")
+    seen = set()
+    for _ in range(5):
+        for batch in data.train_dataloader():
+            (rung,) = set(batch.rung.tolist())
+            seen.add(rung)
+            assert rung == 0 or batch.reveal.max() < 4
+    assert seen == {0, 1}

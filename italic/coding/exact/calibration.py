@@ -29,15 +29,15 @@ from italic.coding.exact.quantised import (
     is_residual_block,
 )
 from italic.coding.exact.rounding import compensated
-from italic.models.layers import NonLocalBlock
+from italic.models.layers import IntegerLinear, NonLocalBlock
 
 SHARES = tuple(share / 20 for share in range(20, 5, -1))  # of a range, tried as its clipped end
 VALUES = 2**13  # of one application of a layer, remembered for its grid
-REMEMBERED = 2**18  # values in all
+REMEMBERED = 2**16  # values in all
 PATCHES = 4096  # of one application, for moments
 FINEST = 8  # inputs may be multiples of 2^-8
 SILENCE = 2.0**-20  # ranges are never taken to be smaller
-SUMMING = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+SUMMING = (nn.Linear, IntegerLinear, nn.Conv2d, nn.ConvTranspose2d)
 
 Calibration = Callable[[nn.Module], None]
 
@@ -120,7 +120,11 @@ def _set_layer(target: QuantisedLayer, layer: nn.Module, inputs: _Inputs, carefu
     assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
     if not weight.isfinite().all():
         raise InexactError("the network's numbers are not finite: its weights are damaged")
-    steps, zero = inputs.grid(target.symmetric)
+    if isinstance(layer, IntegerLinear):  # its inputs are the integers that they are rounded to
+        steps, zero = 1.0, MIDDLE
+        weight = weight * layer.unit
+    else:
+        steps, zero = inputs.grid(target.symmetric)
     target.steps.fill_(steps)
     target.zero.fill_(zero)
     largest = target.over_inputs(weight.double().abs(), torch.amax).clamp(min=SILENCE / LIMIT)

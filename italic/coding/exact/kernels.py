@@ -11,7 +11,7 @@ of the function called.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 import numpy as np
@@ -26,7 +26,10 @@ LEVELS = 255  # the largest of the 8-bit numbers, the smallest is 0 ...
 MIDDLE = 128  # ... and this one is 0 as int8
 
 
-def quantise(x: Tensor, steps: Tensor, zero: Tensor) -> Tensor:
+Numbers = Tensor | np.ndarray  # constants of a layer: arrays are taken as they are on a CPU
+
+
+def quantise(x: Tensor, steps: Numbers, zero: Numbers) -> Tensor:
     """round(x · steps) between −zero and 255 − zero, + zero − 128.
 
     Args:
@@ -40,17 +43,17 @@ def quantise(x: Tensor, steps: Tensor, zero: Tensor) -> Tensor:
     if x.device.type != "cpu":
         return quantise_reference(x, steps, zero)
     out = torch.empty(x.shape, dtype=torch.int8)
-    _quantise(x.numpy().reshape(-1), steps.numpy(), zero.numpy(), out.numpy().reshape(-1))
+    _quantise(x.numpy().reshape(-1), _array(steps), _array(zero), out.numpy().reshape(-1))
     return out
 
 
 def requantise(
     sums: Tensor,
-    bias: Tensor,
-    scale: Tensor,
+    bias: Numbers,
+    scale: Numbers,
     leak: float,
-    steps: Tensor,
-    zero: Tensor,
+    steps: Numbers,
+    zero: Numbers,
     out: Tensor,
 ) -> None:
     """`quantise` the leaky ReLU of (sums + bias) · scale.
@@ -67,12 +70,12 @@ def requantise(
     if sums.device.type != "cpu":
         out.copy_(requantise_reference(sums, bias, scale, leak, steps, zero))
         return
-    arrays = sums.numpy(), bias.numpy(), scale.numpy()
-    _requantise(*arrays, np.float32(leak), steps.numpy(), zero.numpy(), out.numpy())
+    arrays = sums.numpy(), _array(bias), _array(scale)
+    _requantise(*arrays, np.float32(leak), _array(steps), _array(zero), out.numpy())
 
 
 def rescale(
-    sums: Tensor, bias: Tensor, scale: Tensor, out: Tensor, x: Tensor | None = None
+    sums: Tensor, bias: Numbers, scale: Numbers, out: Tensor, x: Tensor | None = None
 ) -> None:
     """(sums + bias) · scale, added to x if there is one.
 
@@ -86,27 +89,31 @@ def rescale(
     if sums.device.type != "cpu":
         out.copy_(rescale_reference(sums, bias, scale, x))
         return
-    arrays = sums.numpy(), bias.numpy(), scale.numpy()
+    arrays = sums.numpy(), _array(bias), _array(scale)
     if x is None:
         _rescale(*arrays, out.numpy())
     else:
         _add_rescaled(*arrays, x.numpy(), out.numpy())
 
 
-def quantise_reference(x: Tensor, steps: Tensor, zero: Tensor) -> Tensor:
+def _array(numbers: Numbers) -> np.ndarray:
+    return numbers if isinstance(numbers, np.ndarray) else numbers.numpy()
+
+
+def quantise_reference(x: Tensor, steps: Any, zero: Any) -> Tensor:
     """`quantise` by PyTorch."""
     counts = torch.clamp((x * steps).round_(), -zero, LEVELS - zero)
     return counts.add_(zero - MIDDLE).to(torch.int8)
 
 
 def requantise_reference(
-    sums: Tensor, bias: Tensor, scale: Tensor, leak: float, steps: Tensor, zero: Tensor
+    sums: Tensor, bias: Any, scale: Any, leak: float, steps: Any, zero: Any
 ) -> Tensor:
     """`requantise` by PyTorch."""
     return quantise_reference(F.leaky_relu(rescale_reference(sums, bias, scale), leak), steps, zero)
 
 
-def rescale_reference(sums: Tensor, bias: Tensor, scale: Tensor, x: Tensor | None = None) -> Tensor:
+def rescale_reference(sums: Tensor, bias: Any, scale: Any, x: Tensor | None = None) -> Tensor:
     """`rescale` by PyTorch."""
     y = (sums + bias).float() * scale
     return y if x is None else x + y

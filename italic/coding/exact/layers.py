@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from italic.models.layers import NonLocalBlock, Product
+from italic.models.layers import IntegerLinear, NonLocalBlock, Product
 from italic.models.likelihood import Mixture, MixtureHead
 
 EXACT = 2**24  # float32 holds every integer up to this one
@@ -21,7 +21,7 @@ AS_THEY_ARE: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.LeakyReLU, nn.Embedding, nn.PixelShuffle, nn.PixelUnshuffle),
     *(nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict),
 )
-OWN = (NonLocalBlock, Product, MixtureHead)  # this project's, exchanged in both schemes
+OWN = (NonLocalBlock, Product, MixtureHead, IntegerLinear)  # this project's own layers
 
 
 class InexactError(ValueError):
@@ -57,7 +57,7 @@ def check_layers(network: nn.Module) -> None:
                 f"the network's layer {name} is a {layer.__name__}, which has no exact "
                 f"form: expected {', '.join(layer.__name__ for layer in known)}"
             )
-        if layer in exchanged and type(module) is not layer:
+        if layer in exchanged and type(module) not in (layer, *OWN):
             raise _subclass(name, module, layer)
         if isinstance(module, OWN) and type(module) not in OWN:
             raise _subclass(name, module, type(module).__mro__[1])

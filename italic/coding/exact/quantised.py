@@ -14,13 +14,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from italic.coding.exact import kernels
-from italic.coding.exact.kernels import MIDDLE
+from italic.coding.exact.kernels import MIDDLE, Numbers
 from italic.coding.exact.layers import (
     EXACT,
     ExactHead,
@@ -30,7 +31,7 @@ from italic.coding.exact.layers import (
     refuse_inexact,
 )
 from italic.coding.exact.products import product
-from italic.models.layers import NonLocalBlock, Product
+from italic.models.layers import IntegerLinear, NonLocalBlock, Product
 from italic.models.likelihood import MixtureHead
 
 LIMIT = 127  # of a weight, query, key and value, either sign
@@ -41,10 +42,24 @@ ROWS = 1024  # that are multiplied at a time: their sums stay in the processor's
 CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
 
 
+class Constants(NamedTuple):
+    """What a layer computes with: arrays on a CPU, tensors on other devices.
+
+    matrix: int8 (R, K); bias: int32 (R,); scale: float32 (R,); steps, zero: scalars.
+    """
+
+    matrix: Tensor
+    bias: Numbers
+    scale: Numbers
+    steps: Numbers
+    zero: Numbers
+
+
 class QuantisedLayer(nn.Module):
     """A layer that sums.
 
     Attributes:
+        unit: of inputs that come as int8 multiples of it, see `IntegerLinear`; None for others.
         weight: int8, shaped as the floating-point layer's, -127 to 127.
         bias: int32 (O,), in units of the sums, with what the zero point takes.
         scale: float32 (O,), of the sums.
@@ -66,6 +81,7 @@ class QuantisedLayer(nn.Module):
         assert isinstance(weight, Tensor)
         device, outputs = weight.device, weight.shape[self.output_axis]
         self.has_bias = layer.bias is not None
+        self.unit = layer.unit if isinstance(layer, IntegerLinear) else None
         self.register_buffer("weight", torch.zeros_like(weight, dtype=torch.int8))
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32, device=device))
         self.register_buffer("scale", torch.ones(outputs, dtype=torch.float32, device=device))
@@ -74,18 +90,40 @@ class QuantisedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the floating-point layer; an int8 input counts its units and is taken as it is."""
+        constants = self.constants()
         counts = self.quantised(self.cells(x))
         out = counts.new_empty(self.output_shape(counts), dtype=torch.float32)
-        flat, scale, bias = self.flat(out), *self.row_scales()
+        flat = self.flat(out)
         for where, rows in self.patches(counts):
-            kernels.rescale(product(rows, self.matrix()), bias, scale, flat[where])
+            sums = product(rows, constants.matrix)
+            kernels.rescale(sums, constants.bias, constants.scale, flat[where])
         return self.from_cells(out)
 
     def quantised(self, cells: Tensor) -> Tensor:
         """Float or int8 (…, C), contiguous → int8."""
         if cells.dtype == torch.int8:
             return cells
-        return kernels.quantise(cells.float(), self.steps, self.zero)
+        constants = self.constants()
+        return kernels.quantise(cells.float(), constants.steps, constants.zero)
+
+    def constants(self) -> Constants:
+        """Its numbers as the kernels take them: those of `freeze`, if it was called."""
+        frozen = self.__dict__.get("frozen")
+        if frozen is not None:
+            return frozen
+        scale, bias = self.row_scales()
+        parts = (bias, scale, self.steps, self.zero)
+        if bias.device.type == "cpu":
+            return Constants(self.matrix(), *(part.numpy() for part in parts))
+        return Constants(self.matrix(), *parts)
+
+    def freeze(self) -> None:
+        """Keep `constants`: the numbers don't change any more. Small inputs take half the time."""
+        self.__dict__["frozen"] = self.constants()
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        self.__dict__.pop("frozen", None)  # before a move to another device
+        return super()._apply(*arguments, **options)
 
     def matrix(self) -> Tensor:
         """The weights as int8 (O, K), as `patches` has their inputs."""
@@ -143,6 +181,7 @@ class QuantisedLayer(nn.Module):
             and (self.weight >= -LIMIT).all()
             and _are_sound(self.scale, self.steps)
             and 0 <= int(self.zero) <= kernels.LEVELS
+            and (self.unit is None or (float(self.steps) == 1 and int(self.zero) == MIDDLE))
             and (int(self.zero) == MIDDLE or not self.symmetric)
         )
 
@@ -186,7 +225,7 @@ class QuantisedLayer(nn.Module):
 
     def floating(self) -> tuple[Tensor, Tensor]:
         """Weight and bias as the floating-point layer has them, float32."""
-        weight = self.weight.double() * self.shaped(self.weight_scale())
+        weight = self.weight.double() * self.shaped(self.weight_scale()) / (self.unit or 1.0)
         bias = (self.bias - self.zero_bias()).double() * self.scale.double()
         return weight.float(), bias.float()
 
@@ -306,19 +345,19 @@ class QuantisedResidualBlock(nn.Module):
         """As the floating-point block."""
         first, second = self.first, self.second
         assert isinstance(first, QuantisedLayer) and isinstance(second, QuantisedLayer)
+        one, two = first.constants(), second.constants()
+        between = one.bias, one.scale, self.leak, two.steps, two.zero
         cells = first.cells(x)
         counts = first.quantised(cells)
         middle = counts.new_empty(first.output_shape(counts))
         flat = first.flat(middle)
         for where, rows in first.patches(counts):
-            sums = product(rows, first.matrix())
-            scales = first.bias, first.scale, self.leak, second.steps, second.zero
-            kernels.requantise(sums, *scales, flat[where])
+            kernels.requantise(product(rows, one.matrix), *between, flat[where])
         out = torch.empty_like(cells)
         before, after = second.flat(cells), second.flat(out)
         for where, rows in second.patches(middle):
-            sums = product(rows, second.matrix())
-            kernels.rescale(sums, second.bias, second.scale, after[where], before[where])
+            sums = product(rows, two.matrix)
+            kernels.rescale(sums, two.bias, two.scale, after[where], before[where])
         return second.from_cells(out)
 
 
@@ -412,6 +451,7 @@ def _are_sound(*numbers: Tensor) -> bool:
 
 LAYERS: dict[type, Callable[..., nn.Module]] = {
     nn.Linear: QuantisedLinear,
+    IntegerLinear: QuantisedLinear,
     nn.Conv2d: QuantisedConv2d,
     nn.ConvTranspose2d: QuantisedConvTranspose2d,
     nn.Sigmoid: lambda _: ExactSigmoid(),
@@ -454,7 +494,7 @@ def exchange_modules(network: nn.Module) -> nn.Module:
 
 
 def check(exact: nn.Module) -> None:
-    """Prove that no sum can leave the exact integers.
+    """Prove that no sum can leave the exact integers; the numbers must not change any more.
 
     Raises:
         InexactError: one could, or a layer is not exact.
@@ -464,6 +504,9 @@ def check(exact: nn.Module) -> None:
         kinds = QuantisedLayer, QuantisedNonLocalBlock
         if isinstance(module, kinds) and not module.is_exact():
             raise InexactError(f"the sums of {name} are not exact: the weights are damaged")
+    for module in exact.modules():
+        if isinstance(module, QuantisedLayer):
+            module.freeze()
 
 
 def integer_state(exact: nn.Module) -> dict[str, Tensor]:

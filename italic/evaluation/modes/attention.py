@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from italic.evaluation.figures import COLOURS, save_figure
 from italic.evaluation.panel import known_before
 from italic.evaluation.sources import Inputs
 from italic.experiment import RunError
+from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
 from italic.models.rnan import RNAN
 from italic.models.step_network import TILE
@@ -67,10 +68,10 @@ def draw(inputs: Inputs) -> None:
     codecs = {name: inputs.codec(model) for name, model in inputs.models.items()}
     asked = inputs.cfg.evaluate.step
     for name, codec in codecs.items():
-        if not isinstance(codec.network, RNAN) or not _blocks(codec.network):
+        if not isinstance(codec.network, RNAN | LatticeNetwork) or not _blocks(codec.network):
             raise RunError(
                 f"the network of {name} has no non-local blocks to draw the attention of: expected "
-                "ITALIC's own estimator, trained with model.attention=true"
+                "one of ITALIC's own estimators, trained with attention"
             )
         if asked is not None and not 1 <= asked <= codec.steps:
             raise RunError(
@@ -79,6 +80,11 @@ def draw(inputs: Inputs) -> None:
     for name, codec in codecs.items():
         step = (codec.steps // 2 + 1 if asked is None else asked) - 1
         looks = attention_of(codec, images, pixel, step)
+        if not looks:
+            raise RunError(
+                f"the network of {name} has computed no context before step {step + 1}: expected a "
+                "later evaluate.step"
+            )
         known = known_before(codec, images, step)
         title = (
             f"{name}: where the non-local blocks look from pixel y={pixel[0]}, x={pixel[1]}, "
@@ -95,13 +101,13 @@ def attention_of(
     """The attention of each non-local block, by its group, while images are coded.
 
     Args:
-        codec: its network is an `RNAN`.
+        codec: its network is an `RNAN` or a `LatticeNetwork`; what the latter computed last in or
+            before the step counts, and there is none before its first context.
         images: uint8 (B, H, W, 3), at most `TILE` pixels a side.
         pixel: y and x.
         step: from 0.
     """
     network = codec.network
-    assert isinstance(network, RNAN)
     blocks = _blocks(network)
     given: dict[nn.Module, tuple[Any, ...]] = {}  # what each module was last called with
     found: dict[str, Attention] = {}
@@ -112,15 +118,17 @@ def attention_of(
     def observe(here: int, *_: object) -> None:
         if here != step:
             return
-        image, stride = given[network][0], given[network][4]
         for name, block in blocks.items():
+            if block not in given:
+                continue
             (x,) = given[block]
-            # How often the block's positions are fewer than those of the network's body.
-            fewer = max(
-                math.ceil(math.ceil(size / network.space_to_depth) / positions)
-                for size, positions in zip(image.shape[-2:], x.shape[-2:], strict=True)
-            )
-            side = stride * network.space_to_depth * fewer
+            if isinstance(network, RNAN):
+                image, stride = given[network][0], given[network][4]
+                # How often the block's positions are fewer than those of the network's body.
+                sizes = [math.ceil(size / network.space_to_depth) for size in image.shape[-2:]]
+                side = stride * network.space_to_depth * _ratio(sizes, x.shape[-2:])
+            else:  # a lattice, whose stride is a power of two
+                side = 1 << (_ratio(images.shape[1:3], x.shape[-2:]) - 1).bit_length()
             weights = block.weights_of(x, pixel[0] // side, pixel[1] // side)
             found[name] = Attention(weights.cpu().numpy(), side)
 
@@ -187,13 +195,18 @@ def attention_figure(
     return figure
 
 
+def _ratio(sizes: Sequence[int], positions: Sequence[int]) -> int:
+    return max(math.ceil(size / number) for size, number in zip(sizes, positions, strict=True))
+
+
 def _blocks(network: nn.Module) -> dict[str, NonLocalBlock]:
-    """The non-local blocks by their groups, each of which has one at most."""
-    return {
-        f"group {int(name.split('.')[1]) + 1}": module
-        for name, module in network.named_modules()
-        if isinstance(module, NonLocalBlock)
-    }
+    """The non-local blocks by their groups, of which each has one at most, or networks."""
+    blocks = {}
+    for name, module in network.named_modules():
+        if isinstance(module, NonLocalBlock):
+            first, second = (*name.split("."), "")[:2]
+            blocks[f"group {int(second) + 1}" if first == "groups" else first] = module
+    return blocks
 
 
 def _mark(axes: Axes, pixel: tuple[int, int]) -> None:

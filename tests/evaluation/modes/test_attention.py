@@ -16,6 +16,7 @@ from italic.coding.model import Model
 from italic.evaluation.modes.attention import Attention, attention_of, draw
 from italic.evaluation.sources import Inputs
 from italic.experiment import RunError
+from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
 
 GATED = {"attention_window": 8}  # as rnan
@@ -111,6 +112,21 @@ def test_attention_sees_nothing_of_pixels_that_are_not_known(
         assert np.array_equal(first, second) == same
 
 
+def test_contexts_of_the_lattice_estimator_attend(
+    make_model: MakeModel, images: np.ndarray
+) -> None:
+    torch.manual_seed(0)
+    network = LatticeNetwork(8, 1, 3, 2, context_features=8, context_blocks=2, attention_window=4)
+    for parameter in network.parameters():
+        parameter.data.normal_(0, 0.1)
+    codec = make_model(**GATED).codec(6)
+    codec.network = network.eval()
+    assert attention_of(codec, images, (5, 5), 0) == {}
+    (last,) = attention_of(codec, images, (5, 5), 5).values()
+    assert last.side == 2 and last.weights.shape == (len(images), 6, 8)
+    assert last.weights.sum((1, 2)) == pytest.approx(1, abs=1e-5)
+
+
 def test_positions_are_repeated_over_their_pixels() -> None:
     weights = np.arange(4, dtype=np.float32).reshape(1, 2, 2)
     assert Attention(weights, 2).over(3, 4).tolist() == [[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]]]
@@ -130,7 +146,7 @@ def test_an_estimator_of_ones_own_is_refused(
     make_model: MakeModel, make_inputs: MakeInputs
 ) -> None:
     own = replace(make_model(), network=nn.ModuleDict({"look": random_block(exact=True)}))
-    with pytest.raises(RunError, match="ITALIC's own estimator"):
+    with pytest.raises(RunError, match="ITALIC's own estimators"):
         draw(make_inputs(own))
 
 
