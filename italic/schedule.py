@@ -234,7 +234,7 @@ def step_bounds(
             raise ValueError(
                 f"the step sizes must be {steps} numbers above 0, one for each step; got {sizes}"
             )
-        fractions = np.concatenate([[0.0], np.cumsum(relative) / relative.sum()])
+        fractions = np.concatenate([[0.0], np.cumsum(relative) / np.cumsum(relative)[-1]])
     bounds = _whole(fractions, pixels)
     if isinstance(sizes, str):
         # Libraries differ in the last bits of a power: where these count, take enough digits.

@@ -251,6 +251,8 @@ def _loaded(path: Path, sha256: str) -> Model:
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
     recipe = Recipe(**text)
+    if version == 2 and recipe.network.get("kind", "rnan") != "rnan":
+        raise ModelError(f"the model file {path} has format 2, which has no such network")
     network = exact.exchange_modules(_network(recipe.network).float())  # whatever the default type
     exact.load_integer_state(network, state)
     exact.check(network)

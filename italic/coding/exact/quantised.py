@@ -413,6 +413,7 @@ class QuantisedNonLocalBlock(NonLocalBlock):
             and (table >= 0).all()
             and (table <= SHARE).all()
             and table[0] >= 1
+            and table[-1] == 0
             and _are_sound(self.steps, self.score_scale, self.value_scale)
         )
 
@@ -497,9 +498,12 @@ def check(exact: nn.Module) -> None:
     """Prove that no sum can leave the exact integers; the numbers must not change any more.
 
     Raises:
-        InexactError: one could, or a layer is not exact.
+        InexactError: one could, a layer is not exact, or a number is not finite.
     """
     refuse_inexact(exact, EXACT_LAYERS)
+    for name, value in exact.state_dict().items():
+        if not value.isfinite().all():
+            raise InexactError(f"{name} is not finite: the weights are damaged")
     for name, module in exact.named_modules():
         kinds = QuantisedLayer, QuantisedNonLocalBlock
         if isinstance(module, kinds) and not module.is_exact():
@@ -518,8 +522,12 @@ def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
     """Set the tensors of a network whose modules are exchanged from its `integer_state`.
 
     Raises:
+        InexactError: tensors of other types.
         RuntimeError: tensors are missing, or of other shapes.
     """
+    for name, value in exact.state_dict().items():
+        if name in state and state[name].dtype != value.dtype:
+            raise InexactError(f"{name} is of {state[name].dtype}: expected {value.dtype}")
     exact.load_state_dict(state)
 
 
