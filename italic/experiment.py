@@ -71,6 +71,10 @@ def import_own_code(cfg: DictConfig) -> None:
 def build_datamodule(cfg: DictConfig) -> StepMasks:
     """The DataModule of a run: its images, base code and masks."""
     import_own_code(cfg)
+    if whole_partitions(cfg) and cfg.masks.unroll is not None:
+        raise RunError(
+            "the network is trained on whole partitions: expected masks.unroll=null, or model=rnan"
+        )
     settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
     settings["images"] = build_images(cfg)
     return StepMasks(
