@@ -170,9 +170,10 @@ def watched(codec: Codec) -> Iterator[dict[str, float]]:
     from italic.coding import codec as codec_module
     from italic.coding.entropy import Reader
 
+    network = codec.network
     places = {
         "base": (codec.base, "decode"),
-        "network": (codec.network, "forward"),
+        "network": (network, "raw" if hasattr(network, "raw") else "forward"),
         "likelihood": (codec_module, "integer_parameters"),
         "entropy": (Reader, "code"),
     }
