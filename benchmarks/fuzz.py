@@ -54,11 +54,10 @@ from italic.coding.base import NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import ArchiveReader, ArchiveWriter, Method, Record
 from italic.coding.exact import make_exact
-from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.model import NETWORKS, SEARCH_PATH, Model, Recipe, load_model, save_model
 from italic.coding.pictures import Picture
 from italic.compression import decompress_records, from_file, model_for
 from italic.evaluation.results import write_table
-from italic.models.rnan import RNAN
 
 ADDRESS_SPACE = 6 * 2**30  # bytes of a worker; PyTorch's libraries alone take more than half
 SECONDS, SECONDS_PER_PIXEL = 10, 2e-6  # that a case may take, and more by the claimed size
@@ -113,19 +112,28 @@ class Result:
 # --- A corpus of good files
 
 
-def tiny_model(folder: Path, name: str, base: dict | None, **options: bool) -> Model:
+WHOLE_BODY: dict[str, Any] = {
+    "kind": "rnan",
+    "groups": 1,
+    "space_to_depth": 2,
+    "mask_branch": False,
+}
+LATTICE: dict[str, Any] = {"kind": "lattice", "blocks": 1, "window": 3, "context_features": 8}
+
+
+def tiny_model(folder: Path, name: str, base: dict | None, kind: str, **options: Any) -> Model:
     """An untrained exact model, saved into a folder and loaded again."""
-    shape = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
-    recipe = Recipe({**shape, "mask_branch": False, **options}, base, 2, "nested", "power", 1.0)
+    shape = {"features": 8, "components": 2, **options}
+    recipe = Recipe({"kind": kind, **shape}, base, 2, "nested", "power", 1.0)
     torch.manual_seed(0)
-    network = RNAN(**recipe.network).eval()
+    network = NETWORKS[kind](**shape).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     noise = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
 
     def calibrate(untouched: nn.Module) -> None:
-        Codec(untouched, NoBase(), 4).encode(noise)
+        Codec(untouched, NoBase(), recipe.schedule, 4).encode(noise)
 
     path = folder / f"{name}.safetensors"
     save_model(path, make_exact(network, calibrate), recipe)
@@ -183,8 +191,9 @@ def coded(picture: Picture, method: Method, model: Model) -> Record:
 def corpus(folder: Path) -> list[Layer]:
     """All layers of all good files; their models go into `folder`, which ITALIC_MODELS names."""
     os.environ[SEARCH_PATH] = str(folder)
-    plain = tiny_model(folder, "plain", None, recurrent=False)
-    based = tiny_model(folder, "based", BASE, recurrent=True)
+    plain = tiny_model(folder, "plain", None, **WHOLE_BODY, recurrent=False)
+    based = tiny_model(folder, "based", BASE, **WHOLE_BODY, recurrent=True)
+    lattice = tiny_model(folder, "lattice", None, **LATTICE)
     layers: list[Layer] = []
     archived: list[Record] = []
     for number, picture in enumerate(small_pictures()):
@@ -192,6 +201,7 @@ def corpus(folder: Path) -> list[Layer]:
         for model, method in (
             (plain, Method.ESTIMATOR),
             (based, Method.ESTIMATOR),
+            (lattice, Method.ESTIMATOR),
             (plain, classical),
         ):
             record = coded(picture, method, model)
