@@ -217,7 +217,8 @@ def _seconds(model: Model, height: int, width: int, steps: int) -> float:
     """Seconds that the network takes for all steps of an image."""
     codec = model.codec(steps)
     partition = codec.partition(height, width)
-    image = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
+    device = next(model.network.parameters()).device
+    image = torch.full((1, height, width, 3), 128, dtype=torch.uint8, device=device)
 
     def run() -> None:
         memory: dict[Any, Any] = {}

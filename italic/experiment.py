@@ -151,7 +151,7 @@ def build_network(cfg: DictConfig) -> Network:
     if not isinstance(network, Network):
         raise RunError(
             f"{cfg.model._target_} is no estimator: expected a subclass of "
-            "italic.models.step_network.StepNetwork, see docs/extending.md"
+            "italic.models.network.Network, such as StepNetwork, see docs/extending.md"
         )
     check_layers(network)
     return network

@@ -46,7 +46,8 @@ def segment_costs(
     height, width = images.shape[1:3]
     places = nodes(height * width)
     whole = schedule.cut(height, width, places)
-    image, base = torch.from_numpy(images), torch.from_numpy(np.ascontiguousarray(bases))
+    device = next(network.parameters()).device
+    image, base = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (images, bases))
     strides = whole.strides_of_steps(network.largest_stride)
     costs = np.full((len(places) - 1, len(places)), np.inf)
     for start, place in enumerate(places[:-1]):
@@ -59,8 +60,8 @@ def segment_costs(
             bits = np.zeros(height * width)
             segment = whole.order[place:last]
             for pixels, mixture in network.estimates(image, base, partition, segment, rung):
-                true = image.flatten(1, 2)[:, torch.from_numpy(pixels)].float()
-                bits[pixels] = mixture.bits(true).sum((0, 2)).double().numpy()
+                true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(device)].float()
+                bits[pixels] = mixture.bits(true).sum((0, 2)).double().cpu().numpy()
             along = np.cumsum(bits[whole.order[place:]])
             costs[start, ends] = along[places[ends] - place - 1]
     return costs

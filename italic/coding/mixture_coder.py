@@ -13,14 +13,13 @@ message", 1979; here with 64-bit intervals, of which the upper 32 bits leave as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+from italic.compiled import compiled
+
 # Logits, means, log-scales and coefficients: int32 (n, 3, K) each.
 Parameters = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -83,14 +82,6 @@ def build_tables() -> Tables:
 
 
 TABLES = build_tables()
-
-
-def _compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Compile a function on its first call, without the interpreter lock, cached where possible."""
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # numba found no writable folder for its cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @numba.njit(inline="always")
@@ -177,7 +168,7 @@ def _below(
     return ((mixture * SPREAD) >> (WEIGHT_BITS + SIGMOID_BITS)) + value
 
 
-@_compiled
+@compiled()
 def intervals(
     parameters: Parameters,
     tables: Tables,
@@ -218,7 +209,7 @@ def intervals(
             frequencies[i, colour] = end - start
 
 
-@_compiled
+@compiled()
 def encode(
     starts: np.ndarray,
     frequencies: np.ndarray,
@@ -255,7 +246,7 @@ def encode(
     return count, low, width
 
 
-@_compiled
+@compiled()
 def decode(
     parameters: Parameters,
     tables: Tables,

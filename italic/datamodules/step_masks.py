@@ -184,7 +184,7 @@ def random_bounds(
 
 def random_plan(min_steps: Tensor, max_steps: Tensor, plans: Tensor) -> Tensor:
     """Bounds of a planned partition, see `planned_windows`, int64 (steps + 1,)."""
-    most = torch.tensor(len(plans) - 1.0)
+    most = torch.tensor(len(plans) - 1.0, dtype=torch.float64)
     number = int(_random_numbers(min_steps, max_steps.clamp(max=most)))
     return plans[number, : number + 1]
 
@@ -217,7 +217,8 @@ def planned_windows(
 def _random_numbers(smallest: Tensor, largest: Tensor) -> Tensor:
     """Log-uniform whole numbers, float64 (B,)."""
     spread = torch.log((largest + 1) / smallest)
-    return torch.floor(smallest * torch.exp(spread * torch.rand_like(spread)))
+    numbers = torch.floor(smallest * torch.exp(spread * torch.rand_like(spread)))
+    return torch.minimum(numbers, largest)  # which rounding could pass
 
 
 class StepMasks(pl.LightningDataModule):
@@ -440,12 +441,13 @@ class StepMasks(pl.LightningDataModule):
     def _random_partition(self, rung: int) -> Tensor:
         """Step of each pixel in a random or planned partition, int64 (H, W)."""
         fewest, most = (1, FEW_STEPS) if rung > 0 else (self.min_steps, self.max_steps)
-        limits = torch.tensor([float(fewest)]), torch.tensor([float(most)])
+        least = torch.tensor([float(fewest)], dtype=torch.float64)
+        largest = torch.tensor([float(most)], dtype=torch.float64)
         if not self.schedule.plans:
             height, width = self.rank.shape
-            bounds = random_bounds(height, width, *limits, self.schedule.order == "nested")
+            bounds = random_bounds(height, width, least, largest, self.schedule.order == "nested")
         else:
-            bounds = random_plan(*limits, self.plan_bounds)
+            bounds = random_plan(least, largest, self.plan_bounds)
         bounds = bounds.to(self.rank.device)
         return torch.bucketize(self.rank, bounds[1:], right=True)
 

@@ -246,11 +246,14 @@ class LatticeNetwork(Network):
         assert self.context is not None
         strides = partition.strides.ravel()[pixels]
         before = partition.context_steps.ravel()[pixels]
-        every = partition.steps + 1
+        every, needed = partition.steps + 1, {BASE}
         for group in np.unique(strides * every + before + 1).tolist():
             stride, step = group // every, group % every - 1
             if step >= 0 and (stride, step) not in contexts:
                 contexts[stride, step] = self._features(image, partition, stride, step)
+            needed.add((stride, step))
+        for key in contexts.keys() - needed:  # of earlier steps; computed again if need be
+            del contexts[key]
         return self._between(self.context, image, pixels, strides, before, contexts)
 
     def _features(self, image: Tensor, partition: Partition, stride: int, step: int) -> Tensor:

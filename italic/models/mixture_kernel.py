@@ -24,6 +24,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from italic.compiled import compiled
+
 SIZE = 1024  # components in a block
 ZERO, HALF, ONE, INFINITY = np.float32(0), np.float32(0.5), np.float32(1), np.float32(np.inf)
 LOG2_E = np.float32(1.4426950408889634)
@@ -37,9 +39,7 @@ P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float3
 LOGIT, OFFSET, LOG_SCALE, COEFFICIENT, DISTANCE, END, RATIO, SLOPE, STRETCH = range(9)
 
 # Sums may be reordered, but NaN stays NaN: a training that diverges has to show it.
-compiled = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz"}
-)
+FAST = {"contract", "reassoc", "arcp", "nsz"}
 
 
 def _conversion(context: Any, number: Any) -> Any:
@@ -60,7 +60,7 @@ def _conversion(context: Any, number: Any) -> Any:
 _float32: Any = intrinsic(_conversion)
 
 
-@compiled
+@compiled(fastmath=FAST)
 def _expm1_parts(x: np.float32) -> tuple[np.float32, np.float32]:
     """(2^n, 2^n·(e^r − 1)) with e^x = 2^n·e^r and |r| ≤ ½ ln 2, for x ≤ 87."""
     x = LEAST_EXPONENT if x < LEAST_EXPONENT else x
@@ -71,19 +71,19 @@ def _expm1_parts(x: np.float32) -> tuple[np.float32, np.float32]:
     return power, power * (rest * r * r + r)
 
 
-@compiled
+@compiled(fastmath=FAST)
 def _exp(x: np.float32) -> np.float32:
     power, rest = _expm1_parts(x)
     return power + rest
 
 
-@compiled
+@compiled(fastmath=FAST)
 def _clamp(x: np.float32, least: np.float32, largest: np.float32) -> np.float32:
     x = least if x < least else x
     return largest if x > largest else x
 
 
-@compiled
+@compiled(fastmath=FAST)
 def _components(
     block: np.ndarray, count: int, least_scale: np.float32, largest_scale: np.float32
 ) -> None:
@@ -117,7 +117,7 @@ def _components(
         block[STRETCH, j] = e * slope + inverse_scale * stretch if free else ZERO
 
 
-@compiled
+@compiled(fastmath=FAST)
 def _exponentials(block: np.ndarray, count: int) -> None:
     """LOGIT ← e^LOGIT, OFFSET ← e^OFFSET · RATIO."""
     for j in range(count):
@@ -125,7 +125,7 @@ def _exponentials(block: np.ndarray, count: int) -> None:
         block[OFFSET, j] = _exp(block[OFFSET, j]) * block[RATIO, j]
 
 
-@compiled
+@compiled(fastmath=FAST)
 def bits_and_gradient(
     raw: np.ndarray,
     base: np.ndarray,
@@ -253,7 +253,7 @@ def bits_and_gradient(
                     gradient[first + r, field * 3 * components + i] = block[field, i * rows + r]
 
 
-@compiled
+@compiled(fastmath=FAST)
 def weighted(gradient: np.ndarray, weights: np.ndarray, result: np.ndarray) -> None:
     """Fill `result` with the gradient (n, 12K) times the weights (n, 3) of its sub-pixels."""
     components = gradient.shape[1] // 12

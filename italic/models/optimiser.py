@@ -15,7 +15,7 @@ ITERATIONS = 5  # of Newton-Schulz
 
 
 class Muon(AdamW):
-    """AdamW whose first parameter group is updated by Muon instead.
+    """AdamW whose matrices are updated by Muon instead.
 
     Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix,
     approximated by five Newton-Schulz iterations; a convolution counts as the matrix

@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from italic.compiled import compiled
 from italic.schedule import Partition
 
 GREY = 128  # the guess where nothing is known
@@ -59,7 +59,7 @@ def neighbours(partition: Partition, pixels: np.ndarray, side: int) -> np.ndarra
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _neighbours(
     pixels: np.ndarray, steps: np.ndarray, strides: np.ndarray, reach: int, found: np.ndarray
 ) -> None:
@@ -101,7 +101,7 @@ def windows(image: Tensor, base: Tensor | None, pixels: np.ndarray, known: np.nd
     return Windows(torch.from_numpy(rows), torch.from_numpy(guess))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _windows(
     images: np.ndarray,
     bases: np.ndarray,

@@ -491,4 +491,4 @@ def test_parameters_are_read_only() -> None:
 def test_compiles_without_a_place_for_the_cache() -> None:
     namespace: dict = {}
     exec("def double(x): return 2 * x", namespace)  # no source file: numba finds no place
-    assert mixture_coder._compiled(namespace["double"])(21) == 42
+    assert compiled()(namespace["double"])(21) == 42

@@ -10,17 +10,14 @@ of the function called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+from italic.compiled import compiled
 
 LEVELS = 255  # the largest of the 8-bit numbers, the smallest is 0 ...
 MIDDLE = 128  # ... and this one is 0 as int8
@@ -119,19 +116,11 @@ def rescale_reference(sums: Tensor, bias: Any, scale: Any, x: Tensor | None = No
     return y if x is None else x + y
 
 
-def _compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Compile a function on its first call, without the interpreter lock, cached where possible."""
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # numba found no writable folder for its cache
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
 # In these, sums and bias become float32 before they are added, which is exact, since numba's sums
 # of int32 are int64; and constants are float32 lest float64 come in.
 
 
-@_compiled
+@compiled()
 def _quantise(x: np.ndarray, steps: np.ndarray, zero: np.ndarray, out: np.ndarray) -> None:
     step, low = steps[()], np.float32(-zero[()])
     high, shift = np.float32(LEVELS - zero[()]), np.float32(zero[()] - MIDDLE)
@@ -142,7 +131,7 @@ def _quantise(x: np.ndarray, steps: np.ndarray, zero: np.ndarray, out: np.ndarra
         out[i] = np.int8(np.rint(y) + shift)
 
 
-@_compiled
+@compiled()
 def _requantise(
     sums: np.ndarray,
     bias: np.ndarray,
@@ -164,7 +153,7 @@ def _requantise(
             out[i, j] = np.int8(np.rint(y) + shift)
 
 
-@_compiled
+@compiled()
 def _rescale(sums: np.ndarray, bias: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
     rows, channels = sums.shape
     for i in range(rows):
@@ -172,7 +161,7 @@ def _rescale(sums: np.ndarray, bias: np.ndarray, scale: np.ndarray, out: np.ndar
             out[i, j] = (np.float32(sums[i, j]) + np.float32(bias[j])) * scale[j]
 
 
-@_compiled
+@compiled()
 def _add_rescaled(
     sums: np.ndarray, bias: np.ndarray, scale: np.ndarray, x: np.ndarray, out: np.ndarray
 ) -> None:

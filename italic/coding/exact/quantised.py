@@ -119,11 +119,27 @@ class QuantisedLayer(nn.Module):
 
     def freeze(self) -> None:
         """Keep `constants`: the numbers don't change any more. Small inputs take half the time."""
+        self._thaw()
         self.__dict__["frozen"] = self.constants()
 
+    def _thaw(self) -> bool:
+        """Forget the constants before numbers change; → whether there were any."""
+        return self.__dict__.pop("frozen", None) is not None
+
     def _apply(self, *arguments: Any, **options: Any) -> Any:
-        self.__dict__.pop("frozen", None)  # before a move to another device
-        return super()._apply(*arguments, **options)
+        frozen = self._thaw()
+        moved = super()._apply(*arguments, **options)
+        if frozen:
+            self.freeze()
+        return moved
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._thaw()
+        super()._load_from_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have arrays of their own buffers."""
+        return {name: value for name, value in self.__dict__.items() if name != "frozen"}
 
     def matrix(self) -> Tensor:
         """The weights as int8 (O, K), as `patches` has their inputs."""
@@ -211,6 +227,7 @@ class QuantisedLayer(nn.Module):
 
     def set_scale(self, weight_scale: Tensor) -> None:
         """Set the scale of the sums from that of the weights, (O,)."""
+        self._thaw()
         self.scale.copy_((weight_scale.double() / self.steps.double()).clamp(SMALLEST, LARGEST))
 
     def weight_scale(self) -> Tensor:
@@ -219,6 +236,7 @@ class QuantisedLayer(nn.Module):
 
     def set_counts(self, counts: Tensor, bias: Tensor) -> None:
         """Set integer weights, clamped, and a bias, float64 (O,)."""
+        self._thaw()
         self.weight.copy_(counts.clamp(-LIMIT, LIMIT))
         total = (bias / self.scale.double()).round() + self.zero_bias()
         self.bias.copy_(total.clamp(-EXACT, EXACT))
