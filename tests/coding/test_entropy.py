@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from italic.coding import entropy, mixture_coder
 from italic.coding.entropy import MixtureParameters, Reader, StreamError, Writer, bits
 from italic.coding.mixture_coder import TABLES, TOTAL
+from italic.compiled import compiled
 
 INT32 = np.iinfo(np.int32)
 
