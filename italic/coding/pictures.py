@@ -12,7 +12,9 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -27,6 +29,10 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _LIBPNG_SIDE = 10**6  # pixels; libpng refuses longer ones
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# Passes of interlaced PNG files: first row and column, and their distances.
+_WHOLE = ((0, 0, 1, 1),)
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
+_ADAM7 += ((1, 0, 2, 1),)
 # Chunks of PNG that are kept as they are. All may stand before the palette when they are written.
 _KEPT = {
     Chunk.GAMMA: (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sBIT"),
@@ -34,9 +40,13 @@ _KEPT = {
     Chunk.OTHER: (b"pHYs",),
 }
 _SINGLE = (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", *_KEPT[Chunk.GAMMA], *_KEPT[Chunk.OTHER])
+# Chunks that say nothing about the samples, and the longest body of those without text.
+_METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*_KEPT.values()))
+_LONGEST = 32
 _XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # iTXt's keyword and flags for XMP
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
-_PNM = re.compile(rb"P([2356])" + rb"(\d{1,9})".join([_GAP] * 3) + rb"(\d{1,9})\s")
+_NUMBER = _GAP + rb"(\d{1,9})"
+_PNM = re.compile(rb"P(?:[14]" + 2 * _NUMBER + rb"|[2356]" + 3 * _NUMBER + rb")\s")
 _ADVICE = "convert the file to an 8- or 16-bit gray or RGB PNG first"
 
 # Bytes in a sample, channels of colour, whether alpha follows them.
@@ -61,6 +71,10 @@ _LEFT, _UP, _REFERENCE = 1, 2, 4
 
 class PictureError(ValueError):
     """A picture that can't be kept exactly, or that is damaged."""
+
+
+class _MetadataError(PictureError):
+    """Metadata of a picture that can't be kept, or that are damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +142,9 @@ class Picture:
     def _check_metadata(self) -> None:
         size = len(self.icc or b"") + len(self.exif or b"") + len(_serialised(self.chunks))
         if size > METADATA_LIMIT or len(self.chunks) > CHUNKS_LIMIT:
-            raise PictureError(
+            raise _MetadataError(
                 f"the picture has {size} bytes of metadata in {len(self.chunks)} chunks: expected "
-                f"at most {METADATA_LIMIT} in {CHUNKS_LIMIT}; read it without metadata"
+                f"at most {METADATA_LIMIT} in {CHUNKS_LIMIT}"
             )
         seen = set()
         for kind, _ in self.chunks:
@@ -139,7 +153,7 @@ class Picture:
                     f"the picture has a chunk {_name(kind)}, which is not among those kept"
                 )
             if kind in seen and kind in _SINGLE:
-                raise _damaged(f"it has several {_name(kind)} chunks")
+                raise _damaged(f"it has several {_name(kind)} chunks", _MetadataError)
             seen.add(kind)
 
     @property
@@ -181,7 +195,8 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
 
     Args:
         source: path of the file, or the file itself.
-        keep_metadata: keep profile, EXIF and texts.
+        keep_metadata: keep profile, EXIF and texts. Otherwise these may be damaged, and of the
+            other chunks beside the samples those that are damaged are passed over too.
 
     Raises:
         PictureError: the file can't be read, is damaged, or can't be kept exactly.
@@ -191,7 +206,13 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if data.startswith(_SIGNATURE):
             return _read_png(data, keep_metadata)
-        return _read_pnm(data) or _read_other(data, keep_metadata)
+        if data.startswith(b"P"):
+            return _read_pnm(data)
+        return _read_other(data, keep_metadata)
+    except _MetadataError as error:
+        raise PictureError(
+            f"{name}{error}; to leave metadata out: --drop-metadata"
+        ) from error.__cause__
     except PictureError as error:
         raise PictureError(f"{name}{error}") from error.__cause__
     except UnidentifiedImageError as error:
@@ -297,18 +318,17 @@ def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) 
         PictureError: a chunk is damaged, missing, unknown, or does not go with the others.
     """
     taken = _Chunks(chunks)
+    rest = taken.all_but_samples(colour)
     size, colours, alpha = _LAYOUTS[colour]
     shape = main.shape[:2]
     if colours == 1 and colour != Colour.PALETTE and (main != main[..., :1]).any():
         raise _damaged(f"it is {colour.name}, but its main picture is not gray")
-    palette = transparency = None
     samples = np.empty((*shape, colours + alpha, size), np.uint8)  # the last axis: big end first
-    if colour == Colour.PALETTE:
-        palette = taken.content(Chunk.PALETTE, 768)
+    if rest["palette"] is not None:
         ranks = np.zeros((*shape, 1), np.uint8)
         if Chunk.LOW_BYTES in taken:
             ranks = taken.plane(Chunk.LOW_BYTES, ranks.shape, np.uint8(0))
-        samples[:, :, 0] = _indices(palette, main, ranks[..., 0])[..., None]
+        samples[:, :, 0] = _indices(rest["palette"], main, ranks[..., 0])[..., None]
     else:
         samples[:, :, :colours, 0] = main[..., :colours]
         if size == 2:
@@ -316,17 +336,23 @@ def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) 
             samples[:, :, :colours, 1] = low
     if alpha:
         samples[:, :, -1] = taken.plane(Chunk.ALPHA, (*shape, size), np.uint8(255))
-    elif Chunk.ALPHA in taken:
-        transparency = taken.content(Chunk.ALPHA, 256)
-    icc = taken.metadata(Chunk.ICC)
-    exif = taken.metadata(Chunk.EXIF)
-    kept = [chunk for kind, names in _KEPT.items() for chunk in taken.png(kind, names)]
     taken.finish()
     pixels = samples.view(f">u{size}").reshape(*shape, colours + alpha)
     if pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    bilevel = colour == Colour.BILEVEL
-    return Picture(_native(pixels), palette, transparency, bilevel, icc, exif, tuple(kept))
+    return Picture(_native(pixels), **rest)
+
+
+def without_samples(colour: Colour, chunks: Iterable[tuple[int, bytes]]) -> Picture:
+    """A black picture of one pixel with all else that `split` took apart; arguments as of `join`.
+
+    Raises:
+        PictureError: a chunk is damaged or missing; those of samples are not looked at.
+    """
+    size, colours, alpha = _LAYOUTS[colour]
+    shape = (1, 1) if colours + alpha == 1 else (1, 1, colours + alpha)
+    rest = _Chunks(chunks).all_but_samples(colour)
+    return Picture(np.zeros(shape, f"u{size}"), **rest)
 
 
 class _Chunks:
@@ -344,7 +370,23 @@ class _Chunks:
     def __contains__(self, kind: Chunk) -> bool:
         return kind in self._contents
 
-    def content(self, kind: Chunk, limit: int) -> bytes:
+    def all_but_samples(self, colour: Colour) -> dict[str, Any]:
+        """Every argument of a `Picture` of this kind but its samples."""
+        palette = transparency = None
+        if colour == Colour.PALETTE:
+            palette = self._content(Chunk.PALETTE, 768)
+        if Chunk.ALPHA in self and not _LAYOUTS[colour][2]:
+            transparency = self._content(Chunk.ALPHA, 256)
+        return {
+            "palette": palette,
+            "transparency": transparency,
+            "bilevel": colour == Colour.BILEVEL,
+            "icc": self._metadata(Chunk.ICC),
+            "exif": self._metadata(Chunk.EXIF),
+            "chunks": tuple(chunk for item in _KEPT.items() for chunk in self._png(*item)),
+        }
+
+    def _content(self, kind: Chunk, limit: int) -> bytes:
         """The only content of a type, `limit` bytes at most."""
         return _inflate(self._take(kind), limit, f"{kind.name} chunk")
 
@@ -354,11 +396,11 @@ class _Chunks:
         """Samples that `_pack` packed."""
         return _unpack(self._take(kind), shape, reference, f"{kind.name} chunk")
 
-    def metadata(self, kind: Chunk) -> bytes | None:
+    def _metadata(self, kind: Chunk) -> bytes | None:
         """The only content of a type, if there is one, within what all metadata may take."""
         return self._affordable(kind, self._take(kind)) if kind in self else None
 
-    def png(self, kind: Chunk, names: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
+    def _png(self, kind: Chunk, names: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
         """The PNG chunks in all contents of a type."""
         for content in self._contents.pop(kind, []):
             data = self._affordable(kind, content)
@@ -445,18 +487,18 @@ def _unpack(
     return plane + reference if method & _REFERENCE else plane
 
 
-def _inflate(data: bytes, limit: int, what: str) -> bytes:
+def _inflate(data: bytes, limit: int, what: str, kind: type[PictureError] = PictureError) -> bytes:
     """What zlib made of at most `limit` bytes."""
     decompressor = zlib.decompressobj()
     try:
         # One byte more than the limit: zlib takes 0 for none, and finds its end only with room.
         raw = decompressor.decompress(data, limit + 1)
     except zlib.error as error:
-        raise _damaged(f"its {what} does not decompress") from error
+        raise _damaged(f"its {what} does not decompress", kind) from error
     if len(raw) > limit:
-        raise _damaged(f"its {what} decompresses to more than {limit} bytes")
+        raise _damaged(f"its {what} decompresses to more than {limit} bytes", kind)
     if not decompressor.eof or decompressor.unused_data:
-        raise _damaged(f"its {what} is too short or too long")
+        raise _damaged(f"its {what} is too short or too long", kind)
     return raw
 
 
@@ -489,22 +531,27 @@ def _numbers(colours: np.ndarray) -> np.ndarray:
 
 def _read_png(data: bytes, keep_metadata: bool) -> Picture:
     parts: dict[bytes, list[bytes]] = {}
-    for name, body in _png_chunks(data):
+    for name, body in _png_chunks(data, keep_metadata):
         if not name[0] & 32 and name not in _CRITICAL:  # a capital: not to be ignored
             raise PictureError(f"the picture has a {_name(name)} chunk, which PNG does not know")
         parts.setdefault(name, []).append(body)
-    for name, bodies in parts.items():
+    for name, bodies in list(parts.items()):
         if len(bodies) > 1 and name in _SINGLE:
-            raise _damaged(f"it has several {_name(name)} chunks")
+            if name in _METADATA and not keep_metadata:
+                del parts[name]
+                continue
+            kind = _MetadataError if name in _METADATA else PictureError
+            raise _damaged(f"it has several {_name(name)} chunks", kind)
     if b"acTL" in parts:
         raise PictureError("the picture is animated: only single pictures can be kept")
     first = {name: bodies[0] for name, bodies in parts.items()}
-    _, _, depth, kind = _png_header(first.get(b"IHDR", b""))
+    depth, kind, size = _png_header(first.get(b"IHDR", b""))
 
     critical = [(name, b"".join(parts[name])) for name in _CRITICAL if name in parts]
     bare = _png(critical)  # so that no decoder applies transparency, or looks at texts
     # Pillow refuses absurd sizes; it would make 8 bits of 16-bit colours, so those go elsewhere.
     with Image.open(io.BytesIO(bare), formats=("PNG",)) as image:
+        _check_raster(b"".join(parts.get(b"IDAT", ())), size)
         samples = imagecodecs.png_decode(bare) if depth == 16 else np.asarray(image)
     if depth == 1 and kind == 0:
         samples = samples.astype(np.uint8) * 255
@@ -525,28 +572,54 @@ def _read_png(data: bytes, keep_metadata: bool) -> Picture:
         exif = first.get(b"eXIf")
         if b"iCCP" in first:
             _, _, profile = first[b"iCCP"].partition(b"\0")
-            icc = _inflate(profile[1:], METADATA_LIMIT, "colour profile")
+            icc = _inflate(profile[1:], METADATA_LIMIT, "colour profile", _MetadataError)
     chunks = tuple(
         (name, body)
         for group, names in _KEPT.items()
-        if keep_metadata or group != Chunk.TEXT
         for name in names
         for body in parts.get(name, ())
+        if keep_metadata or (group != Chunk.TEXT and len(body) <= _LONGEST)
     )
     return Picture(_native(samples), palette, transparency, bilevel, icc, exif, chunks)
 
 
-def _png_header(body: bytes) -> tuple[int, int, int, int]:
-    """Width, height, depth and colour type of a PNG file."""
+def _png_header(body: bytes) -> tuple[int, int, int]:
+    """Depth and colour type of a PNG file, and bytes of its rows with their filters."""
     if len(body) == 13:
-        width, height, depth, kind = struct.unpack_from(">IIBB", body)
+        width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", body)
         if width and height and depth in _PNG_DEPTHS.get(kind, ()):
-            return width, height, depth, kind
+            bits = depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
+            size = 0
+            for top, left, down, right in _ADAM7 if interlaced else _WHOLE:
+                rows, columns = -((top - height) // down), -((left - width) // right)
+                size += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+            return depth, kind, size
     raise _damaged("its header describes no kind of PNG")
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Types and bodies of a PNG file's chunks, the last IEND; what follows it is not looked at."""
+def _check_raster(data: bytes, size: int) -> None:
+    """Refuse rows of fewer bytes than `size`, which Pillow makes black, or without their checksum.
+
+    More bytes are passed over, as all decoders do.
+    """
+    decompressor = zlib.decompressobj()
+    try:
+        found = len(decompressor.decompress(data, size))
+        # One byte more: zlib finds its end only with room.
+        more = decompressor.decompress(decompressor.unconsumed_tail, 1)
+    except zlib.error as error:
+        raise _damaged("its samples do not decompress") from error
+    if found < size:
+        raise _damaged(f"it is cut short: it has {found} of {size} bytes of samples")
+    if not (more or decompressor.eof):
+        raise _damaged("it is cut short: its samples have no checksum")
+
+
+def _png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes, bytes]]:
+    """Types and bodies of a PNG file's chunks, the last IEND, after which there is no other file.
+
+    Without metadata, those whose checksum is wrong are left out.
+    """
     position = len(_SIGNATURE)
     while position + 12 <= len(data):
         length, name = _unpack_head(data, position)
@@ -554,12 +627,17 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if end > len(data):
             break
         body = data[position + 8 : end - 4]
+        position = end
         if zlib.crc32(body, zlib.crc32(name)) != int.from_bytes(data[end - 4 : end], "big"):
-            raise _damaged(f"its {_name(name)} chunk does not match its checksum")
+            if name in _METADATA and not keep_metadata:
+                continue
+            kind = _MetadataError if name in _METADATA else PictureError
+            raise _damaged(f"its {_name(name)} chunk does not match its checksum", kind)
         yield name, body
         if name == b"IEND":
+            if data.startswith(_SIGNATURE, end):
+                raise PictureError("the file holds several pictures: only single ones can be kept")
             return
-        position = end
     raise _damaged("it is cut short")
 
 
@@ -581,8 +659,8 @@ def _serialised(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join(struct.pack(">I4s", len(body), name) + body for name, body in chunks)
 
 
-def _damaged(reason: str) -> PictureError:
-    return PictureError(f"the picture is damaged: {reason}")
+def _damaged(reason: str, kind: type[PictureError] = PictureError) -> PictureError:
+    return kind(f"the picture is damaged: {reason}")
 
 
 def _name(kind: bytes) -> str:
@@ -590,36 +668,54 @@ def _name(kind: bytes) -> str:
     return repr(kind)[2:-1]
 
 
-def _read_pnm(data: bytes) -> Picture | None:
-    """A binary PNM file; None for others. Pillow would scale samples, and make 8 bits of 16."""
-    if not data.startswith(b"P") or data[1:2] in b"14":  # another kind, or bilevel
-        return None
+def _read_pnm(data: bytes) -> Picture:
+    """A PNM file: Pillow would scale samples, make 8 bits of 16, and overlook further pictures."""
     match = _PNM.match(data)
     if match is None:
         raise PictureError(
             "the picture begins with P, but not as binary or plain PBM, PGM and PPM files do"
         )
-    kind, width, height, largest = (int(group) for group in match.groups())
-    if largest not in (255, 65535) or (kind in (2, 3) and largest != 255):
+    kind, raster = int(data[1:2]), data[match.end() :]
+    width, height, *rest = (int(group) for group in match.groups() if group is not None)
+    largest = rest[0] if rest else 1
+    if rest and largest not in (255, 65535):
         raise PictureError(
-            f"the picture has samples of 0 to {largest}: only 0 to 255 and, in binary files, 0 to "
-            f"65535 can be kept; {_ADVICE}"
+            f"the picture has samples of 0 to {largest}: only 0 to 255 and 0 to 65535 can be "
+            f"kept; {_ADVICE}"
         )
-    if kind in (2, 3):
-        return None
-    raster = data[match.end() :]
-    channels, size = (1 if kind == 5 else 3), (1 if largest == 255 else 2)
-    if len(raster) != height * width * channels * size:
+    channels, size = (3 if kind in (3, 6) else 1), (2 if largest > 255 else 1)
+    if kind <= 3:
+        found, row = _plain_samples(raster, bilevel=kind == 1), width * channels
+    else:
+        found = np.frombuffer(raster, np.uint8)
+        row = (width + 7) // 8 if kind == 4 else width * channels * size
+    if len(found) != height * row or not len(found):
         raise PictureError(
-            f"the picture is damaged or not the only one: the file has {len(raster)} bytes of "
-            f"samples, expected {height * width * channels * size}"
+            f"the picture is damaged or not the only one: the file has {len(found)} "
+            f"{'samples' if kind <= 3 else 'bytes of samples'}, expected {height * row}"
         )
-    return from_array(np.frombuffer(raster, f">u{size}").reshape(height, width, channels))
+    if kind <= 3 and found.max() > largest:
+        raise _damaged(f"it has samples that are not from 0 to {largest}")
+    if not rest:
+        ink = found if kind == 1 else np.unpackbits(found.reshape(height, row), 1, width)
+        return Picture((1 - ink.reshape(height, width)) * np.uint8(255), bilevel=True)
+    samples = found.astype(f"u{size}") if kind <= 3 else found.view(f">u{size}")
+    return from_array(samples.reshape(height, width, channels))
+
+
+def _plain_samples(text: bytes, bilevel: bool) -> np.ndarray:
+    """The numbers of a plain PNM file; large ones for what is none."""
+    text = re.sub(rb"#[^\r\n]*", b" ", text)
+    if bilevel:  # a character each
+        return np.frombuffer(b"".join(text.split()), np.uint8) - ord("0")
+    if text.translate(None, b"0123456789 \t\n\v\f\r"):
+        raise _damaged("it has samples that are no numbers")
+    return np.fromstring(text.strip(), np.int64, sep=" ")  # of spaces alone it would make a 0
 
 
 def _read_other(data: bytes, keep_metadata: bool) -> Picture:
     """A file that Pillow reads, if it keeps the samples of its kind."""
-    formats = ("BMP", "TIFF", "WEBP", "PPM", "JPEG")
+    formats = ("BMP", "TIFF", "WEBP", "JPEG")
     with Image.open(io.BytesIO(data), formats=formats) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise PictureError(
@@ -640,13 +736,18 @@ def _read_other(data: bytes, keep_metadata: bool) -> Picture:
         icc = exif = None
         chunks = []
         if keep_metadata:
-            icc = image.info.get("icc_profile") or None
+            icc = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
+            markers = getattr(image, "applist", ())  # of JPEG files
+            if not icc and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
+                raise _damaged("a part of its colour profile is missing", _MetadataError)
             exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
-            if isinstance(image.info.get("xmp"), bytes):
-                chunks.append((b"iTXt", _XMP + image.info["xmp"]))
+            xmp = image.info.get("xmp")
+            if xmp:
+                xmp = xmp.encode("latin-1") if isinstance(xmp, str) else xmp  # TIFF's ASCII
+                chunks.append((b"iTXt", _XMP + xmp))
     if bilevel:
         samples = samples.astype(np.uint8) * 255
-    return Picture(_native(samples), palette, None, bilevel, icc, exif, tuple(chunks))
+    return Picture(_native(samples), palette, None, bilevel, icc or None, exif, tuple(chunks))
 
 
 def _check_tiff(image: Image.Image) -> bool:
@@ -664,6 +765,10 @@ def _check_tiff(image: Image.Image) -> bool:
     deep = kind == 2 and bits[0] == 16
     if not exact or set(tags.get(339, (1,))) != {1} or (deep and tags.get(284, 1) != 1):
         raise PictureError(f"the picture is a kind of TIFF that can't be kept exactly: {_ADVICE}")
+    if 330 in tags:  # smaller ones of it, or the one that it is a smaller one of
+        raise PictureError(
+            "the picture is a TIFF file with further pictures: only single ones can be kept"
+        )
     if tags.get(274, 1) != 1:
         raise PictureError(
             "the picture is a TIFF file that is to be shown turned or mirrored: turn it first"
@@ -681,6 +786,18 @@ def _check_bmp(data: bytes, mode: str) -> None:
     bits = int.from_bytes(data[24:26] if header == 12 else data[28:30], "little")
     if {"1": 1, "L": 8}.get(mode, bits) != bits:
         raise PictureError(f"the picture is a kind of BMP that can't be kept exactly: {_ADVICE}")
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """The colour profile of a BMP file, which Pillow does not read."""
+    size, kind = int.from_bytes(data[14:18], "little"), data[70:74]
+    if size < 124 or kind != b"DEBM":  # embedded
+        return None
+    start, length = struct.unpack_from("<II", data, 126)
+    profile = data[14 + start :][:length]
+    if len(profile) < length:
+        raise _damaged("its colour profile is cut short", _MetadataError)
+    return profile
 
 
 def _native(array: np.ndarray) -> np.ndarray:

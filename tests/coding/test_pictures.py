@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from italic.coding import pictures
 from italic.coding.container import Chunk, Colour, Record
 from italic.coding.pictures import (
     METADATA_LIMIT,
@@ -23,6 +25,7 @@ from italic.coding.pictures import (
     read,
     split,
     to_png,
+    without_samples,
 )
 
 RNG = np.random.default_rng(0)
@@ -46,11 +49,14 @@ def saved(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object)
     return file.getvalue()
 
 
-def png(depth: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of SIZE by hand; its rows begin with their filters."""
+def png(
+    depth: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes], raster: bytes = b""
+) -> bytes:
+    """A PNG file of SIZE by hand; its rows begin with their filters, its raster has them packed."""
     head = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], depth, kind, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
-    for name, body in ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+    raster = raster or zlib.compress(rows)
+    for name, body in ((b"IHDR", head), *chunks, (b"IDAT", raster), (b"IEND", b"")):
         data += struct.pack(">I", len(body)) + name + body
         data += struct.pack(">I", zlib.crc32(name + body))
     return data
@@ -83,6 +89,9 @@ def round_trip(picture: Picture) -> tuple[Colour, np.ndarray, dict[Chunk, bytes]
     Record(1, *main.shape[:2], 0, colour, tuple(chunks))  # such chunks go into files
     joined = join(colour, main, chunks)
     assert_same(joined, picture)
+    black = without_samples(colour, chunks)
+    assert_same(black, replace(picture, samples=black.samples))
+    assert black.samples.size < 5 and not black.samples.any()
     assert_same(read(to_png(joined)), picture)
     return colour, main, dict(chunks)
 
@@ -250,6 +259,14 @@ def test_metadata_of_other_files(kind: str) -> None:
     round_trip(picture)
 
 
+@pytest.mark.parametrize("kind", [1, 2])  # bytes, text
+def test_xmp_of_tiff(kind: int) -> None:
+    tags = ImageFileDirectory_v2()
+    tags.tagtype[700] = kind
+    tags[700] = b"<x/>" if kind == 1 else "<x/>"
+    assert read(saved(noise(), "TIFF", tiffinfo=tags)).chunks[0][1].endswith(b"\0<x/>")
+
+
 @pytest.mark.parametrize(
     ("kind", "channels", "options"),
     [
@@ -360,27 +377,48 @@ def test_pnm_of_16_bits() -> None:
         picture = read(head + samples.astype(">u2").tobytes())
         np.testing.assert_array_equal(picture.samples, samples)
         round_trip(picture)
+
+
+def test_plain_pnm() -> None:
     assert read(b"P3 1 2 255 1 2 3\n4 5 255").samples.tolist() == [[[1, 2, 3]], [[4, 5, 255]]]
+    assert read(b"P2 2 1 255\n7 # x\n\n008\n").samples.tolist() == [[7, 8]]
+    deep = read(b"P2 1 1 65535 256 ").samples
+    assert (deep.dtype, deep.tolist()) == (np.uint16, [[256]])
+    picture = read(b"P1 #x\n3 2\n100 # 1\n0 1\n1")
+    assert picture.samples.tolist() == [[0, 255, 255], [255, 0, 0]] and picture.bilevel
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "sentence"),
     [
-        b"P6 1 1 100 abc",
-        b"P5 1 1 4095 ab",
-        b"P2 1 1 65535 7 ",
-        b"P6 1 1 255 abcabc",
-        b"P6 99999 99999 65535 ab",
-        b"P6 1 1 65535#comment\nabcdef",
-        b"PyRGBA 1 1 255 abcd",
-        b"Pf 1 1 -1.0\nabcd",
-        b"P4 999999999 999999999 ",
-        b"P5",
-        b"P",
+        (b"P6 1 1 100 abc", "samples of 0 to 100"),
+        (b"P5 1 1 4095 ab", "samples of 0 to 4095"),
+        (b"P6 1 1 255 abcabc", "not the only one"),
+        (b"P6 99999 99999 65535 ab", "not the only one"),
+        (b"P6 1 1 65535#comment\nabcdef", "begins with P"),
+        (b"PyRGBA 1 1 255 abcd", "begins with P"),
+        (b"Pf 1 1 -1.0\nabcd", "begins with P"),
+        (b"P4 999999999 999999999 ", "not the only one"),
+        (b"P4 0 0 ", "not the only one"),
+        (b"P5", "begins with P"),
+        (b"P", "begins with P"),
+        *((2 * data, "not the only one") for data in (b"P4 8 2 ab", b"P1 2 1 01\n")),
+        *((2 * data, "no numbers") for data in (b"P2 1 1 255 7\n", b"P3 1 1 255 1 2 3\n")),
+        (b"P1 2 1 0", "not the only one"),
+        (b"P1 2 1 0 0 0", "not the only one"),
+        (b"P2 1 1 255 7 7", "not the only one"),
+        (b"P2 1 1 255  ", "not the only one"),
+        (b"P4 9 1 a", "not the only one"),
+        (b"P1 2 1 07", "not from 0 to 1"),
+        (b"P1 2 1 0-", "not from 0 to 1"),
+        (b"P2 1 1 255 256", "not from 0 to 255"),
+        (b"P2 1 1 255 99999999999999999999999", "not from 0 to 255"),
+        (b"P2 1 1 255 1_0", "no numbers"),
+        (b"P2 1 1 255 -1", "no numbers"),
     ],
 )
-def test_pnm_files_that_are_refused(data: bytes) -> None:
-    with pytest.raises(PictureError):
+def test_pnm_files_that_are_refused(data: bytes, sentence: str) -> None:
+    with pytest.raises(PictureError, match=sentence):
         read(data)
 
 
@@ -408,20 +446,14 @@ def frames(kind: str) -> bytes:
         (lambda: saved(noise(3))[:-20], "cut short"),
         (lambda: saved(noise(3), "JPEG")[:-200], "truncated"),
         (lambda: saved(noise(3), "BMP")[:-200], "truncated"),
-        (lambda: png(8, 2, b"\0" * 100), "truncated"),
-        (lambda: png(16, 2, b"\0" * 100), "can't be read"),
+        (lambda: 2 * saved(noise(3)), "several pictures"),
         (lambda: png(8, 5, b""), "no kind of PNG"),
         (lambda: png(8, 3, bytes(22 * 13)), "no palette"),
         (lambda: png(8, 3, bytes([0, 9] * 11 * 13), (b"PLTE", bytes(6))), "colour 9 of a palette"),
         (lambda: png(8, 3, bytes(22 * 13), (b"PLTE", bytes(5))), "palette of 5 bytes"),
         (lambda: png(8, 0, bytes(22 * 13), (b"tRNS", bytes(3))), "transparency"),
-        (lambda: png(8, 0, bytes(22 * 13), (b"gAMA", b""), (b"gAMA", b"")), "several gAMA"),
         (lambda: png(8, 0, bytes(22 * 13), (b"CgBI", b"")), "CgBI chunk"),
-        (lambda: png(8, 0, bytes(22 * 13), (b"iCCP", b"x\0\0bad")), "colour profile does not"),
-        (
-            lambda: png(8, 0, bytes(286), (b"iCCP", b"x\0\0" + zlib.compress(bytes(2**25)))),
-            "colour profile decompresses to more",
-        ),
+        (lambda: tiff(noise(), tags={330: 8}), "further pictures"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(
@@ -433,6 +465,112 @@ def test_what_cannot_be_kept_is_refused(
         read(path)
     assert str(caught.value).startswith(f"'{path}': ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row"), [(1, 0, 3), (4, 3, 11), (8, 2, 63), (16, 6, 168)]
+)
+def test_png_files_without_their_last_rows_are_refused(depth: int, kind: int, row: int) -> None:
+    palette = [(b"PLTE", bytes(48))] if kind == 3 else []
+    rows = bytes((1 + row) * SIZE[0])
+    for whole in (rows, rows + b"more"):
+        assert read(png(depth, kind, whole, *palette)).samples.shape[:2] == SIZE
+    for short in (rows[: -1 - row], rows[:-1], rows[: 1 + row], b""):
+        with pytest.raises(PictureError, match=f"has {len(short)} of {len(rows)} bytes"):
+            read(png(depth, kind, short, *palette))
+
+
+def test_interlaced_png_without_its_last_rows_is_refused() -> None:
+    passes = (np.mgrid[:13, :21][:, y::h, x::w].shape[1:] for y, x, h, w in pictures._ADAM7)
+    size = sum(rows * (1 + columns) for rows, columns in passes)
+
+    def interlaced(rows: bytes) -> bytes:
+        data = bytearray(png(8, 0, rows))
+        data[28] = 1
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        return bytes(data)
+
+    assert read(interlaced(bytes(size))).samples.shape == SIZE
+    with pytest.raises(PictureError, match=f"has {size - 22} of {size} bytes"):
+        read(interlaced(bytes(size - 22)))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_png_samples_without_their_checksum_are_refused(depth: int) -> None:
+    rows = zlib.compress(bytes((1 + 21 * depth // 8) * 13))
+    for end, sentence in ((b"", "no checksum"), (b"\0\0\0\0", "not decompress")):
+        with pytest.raises(PictureError, match=sentence):
+            read(png(depth, 0, b"", raster=rows[:-4] + end))
+
+
+def damaged(data: bytes, *kinds: bytes) -> bytes:
+    """With another checksum of these chunks."""
+    bad = bytearray(data)
+    for kind in kinds:
+        start = data.index(kind)
+        bad[start + 4 + int.from_bytes(data[start - 4 : start], "big")] ^= 1
+    return bytes(bad)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "bad"),
+    [
+        ([(b"iCCP", b"x\0\0bad")], []),
+        ([(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**25)))], []),
+        ([(b"eXIf", EXIF_BYTES)] * 2, []),
+        ([(b"gAMA", bytes(4))] * 2, []),
+        ([(b"gAMA", bytes(2**24 + 1))], []),
+        ([(b"tEXt", b"a\0b")] * 1025, []),
+        *(
+            ([(kind, bytes(4))], [kind])
+            for kind in (b"iCCP", b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"gAMA", b"pHYs", b"tIME")
+        ),
+    ],
+)
+def test_damaged_metadata_of_png_are_left_out_on_demand(
+    chunks: list[tuple[bytes, bytes]], bad: list[bytes]
+) -> None:
+    samples = noise()
+    rows = np.pad(samples, ((0, 0), (1, 0))).tobytes()
+    data = damaged(png(8, 0, rows, (b"tRNS", b"\0\7"), *chunks), *bad)
+    with pytest.raises(PictureError, match=r"; to leave metadata out: --drop-metadata$"):
+        read(data)
+    picture = read(data, keep_metadata=False)
+    assert_same(picture, Picture(samples, transparency=b"\0\7"))
+
+
+def test_what_is_no_metadata_is_refused_when_damaged() -> None:
+    data = png(8, 0, bytes(22 * 13), (b"tRNS", b"\0\7"))
+    for kind in (b"tRNS", b"IDAT", b"IHDR"):
+        with pytest.raises(PictureError, match=f"its {kind.decode()} chunk .* checksum$"):
+            read(damaged(data, kind), keep_metadata=False)
+    with pytest.raises(PictureError, match="its tRNz chunk"):  # nothing transparent any more
+        read(data.replace(b"tRNS", b"tRNz"), keep_metadata=False)
+
+
+def test_damaged_profiles_of_other_files_are_left_out_on_demand() -> None:
+    jpeg = saved(noise(3), "JPEG", icc_profile=ICC)
+    bmp = bmp_with_profile(noise(3))
+    for data in (jpeg.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2"), bmp[:-1]):
+        with pytest.raises(PictureError, match=r"colour profile .*: --drop-metadata$"):
+            read(data)
+        assert read(data, keep_metadata=False).icc is None
+
+
+def bmp_with_profile(samples: np.ndarray) -> bytes:
+    height, width, _ = samples.shape
+    raster = np.pad(samples.reshape(height, -1), ((0, 0), (0, -3 * width % 4))).tobytes()
+    head = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 24, 0, len(raster), 0, 0, 0, 0)
+    head = (head.ljust(56, b"\0") + b"DEBM").ljust(112, b"\0")
+    head += struct.pack("<III", 124 + len(raster), len(ICC), 0)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 138) + head + raster + ICC
+
+
+def test_profile_of_bmp() -> None:
+    samples = noise(3)
+    picture = read(bmp_with_profile(samples))
+    np.testing.assert_array_equal(picture.samples[::-1, :, ::-1], samples)
+    assert picture.icc == ICC
 
 
 def test_absurd_sizes_and_missing_files_are_refused(tmp_path: Path) -> None:
