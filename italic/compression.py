@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
+import reprlib
 import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +68,13 @@ def compress(
         The file, to be written as it is.
 
     Raises:
-        ValueError: another array, or no such model.
+        ValueError: another array, no such model, or no number of steps.
     """
-    chosen = _chosen(model)
-    (record,) = compress_pictures([from_array(array)], chosen, steps)
+    picture = from_array(array)
+    if steps is not None:
+        steps = whole_number("steps", steps)
+    chosen = load_model(model)
+    (record,) = compress_pictures([picture], chosen, steps)
     return to_file(record, chosen)
 
 
@@ -105,23 +111,27 @@ def compress_pictures(
         model: the model.
         steps: None for the model's default; pictures with fewer pixels take as many as those.
         progress: called after each part of the work.
-        seconds: as many steps as fit into this time for each picture, instead of `steps`.
+        seconds: as many steps as fit into this time for each picture, above 0, instead of `steps`.
 
     Returns:
         A record each, of the estimator or of a classical codec, whichever is smaller.
 
     Raises:
-        ValueError: fewer than one step.
+        ValueError: no number of steps, or no time.
     """
-    if steps is not None and steps < 1:
-        raise ValueError(f"expected 1 step or more; got {steps}")
+    if steps is not None:
+        steps = whole_number("steps", steps)
+    if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
+        raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
     parts = [split(picture) for picture in pictures]
     track = _Track(progress, sum(main[..., 0].size for _, main, _ in parts))
     records: dict[int, Record] = {}
     for members in _batches([main.shape[:2] for _, main, _ in parts]):
         mains = np.stack([parts[member][1] for member in members])
         height, width = mains.shape[1:3]
-        wanted = steps_within(seconds, height, width, model) if seconds else steps or model.steps
+        wanted = steps or model.steps
+        if seconds is not None:
+            wanted = steps_within(seconds, height, width, model)
         number = min(wanted, height * width, MAX_STEPS)
         codec = model.codec(number)
         coded: Sequence[Coded | None] = [None] * len(members)
@@ -169,6 +179,7 @@ def decompress_records(
         ValueError: a record is damaged, or has fewer steps than are to be done.
     """
     if steps_done is not None:
+        steps_done = whole_number("steps_done", steps_done, 0)
         for record in records:
             _check_steps(record, steps_done)
     track = _Track(progress, sum(record.height * record.width for record in records))
@@ -265,14 +276,38 @@ def from_file(
     Raises:
         ValueError: the file is damaged, too large, or its model is another one or not installed.
     """
-    model_hash, record = unpack(data, max_pixels)
-    chosen = None if model is None else _chosen(model)
+    max_pixels = whole_number("max_pixels", max_pixels)
+    model_hash, record = unpack(file_bytes(data), max_pixels)
+    chosen = None if model is None else load_model(model)
     (picture,) = decompress_records([record], model_for(model_hash, [record], chosen))
     return picture
 
 
-def _chosen(model: str | Path | Model | None) -> Model:
-    return model if isinstance(model, Model) else load_model(model)
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """The value of an argument of this name.
+
+    Raises:
+        ValueError: it is no whole number, or below the least one.
+    """
+    with suppress(TypeError):
+        number = operator.index(value)  # type: ignore[arg-type]
+        if number >= least and not isinstance(value, bool):
+            return number
+    raise ValueError(f"{name} must be a whole number, {least} or more; got {reprlib.repr(value)}")
+
+
+def file_bytes(data: object) -> bytes:
+    """The bytes of a file that was given as an argument.
+
+    Raises:
+        ValueError: it is something else, such as the file's name.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ValueError(
+            "expected the bytes of a file, as Path(name).read_bytes() gives them; got "
+            f"{reprlib.repr(data)}"
+        )
+    return bytes(data)
 
 
 def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:

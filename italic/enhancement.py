@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from italic.coding import bpg
-from italic.coding.model import Model
+from italic.coding.model import Model, load_model
+from italic.coding.model_files import ENHANCER
+from italic.compression import file_bytes, whole_number
 
 
 def enhance(
-    data: bytes, model: Model, steps: int = 1, sample: bool = False, mirrored: bool = False
+    data: bytes,
+    model: str | Path | Model = ENHANCER,
+    steps: int = 1,
+    sample: bool = False,
+    mirrored: bool = False,
 ) -> np.ndarray:
     """The picture that a model expects, or a sample of those that it thinks possible.
 
     Args:
         data: a .bpg file, see `bpg.decode` for what is read.
-        model: one that starts from BPG; of its base codes the one of the nearest quality is taken.
+        model: one that starts from BPG, its name or the path of its file; of its base codes the
+            one of the nearest quality is taken.
         steps: in which the pixels are estimated, each from those of the steps before; pictures of
             fewer pixels take as many as those. The expectation in one step has the least squared
             error.
@@ -26,13 +35,14 @@ def enhance(
         uint8 (H, W, 3); samples are the same on every machine, expectations up to rounding.
 
     Raises:
-        ValueError: another file (`BPGError`), another model (`ModelError`), or a sample that is
-            to be averaged.
+        ValueError: another file (`BPGError`), another model (`ModelError`), no number of steps, or
+            a sample that is to be averaged.
     """
     if sample and mirrored:
         raise ValueError("a sample is not averaged: expected sample or mirrored, not both")
+    data, steps = file_bytes(data), whole_number("steps", steps)
     height, width = bpg.picture_size(data)
-    codec = model.enhancer(min(steps, height * width), bpg.quality(data))
+    codec = load_model(model).enhancer(min(steps, height * width), bpg.quality(data))
     bases = [bytes([bpg.WHOLE]) + data]
     if sample:
         (picture,) = codec.sample(bases, height, width, np.random.default_rng(0))

@@ -1,4 +1,7 @@
+import io
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from italic.compression import (
     steps_within,
     to_file,
 )
+from italic.enhancement import enhance
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
@@ -34,6 +38,10 @@ NETWORK = {
     "mask_branch": False,
     "recurrent": False,
 }
+
+
+GREY = np.arange(20, dtype=np.uint8).reshape(4, 5)
+FLAT_BPG = bpg.encode(np.zeros((8, 8, 3), np.uint8), 40)
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +167,55 @@ def test_pictures_above_a_limit_are_refused(model: Model) -> None:
 def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
     (record,) = compress_pictures([from_array(smooth(1, 12, 12)[0])], model, 10**6)
     assert record.steps in (0, 144)
-    with pytest.raises(ValueError, match="1 step or more"):
-        compress_pictures([], model, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        *(
+            (partial(italic.compress, GREY, steps=steps), "steps must be a whole number, 1 or more")
+            for steps in (0, -1, 2.5, 4.0, "4", True, [4], float("nan"))
+        ),
+        *(
+            (partial(italic.compress, array), "expected uint8 or uint16")
+            for array in ("a.png", None, [[1]], GREY.astype(float), GREY[:0])
+        ),
+        *(
+            (partial(call, model=model), "expected the name of an installed model or the path")
+            for model in (5, b"tiny", "", ["tiny"])
+            for call in (partial(italic.compress, GREY), partial(enhance, FLAT_BPG))
+        ),
+        *(
+            (partial(call, data), "expected the bytes of a file, as Path.* gives them; got")
+            for data in ("x.italic", Path("x.italic"), None, 5, io.BytesIO(), GREY)
+            for call in (italic.decompress, enhance)
+        ),
+        *(
+            (partial(italic.decompress, b"", max_pixels=most), "max_pixels must be a whole number")
+            for most in (0, 1e6, "100", None)
+        ),
+        *((partial(enhance, FLAT_BPG, steps=steps), "steps must be") for steps in (0, 1.5, None)),
+        (partial(compress_pictures, [], None, 0), "steps must be"),
+        *(
+            (partial(compress_pictures, [], None, seconds=time), "seconds must be a number above 0")
+            for time in (0, -1.0, float("inf"), float("nan"), "1")
+        ),
+        *(
+            (partial(decompress_records, [], None, steps_done=done), "steps_done must be")
+            for done in (-1, 1.5, "1")
+        ),
+    ],
+)
+def test_arguments_that_are_none_get_a_sentence(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call()
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_numbers_and_bytes_of_other_types_are_taken(model: Model) -> None:
+    file = italic.compress(GREY, model, np.int64(2))
+    for data in (bytearray(file), memoryview(file)):
+        assert np.array_equal(italic.decompress(data, model, np.uint32(100)), GREY)
 
 
 @pytest.mark.usefixtures("no_classical_codecs")

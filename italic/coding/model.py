@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -162,17 +163,24 @@ def save_model(path: Path, network: Network, recipe: Recipe) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_model(name: str | Path | None = None) -> Model:
+def load_model(name: str | Path | Model | None = None) -> Model:
     """Load a model by its path, or by its name among the installed ones.
 
     Args:
-        name: None for the default model.
+        name: None for the default model; a model itself is given back.
 
     Raises:
         ModelError: no such model, a damaged file, or one with code of one's own that is not
             imported, see `italic.extensions`.
     """
-    path = Path(name or DEFAULT)
+    if isinstance(name, Model):
+        return name
+    if name == "" or not isinstance(name, str | Path | None):
+        raise ModelError(
+            "expected the name of an installed model or the path of a model's file; got "
+            f"{reprlib.repr(name)}"
+        )
+    path = Path(DEFAULT if name is None else name)
     if path.suffix == SUFFIX or path.is_file():
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
