@@ -1,11 +1,11 @@
 """Makes Pillow read and write .italic files: `import italic.pillow_plugin` is enough.
 
-    Image.open("a.italic")                                   reads the header; `load` decodes
+    Image.open("a.italic")                                   reads the file; `load` decodes
     image.save("a.italic", steps=16, model="cifar10")        as `italic.compress` has it
 
 Modes 1, L, LA, P, RGB, RGBA and I;16; Pillow has none for the other kinds of pictures, which
 `italic decompress` turns into PNG files. Profile, transparency, texts and the like are what Pillow
-makes of those of PNG files, in both directions.
+makes of those of PNG files, in both directions, and there before the pixels are decoded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from italic.coding import pictures
 from italic.coding.container import (
-    HEAD,
     MAGIC,
     MAX_AREA,
     Colour,
     FileFormatError,
+    Record,
     kind_of,
-    peek,
     unpack,
 )
 
@@ -44,41 +43,41 @@ MODES = {
 class ItalicImageFile(ImageFile.ImageFile):
     """A file of one picture, decoded when its pixels are first asked for.
 
-    Opening one raises a ValueError if Pillow has no mode for the picture, or if it is an archive;
-    loading one if it is damaged or its model not installed.
+    Opening one raises a ValueError if it is damaged or an archive, or if Pillow has no mode for the
+    picture or can't read its metadata; loading one if its model is not installed, or if the pixels
+    are not those that were coded.
     """
 
     format = FORMAT
     format_description = "ITALIC lossless image compression"
+    _coded: tuple[bytes, Record] | None = None  # the model's hash and the picture, until decoded
 
     def _open(self) -> None:
         assert self.fp is not None
-        head = self.fp.read(HEAD)
+        head = self.fp.read(6)
         if kind_of(head) == "archive":
             raise ValueError(
                 "the file is an archive of pictures: unpack it with 'italic decompress' first"
             )
-        height, width, colour = peek(head)
-        if colour not in MODES:
+        # Of any size: Pillow has its own limit, which it applies next.
+        self._coded = unpack(head + self.fp.read(), MAX_AREA)
+        record = self._coded[1]
+        if record.colour not in MODES:
             raise ValueError(
-                f"Pillow has no mode for a picture of kind {colour.name}: decode the file with "
-                "'italic decompress' or italic.decompress"
+                f"Pillow has no mode for a picture of kind {record.colour.name}: decode the file "
+                "with 'italic decompress' or italic.decompress"
             )
-        self._size, self._mode = (width, height), MODES[colour]
-        self._coded = True
+        self._size, self._mode = (record.width, record.height), MODES[record.colour]
+        black = _as_png(pictures.without_samples(record.colour, record.chunks))
+        self.info, self.palette = black.info, black.palette
 
     def load(self) -> Image.core.PixelAccess | None:
         """Decode the picture."""
-        if self._coded:
-            assert self.fp is not None
-            self.fp.seek(0)
-            image = _decode(self.fp.read())
-            if (image.mode, image.size) != (self.mode, self.size):
-                raise FileFormatError("the file changed while it was open")
+        if self._coded is not None:
+            image = _decode(*self._coded)
             self.im, self.palette = image.im, image.palette
-            self.info.update(image.info)
-            self._coded = False
-            if self._exclusive_fp:
+            self._coded = None
+            if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
             self.fp = None
         return Image.Image.load(self)
@@ -88,26 +87,37 @@ def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC)
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(model_hash: bytes, record: Record) -> Image.Image:
     from italic.compression import decompress_records, model_for
 
-    # Of any size: Pillow has its own limit, and has applied it.
-    model_hash, record = unpack(data, MAX_AREA)
     (picture,) = decompress_records([record], model_for(model_hash, [record]))
-    image = PngImagePlugin.PngImageFile(io.BytesIO(pictures.to_png(picture)))
+    image = _as_png(picture)
     image.load()
     return image
 
 
+def _as_png(picture: pictures.Picture) -> Image.Image:
+    """The picture as Pillow reads it from a PNG file."""
+    try:
+        return PngImagePlugin.PngImageFile(io.BytesIO(pictures.to_png(picture)))
+    except Exception as error:  # it raises whatever its parser stumbles over
+        raise FileFormatError(
+            f"Pillow can't read the metadata of the picture ({error}): decode the file with "
+            "'italic decompress' or italic.decompress"
+        ) from error
+
+
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     from italic.coding.model import load_model
-    from italic.compression import compress_pictures, to_file
+    from italic.compression import compress_pictures, to_file, whole_number
 
     if image.mode not in MODES.values():
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}: convert the image first")
     options: dict[str, Any] = dict(image.encoderinfo)
     name: str | Path | None = options.pop("model", None)
     steps: int | None = options.pop("steps", None)
+    if steps is not None:
+        steps = whole_number("steps", steps)
     png = io.BytesIO()
     image.save(png, "PNG", **options)
     picture = pictures.read(png.getvalue())

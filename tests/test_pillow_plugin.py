@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,46 +70,78 @@ def test_every_mode(model: Path, tmp_path: Path, mode: str) -> None:
     image = images()[mode]
     path = tmp_path / "x.italic"
     image.save(path, model=model)
-    with Image.open(path) as copy:
-        assert (copy.format, copy.mode, copy.size) == ("ITALIC", mode, image.size)
-        assert np.array_equal(np.asarray(copy), np.asarray(image))
-        assert copy.getpalette() == image.getpalette()
-        copy.load()
+    with Image.open(path) as again:
+        assert (again.format, again.mode, again.size) == ("ITALIC", mode, image.size)
+        assert np.array_equal(np.asarray(again), np.asarray(image))
+        assert again.getpalette() == image.getpalette()
+        again.load()
 
 
-def test_opening_reads_the_header_only(model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "x.italic"
-    Image.fromarray(noise(16, 300, 3)).save(path, model=model)
-    path.write_bytes(path.read_bytes()[:40])
-    with Image.open(path) as image:
-        assert image.size == (300, 16)
-        with pytest.raises(FileFormatError, match="damaged"):
-            image.load()
-    for length in range(4, 23):
+def test_opening_decodes_no_pixels(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(Image.fromarray(noise(16, 30, 3)), model)
+    monkeypatch.delattr(compression, "decompress_records")
+    assert Image.open(file).size == (30, 16)
+
+
+def test_damaged_files_are_told_when_they_are_opened(model: Path) -> None:
+    data = written(images()["L"], model).getvalue()
+    for bad in (data[:-1], data[:40], *(data[:length] for length in range(4, 23))):
         with pytest.raises(FileFormatError, match=r"cut short|damaged"):
-            Image.open(io.BytesIO(path.read_bytes()[:length]))
+            Image.open(io.BytesIO(bad))
 
 
 def test_steps_and_metadata(model: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("Title", "A")
-    image = images()["RGB"]
+    original = images()["RGB"]
     exif = Image.Exif()
     exif[0x010E] = "description"
     options = {"icc_profile": b"profile", "exif": exif, "pnginfo": text, "dpi": (300, 300)}
-    file = written(image, model, steps=7, **options)
+    file = written(original, model, steps=7, **options)
     assert unpack(file.getvalue())[1].steps == 7
-    copy = Image.open(file)
-    copy.load()
-    assert copy.info["icc_profile"] == b"profile" and copy.info["Title"] == "A"
-    assert copy.getexif()[0x010E] == "description" and round(copy.info["dpi"][0]) == 300
+    image = Image.open(file)
+    for _ in range(2):  # before it is decoded, and after
+        assert image.info["icc_profile"] == b"profile" and image.info["Title"] == "A"
+        assert image.getexif()[0x010E] == "description" and round(image.info["dpi"][0]) == 300
+        image.load()
+    image = Image.open(file)
+    del image.info["Title"]
+    image.load()
+    assert "Title" not in image.info
+
+
+def test_metadata_that_pillow_cannot_read(model: Path) -> None:
+    chosen = compression.load_model(model)
+    picture = replace(from_array(noise(9, 7)), chunks=((b"gAMA", b"x"),), exif=b"no EXIF")
+    (record,) = compression.compress_pictures([picture], chosen)
+    with pytest.raises(FileFormatError, match=r"Pillow can't read the metadata .*decompress"):
+        Image.open(io.BytesIO(compression.to_file(record, chosen)))
+
+
+@pytest.mark.parametrize("mode", italic.pillow_plugin.MODES.values())
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda image: pickle.loads(pickle.dumps(image))])
+def test_copies_of_opened_images(model: Path, mode: str, copied: Callable) -> None:
+    file = written(images()[mode], model, exif=b"Exif\0\0MM\0*\0\0\0\0")
+    decoded = Image.open(file)
+    decoded.load()
+    for image in (Image.open(file), decoded):
+        again = copied(image)
+        assert (again.mode, again.info, again.format) == (mode, image.info, "ITALIC")
+        assert np.array_equal(np.asarray(again), np.asarray(images()[mode]))
+        assert again.getpalette() == image.getpalette()
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, "3"])
+def test_steps_that_are_none(model: Path, steps: object) -> None:
+    with pytest.raises(ValueError, match=r"^steps must be a whole number, 1 or more; got"):
+        written(images()["L"], model, steps=steps)
 
 
 def test_transparency(model: Path) -> None:
     image = images()["P"]
     image.info["transparency"] = bytes([0, 100, 255])
-    copy = Image.open(written(image, model))
-    assert np.array_equal(np.asarray(copy.convert("RGBA")), np.asarray(image.convert("RGBA")))
+    again = Image.open(written(image, model))
+    assert np.array_equal(np.asarray(again.convert("RGBA")), np.asarray(image.convert("RGBA")))
 
 
 def test_an_opened_image_is_like_others(model: Path, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ MAX_INDEX = 2**26  # bytes, decompressed
 
 _OLD_MAGIC = b"ITALIC"
 _HEADER = struct.Struct("<4sBB8s")
-HEAD = _HEADER.size + 1 + 2 * 5 + 4 + 1  # bytes of a file that `peek` needs at most
 _TRAILER = struct.Struct("<QI4s")
 _CHECKSUM = struct.Struct("<I")
 _SMALLEST_RECORD = 10  # bytes
@@ -234,22 +233,6 @@ class Record:
         stream = cursor.block()
         cursor.finish()
         return cls(method, height, width, checksum, colour, chunks, steps, plan, base, stream)
-
-
-def peek(head: bytes) -> tuple[int, int, Colour]:
-    """Height, width and kind of samples of a file of one picture, before its checksum is known.
-
-    Args:
-        head: the file, or its first `HEAD` bytes.
-
-    Raises:
-        FileFormatError: it can't be such a file.
-    """
-    cursor = _Cursor(head[_HEADER.size :], "the file's header")
-    _member(Method, cursor.unsigned(1))
-    height, width = cursor.varint(), cursor.varint()
-    cursor.unsigned(4)
-    return height, width, _member(Colour, cursor.unsigned(1))
 
 
 def kind_of(data: bytes) -> Kind:
