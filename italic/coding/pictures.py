@@ -741,10 +741,8 @@ def _read_other(data: bytes, keep_metadata: bool) -> Picture:
             if not icc and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
                 raise _damaged("a part of its colour profile is missing", _MetadataError)
             exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
-            xmp = image.info.get("xmp")
-            if xmp:
-                xmp = xmp.encode("latin-1") if isinstance(xmp, str) else xmp  # TIFF's ASCII
-                chunks.append((b"iTXt", _XMP + xmp))
+            if image.info.get("xmp"):
+                chunks.append((b"iTXt", _XMP + image.info["xmp"]))
     if bilevel:
         samples = samples.astype(np.uint8) * 255
     return Picture(_native(samples), palette, None, bilevel, icc or None, exif, tuple(chunks))
