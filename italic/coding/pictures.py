@@ -69,6 +69,11 @@ _COLOURS = {layout: colour for colour, layout in reversed(_LAYOUTS.items())}
 _LEFT, _UP, _REFERENCE = 1, 2, 4
 
 
+# Tags of TIFF that say what the samples are, and those that are kept.
+_TIFF_SAMPLES = (258, 262, 274, 284, 320, 330, 338, 339)
+_TIFF_METADATA = (700, 34675)
+
+
 class PictureError(ValueError):
     """A picture that can't be kept exactly, or that is damaged."""
 
@@ -725,7 +730,7 @@ def _read_other(data: bytes, keep_metadata: bool) -> Picture:
             raise PictureError(f"the picture has samples of kind {image.mode}: {_ADVICE}")
         deep = False
         if image.format == "TIFF":
-            deep = _check_tiff(image)
+            deep = _check_tiff(image, data, keep_metadata)
         if image.format == "BMP":
             _check_bmp(data, image.mode)
         samples = imagecodecs.tiff_decode(data) if deep else np.asarray(image)
@@ -748,9 +753,14 @@ def _read_other(data: bytes, keep_metadata: bool) -> Picture:
     return Picture(_native(samples), palette, None, bilevel, icc or None, exif, tuple(chunks))
 
 
-def _check_tiff(image: Image.Image) -> bool:
+def _check_tiff(image: Image.Image, data: bytes, keep_metadata: bool) -> bool:
     """Refuse what Pillow would change; true for 16-bit colours, of which it would make 8 bits."""
     tags = image.tag_v2  # type: ignore[attr-defined]
+    lost = _tiff_tags(data) - set(tags)  # Pillow passes over those that it can't read
+    if lost & set(_TIFF_SAMPLES):
+        raise _damaged(f"its tag {min(lost & set(_TIFF_SAMPLES))} can't be read")
+    if lost & set(_TIFF_METADATA) and keep_metadata:
+        raise _damaged("its colour profile or XMP can't be read", _MetadataError)
     bits, extra = tags.get(258, (1,)), tags.get(338, ())
     kind = tags.get(262)  # 0 and 1 gray, 2 RGB, 3 palette
     if kind == 2:
@@ -776,6 +786,17 @@ def _check_tiff(image: Image.Image) -> bool:
             "the picture has a palette of 16-bit colours: convert it to an RGB PNG first"
         )
     return deep
+
+
+def _tiff_tags(data: bytes) -> set[int]:
+    """The tags of a TIFF file's first picture."""
+    order = "<" if data.startswith(b"II") else ">"
+    big = 43 in data[2:4]
+    start, number, size = ("Q", "Q", 20) if big else ("I", "H", 12)
+    (offset,) = struct.unpack_from(order + start, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + number, data, offset)
+    entries = data[offset + struct.calcsize(order + number) :][: size * count]
+    return {tag for (tag,) in struct.iter_unpack(f"{order}H{size - 2}x", entries)}
 
 
 def _check_bmp(data: bytes, mode: str) -> None:

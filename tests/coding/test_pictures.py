@@ -556,6 +556,26 @@ def test_damaged_profiles_of_other_files_are_left_out_on_demand() -> None:
         assert read(data, keep_metadata=False).icc is None
 
 
+def test_tags_of_tiff_that_pillow_passes_over_are_refused() -> None:
+    data = saved(noise(3), "TIFF", icc_profile=ICC)
+    entry = data.index(struct.pack("<HHI", 34675, 7, len(ICC)))
+    bad = data[: entry + 8] + struct.pack("<I", len(data)) + data[entry + 12 :]
+    with pytest.raises(PictureError, match=r"profile or XMP .*: --drop-metadata$"), ignored():
+        read(bad)
+    with ignored():
+        assert read(bad, keep_metadata=False).samples.shape == (*SIZE, 3)
+    data = tiff(noise(), tags={320: tuple(range(8))})
+    entry = data.index(struct.pack("<HHI", 320, 3, 8))
+    bad = data[: entry + 8] + struct.pack("<I", len(data)) + data[entry + 12 :]
+    with pytest.raises(PictureError, match="its tag 320 can't be read"), ignored():
+        read(bad)
+
+
+def ignored() -> warnings.catch_warnings:
+    """Pillow's warnings are not shown."""
+    return warnings.catch_warnings(action="ignore")
+
+
 def bmp_with_profile(samples: np.ndarray) -> bytes:
     height, width, _ = samples.shape
     raster = np.pad(samples.reshape(height, -1), ((0, 0), (0, -3 * width % 4))).tobytes()
