@@ -30,9 +30,15 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 _LIBPNG_SIDE = 10**6  # pixels; libpng refuses longer ones
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # Passes of interlaced PNG files: first row and column, and their distances.
-_WHOLE = ((0, 0, 1, 1),)
-_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
-_ADAM7 += ((1, 0, 2, 1),)
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
 # Chunks of PNG that are kept as they are. All may stand before the palette when they are written.
 _KEPT = {
     Chunk.GAMMA: (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sBIT"),
@@ -158,7 +164,7 @@ class Picture:
                     f"the picture has a chunk {_name(kind)}, which is not among those kept"
                 )
             if kind in seen and kind in _SINGLE:
-                raise _damaged(f"it has several {_name(kind)} chunks", _MetadataError)
+                raise _damaged_chunk(kind, f"it has several {_name(kind)} chunks")
             seen.add(kind)
 
     @property
@@ -545,8 +551,7 @@ def _read_png(data: bytes, keep_metadata: bool) -> Picture:
             if name in _METADATA and not keep_metadata:
                 del parts[name]
                 continue
-            kind = _MetadataError if name in _METADATA else PictureError
-            raise _damaged(f"it has several {_name(name)} chunks", kind)
+            raise _damaged_chunk(name, f"it has several {_name(name)} chunks")
     if b"acTL" in parts:
         raise PictureError("the picture is animated: only single pictures can be kept")
     first = {name: bodies[0] for name, bodies in parts.items()}
@@ -595,7 +600,7 @@ def _png_header(body: bytes) -> tuple[int, int, int]:
         if width and height and depth in _PNG_DEPTHS.get(kind, ()):
             bits = depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
             size = 0
-            for top, left, down, right in _ADAM7 if interlaced else _WHOLE:
+            for top, left, down, right in _ADAM7 if interlaced else ((0, 0, 1, 1),):
                 rows, columns = -((top - height) // down), -((left - width) // right)
                 size += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
             return depth, kind, size
@@ -636,8 +641,7 @@ def _png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes
         if zlib.crc32(body, zlib.crc32(name)) != int.from_bytes(data[end - 4 : end], "big"):
             if name in _METADATA and not keep_metadata:
                 continue
-            kind = _MetadataError if name in _METADATA else PictureError
-            raise _damaged(f"its {_name(name)} chunk does not match its checksum", kind)
+            raise _damaged_chunk(name, f"its {_name(name)} chunk does not match its checksum")
         yield name, body
         if name == b"IEND":
             if data.startswith(_SIGNATURE, end):
@@ -666,6 +670,10 @@ def _serialised(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def _damaged(reason: str, kind: type[PictureError] = PictureError) -> PictureError:
     return kind(f"the picture is damaged: {reason}")
+
+
+def _damaged_chunk(name: bytes, reason: str) -> PictureError:
+    return _damaged(reason, _MetadataError if name in _METADATA else PictureError)
 
 
 def _name(kind: bytes) -> str:
