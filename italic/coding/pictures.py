@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import reprlib
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -186,10 +187,12 @@ def from_array(array: np.ndarray) -> Picture:
             RGB and alpha.
 
     Raises:
-        PictureError: another type or shape.
+        PictureError: another type or shape, or masked samples.
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind != "u":
         raise PictureError(_expected(array))
+    if np.ma.is_masked(array):
+        raise PictureError("the picture has masked samples: expected all of them, array.filled(…)")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     return Picture(_native(array))
@@ -212,6 +215,10 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
     Raises:
         PictureError: the file can't be read, is damaged, or can't be kept exactly.
     """
+    if not isinstance(source, str | Path | bytes):
+        raise PictureError(
+            f"expected the path of a picture file, or its bytes; got {reprlib.repr(source)}"
+        )
     name = "" if isinstance(source, bytes) else f"'{source}': "
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()

@@ -85,9 +85,14 @@ class CIFAR10:
         """The images of a split, uint8 (N, 32, 32, 3).
 
         Raises:
-            DataError: the data set is neither there nor to be had.
+            DataError: the data set is neither there nor to be had, or too small.
         """
         images = self._read("test" if split == "test" else "train")
+        if split != "test" and len(images) <= self.validation:
+            raise DataError(
+                f"{self.validation} validation images would take all {len(images)} of "
+                f"'{self.data_dir}': expected fewer, datamodule.images.validation=…"
+            )
         # A fixed order whatever the files' names: by content, then shuffled.
         digests = [hashlib.sha256(image).digest() for image in images]
         order = np.array(sorted(range(len(images)), key=digests.__getitem__))
@@ -309,7 +314,9 @@ class Folder:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files anywhere below a folder, sorted; none that are hidden or in hidden folders.
+    """The image files anywhere below a folder, sorted.
+
+    None that are hidden or in hidden folders, and none through links to folders below it.
 
     Raises:
         DataError: there are none.

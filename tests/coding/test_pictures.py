@@ -721,6 +721,20 @@ def test_arrays() -> None:
             from_array(bad)  # type: ignore[arg-type]
 
 
+def test_masked_arrays() -> None:
+    array = np.ma.masked_equal(np.arange(6, dtype=np.uint8).reshape(2, 3), 4)
+    with pytest.raises(PictureError, match="masked samples"):
+        from_array(array)
+    assert from_array(array.filled(0)).samples[1, 1] == 0
+
+
+@pytest.mark.parametrize("source", [None, 5, bytearray(3000), io.BytesIO()])
+def test_sources_that_are_neither_paths_nor_bytes(source: object) -> None:
+    with pytest.raises(PictureError, match="expected the path of a picture file") as caught:
+        read(source)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 200
+
+
 def test_pictures_check_themselves() -> None:
     gray = noise()
     for bad in (

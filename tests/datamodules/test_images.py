@@ -40,6 +40,12 @@ def test_class_folders_split_without_overlap_whatever_the_names(class_folders: P
     assert np.array_equal(CIFAR10(str(class_folders), validation=6).load("train"), train)
 
 
+def test_validation_leaves_images_for_training(class_folders: Path) -> None:
+    for split in ("train", "validation"):
+        with pytest.raises(DataError, match="20 validation images would take all 20 of"):
+            CIFAR10(str(class_folders), validation=20).load(split)  # type: ignore[arg-type]
+
+
 def test_decoded_images_are_kept_until_the_folder_changes(class_folders: Path) -> None:
     CIFAR10(str(class_folders)).load("test")
     kept = class_folders / ".test.npz"
