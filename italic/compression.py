@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 import torch
 
+from italic.coding import classical
 from italic.coding.bpg import BPGError
 from italic.coding.codec import Coded, Observer
 from italic.coding.container import (
@@ -38,16 +39,11 @@ TRIAL = 192  # side of the largest image that a time budget is tried on
 
 Progress = Callable[[float], None]  # called with the share done, 0 to 1
 
-# The main picture in another codec, and back; each refuses pictures that it has no room for.
+# The main picture in another codec; each refuses pictures that it has no room for.
 _ENCODERS: dict[Method, Callable[[np.ndarray], bytes | bytearray]] = {
     Method.PNG: partial(imagecodecs.png_encode, level=9),
     Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
     Method.JPEG_XL: partial(imagecodecs.jpegxl_encode, lossless=True, effort=7),
-}
-_DECODERS: dict[Method, Callable[..., np.ndarray]] = {
-    Method.PNG: imagecodecs.png_decode,
-    Method.WEBP: imagecodecs.webp_decode,
-    Method.JPEG_XL: imagecodecs.jpegxl_decode,
 }
 
 
@@ -188,7 +184,9 @@ def decompress_records(
             codec = model.codec(steps, plan)
             decoded = codec.decode(coded, height, width, observer, steps_done)
         else:
-            decoded = np.stack([_classical_main(record) for record in batch])
+            decoded = np.stack(
+                [classical.decode(method, record.stream, height, width) for record in batch]
+            )
         mains.update(zip(members, decoded, strict=True))
     return [
         _joined(record, mains[member])
@@ -281,16 +279,6 @@ def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
             yield replace(raw, method=method, stream=bytes(encode(main)))
         except Exception:  # a codec's own limits of size; raw samples always go
             continue
-
-
-def _classical_main(record: Record) -> np.ndarray:
-    shape = (record.height, record.width, 3)
-    try:
-        if record.method == Method.RAW:
-            return np.frombuffer(record.stream, np.uint8).reshape(shape)
-        return _DECODERS[record.method](record.stream, out=np.empty(shape, np.uint8))
-    except Exception as error:
-        raise FileFormatError(f"the {record.method.name} picture in it is damaged") from error
 
 
 def _check_steps(record: Record, steps_done: int) -> None:

@@ -23,7 +23,7 @@ from italic.coding.container import Chunk, Colour
 METADATA_LIMIT = 2**24  # bytes of a picture's metadata, uncompressed
 CHUNKS_LIMIT = 1024  # PNG chunks of a picture
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _LIBPNG_SIDE = 10**6  # pixels; libpng refuses longer ones
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -189,7 +189,7 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
     name = "" if isinstance(source, bytes) else f"'{source}': "
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        if data.startswith(_SIGNATURE):
+        if data.startswith(PNG_SIGNATURE):
             return _read_png(data, keep_metadata)
         return _read_pnm(data) or _read_other(data, keep_metadata)
     except PictureError as error:
@@ -209,7 +209,7 @@ def to_png(picture: Picture) -> bytes:
     samples = picture.samples
     height, width, channels = (*samples.shape, 1)[:3]
     if picture.palette is None and not picture.bilevel and max(height, width) <= _LIBPNG_SIDE:
-        encoded = _png_chunks(bytes(imagecodecs.png_encode(samples)))
+        encoded = png_chunks(bytes(imagecodecs.png_encode(samples)))
         data = b"".join(body for name, body in encoded if name == b"IDAT")
     else:
         # Each row begins with its filter: none, the best for indices and single bits.
@@ -489,7 +489,7 @@ def _numbers(colours: np.ndarray) -> np.ndarray:
 
 def _read_png(data: bytes, keep_metadata: bool) -> Picture:
     parts: dict[bytes, list[bytes]] = {}
-    for name, body in _png_chunks(data):
+    for name, body in png_chunks(data):
         if not name[0] & 32 and name not in _CRITICAL:  # a capital: not to be ignored
             raise PictureError(f"the picture has a {_name(name)} chunk, which PNG does not know")
         parts.setdefault(name, []).append(body)
@@ -545,9 +545,9 @@ def _png_header(body: bytes) -> tuple[int, int, int, int]:
     raise _damaged("its header describes no kind of PNG")
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Types and bodies of a PNG file's chunks, the last IEND; what follows it is not looked at."""
-    position = len(_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, name = _unpack_head(data, position)
         end = position + 12 + length
@@ -570,7 +570,7 @@ def _unpack_head(data: bytes, position: int) -> tuple[int, bytes]:
 
 
 def _png(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    parts = [_SIGNATURE]
+    parts = [PNG_SIGNATURE]
     for name, body in chunks:
         checksum = zlib.crc32(body, zlib.crc32(name))
         parts += [struct.pack(">I4s", len(body), name), body, struct.pack(">I", checksum)]
