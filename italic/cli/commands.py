@@ -112,6 +112,9 @@ def _write(jobs: Sequence[Job], made: Outcomes, force: bool, errors: Errors) -> 
                 try:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(job.target, file)
+                except RecursionError:
+                    errors.tell(job.target, "it lies in too many folders, one in another")
+                    continue
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                         errors.tell(job.target, error)
