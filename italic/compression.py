@@ -35,6 +35,9 @@ from italic.coding.pictures import Picture, from_array, join, split
 BATCH = 64  # pictures coded together at most ...
 BATCH_PIXELS = 2**20  # ... and pixels, unless a single picture has more
 MOST_STEPS = 256  # upper bound of the steps tried for a time budget
+# What decoding by an estimator may take unless told otherwise, see `Network.work`: about a second,
+# and a millisecond for each byte. Pictures of photographs take some units a byte.
+WORK, WORK_PER_BYTE = 2**18, 2**8
 TRIAL = 192  # side of the largest image that a time budget is tried on
 
 Progress = Callable[[float], None]  # called with the share done, 0 to 1
@@ -72,6 +75,7 @@ def decompress(
     data: bytes,
     model: str | Path | Model | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_work: float | None = None,
 ) -> np.ndarray:
     """The samples of a file of one picture, as `compress` was given them; (H, W, 1) as (H, W).
 
@@ -79,12 +83,14 @@ def decompress(
         data: the file.
         model: that made it, its name or the path of its file; None for an installed one.
         max_pixels: larger pictures are refused.
+        max_work: pictures that need more computing (`Network.work`) are refused; None for 2^18 and
+            2^8 for each byte of a picture.
 
     Raises:
-        ValueError: the file is damaged, its picture too large, or its model another one or not
-            installed.
+        ValueError: the file is damaged, its picture too large or too much work, or its model
+            another one or not installed.
     """
-    return from_file(data, model, max_pixels).samples
+    return from_file(data, model, max_pixels, max_work).samples
 
 
 def compress_pictures(
@@ -139,7 +145,8 @@ def compress_pictures(
                 estimated = replace(
                     raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
                 )
-                candidates.insert(0, estimated)  # of equal ones
+                if _work(estimated, model) <= _usual_work(estimated):  # else readers refuse it
+                    candidates.insert(0, estimated)  # of equal ones
             records[member] = min(
                 candidates, key=lambda record: len(record.stream) + len(record.base)
             )
@@ -151,6 +158,7 @@ def decompress_records(
     model: Model | None,
     progress: Progress | None = None,
     steps_done: int | None = None,
+    max_work: float | None = None,
 ) -> list[Picture]:
     """The pictures of records, those of one size and plan together.
 
@@ -160,10 +168,14 @@ def decompress_records(
         progress: called after each part of the work.
         steps_done: None for the pictures; else as `Codec.decode` knows them after so many steps: if
             these are not all, main pictures in 8-bit RGB, which no checksum has vouched for.
+        max_work: that a picture may take, as for `decompress`.
 
     Raises:
-        ValueError: a record is damaged, or has fewer steps than are to be done.
+        ValueError: a record is damaged, takes more work, or has fewer steps than are to be done.
     """
+    for record in records:
+        if model is not None and record.method == Method.ESTIMATOR:
+            _check_work(record, model, max_work)
     if steps_done is not None:
         for record in records:
             _check_steps(record, steps_done)
@@ -251,7 +263,10 @@ def to_file(record: Record, model: Model) -> bytes:
 
 
 def from_file(
-    data: bytes, model: str | Path | Model | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    model: str | Path | Model | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_work: float | None = None,
 ) -> Picture:
     """The picture of a file.
 
@@ -259,13 +274,16 @@ def from_file(
         data: the file.
         model: that made it, its name or the path of its file; None for an installed one.
         max_pixels: larger pictures are refused.
+        max_work: as for `decompress`.
 
     Raises:
-        ValueError: the file is damaged, too large, or its model is another one or not installed.
+        ValueError: the file is damaged, too large or too much work, or its model is another one or
+            not installed.
     """
     model_hash, record = unpack(data, max_pixels)
     chosen = None if model is None else _chosen(model)
-    (picture,) = decompress_records([record], model_for(model_hash, [record], chosen))
+    needed = model_for(model_hash, [record], chosen)
+    (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
 
 
@@ -279,6 +297,24 @@ def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
             yield replace(raw, method=method, stream=bytes(encode(main)))
         except Exception:  # a codec's own limits of size; raw samples always go
             continue
+
+
+def _work(record: Record, model: Model) -> int:
+    return model.network.work(record.height * record.width, record.steps)
+
+
+def _usual_work(record: Record) -> int:
+    return WORK + WORK_PER_BYTE * (len(record.stream) + len(record.base))
+
+
+def _check_work(record: Record, model: Model, max_work: float | None) -> None:
+    work, most = _work(record, model), _usual_work(record) if max_work is None else max_work
+    if work > most:
+        raise ValueError(
+            f"the picture takes work for {work} pixels ({record.height} × {record.width} in "
+            f"{record.steps} steps), more than the limit of {most:.0f} for its bytes: if you trust "
+            "it, raise max_work"
+        )
 
 
 def _check_steps(record: Record, steps_done: int) -> None:

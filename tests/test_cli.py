@@ -499,6 +499,9 @@ def test_test(model: str, here: Path, capsys: Capture) -> None:
     assert captured.err.startswith("italic: small/b.italic: the file is damaged: its CRC-32 is")
     assert run("test", "small/a.italic", "--max-pixels", "255") == 1
     assert "more than the limit of 255" in capsys.readouterr().err
+    assert run("test", "small/a.italic", "--max-work", "5119") == 1
+    assert "more than the limit of 5119" in capsys.readouterr().err
+    assert run("test", "small/a.italic", "--max-work", "5120") == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(SEARCH_PATH)
         assert run("test", "small/a.italic") == 1

@@ -40,7 +40,7 @@ def decoded(
     records = read_records(jobs, args.max_pixels)
     if steps_done is not None:
         records = _told(jobs, records, steps_done)
-    code = partial(decode, model=args.model, steps_done=steps_done)
+    code = partial(decode, model=args.model, steps_done=steps_done, max_work=args.max_work)
     return outcomes(records, len(jobs), code, args.jobs)
 
 
