@@ -22,6 +22,7 @@ from italic.coding.entropy import StreamError
 from italic.compression import from_file
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))  # what `fuzz` imports
 
 
 @pytest.fixture(scope="module")

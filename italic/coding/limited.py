@@ -46,25 +46,36 @@ def decode_jpeg_xl(data: bytes, height: int, width: int) -> np.ndarray:
     return np.frombuffer(samples, np.uint8).reshape(height, width, 3)
 
 
+def pid() -> int | None:
+    """The number of the process that decodes, if there is one."""
+    process = _process.running
+    return process and process.pid
+
+
+def end() -> None:
+    """End the process that decodes, if there is one; the next picture starts another."""
+    _process.end()
+
+
 class _Process:
     """The other process; it starts with the first picture, and anew after one that ended it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.running: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: bytes, size: int) -> bytes:
         """The samples of a picture, so many bytes; ValueError."""
         with self._lock:
-            if self._process is None:
-                self._process = subprocess.Popen(
+            if self.running is None:
+                self.running = subprocess.Popen(
                     [sys.executable, "-P", __file__],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 )
-            stdin, stdout = self._process.stdin, self._process.stdout
+            stdin, stdout = self.running.stdin, self.running.stdout
             assert stdin is not None and stdout is not None
             try:
                 stdin.write(request)
@@ -85,7 +96,7 @@ class _Process:
 
     def end(self) -> None:
         """End the process, if there is one."""
-        process, self._process = self._process, None
+        process, self.running = self.running, None
         if process is not None:
             process.kill()
             process.communicate()
@@ -107,7 +118,7 @@ def _forget() -> None:
     _process = _Process()
 
 
-atexit.register(lambda: _process.end())
+atexit.register(end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
