@@ -19,7 +19,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def decode_jpeg_xl(data: bytes, height: int, width: int) -> np.ndarray:
 def pid() -> int | None:
     """The number of the process that decodes, if there is one."""
     process = _process.running
-    return process and process.pid
+    return None if process is None else process.pid
 
 
 def end() -> None:
@@ -102,7 +102,7 @@ class _Process:
             process.communicate()
 
 
-def _read(file: BinaryIO, count: int) -> bytes:
+def _read(file: IO[bytes], count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
         raise EOFError
