@@ -1,3 +1,4 @@
+import multiprocessing
 import struct
 import zlib
 from collections.abc import Callable
@@ -141,6 +142,23 @@ def test_jpeg_xl_works_within_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileFormatError, match="more memory or time than a picture of its size"):
         decode(Method.JPEG_XL, data, 1, 1)
     assert decode(Method.JPEG_XL, encoded(Method.JPEG_XL, noise(2, 2)), 2, 2).shape == (2, 2, 3)
+
+
+def test_jpeg_xl_in_a_forked_process_and_after_it() -> None:
+    data = encoded(Method.JPEG_XL, noise(3, 3))
+    decode(Method.JPEG_XL, data, 3, 3)
+    before = limited.pid()
+    forked = multiprocessing.get_context("fork").Process(target=decodes_by_itself, args=(data,))
+    forked.start()
+    forked.join(20)
+    assert forked.exitcode == 0
+    assert np.array_equal(decode(Method.JPEG_XL, data, 3, 3), noise(3, 3))
+    assert before is not None and limited.pid() == before
+
+
+def decodes_by_itself(data: bytes) -> None:
+    assert limited.pid() is None
+    assert np.array_equal(decode(Method.JPEG_XL, data, 3, 3), noise(3, 3))
 
 
 def test_jpeg_xl_works_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
