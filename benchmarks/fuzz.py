@@ -8,8 +8,10 @@ address space is limited; for Linux. Prints a table and writes it as CSV:
 
     layer      what is damaged, everything around it being right again, CRCs and compression too:
                file (nothing mended), record, stream, base (code), chunk (uncompressed), png (its
-               CRCs), index (of an archive, uncompressed), bpg (such files on their own)
-    damage     byte, cut: one changed, or cut off there, for each position in turn; others by chance
+               CRCs), jpeg_xl (its frames and transforms), index (of an archive, uncompressed), bpg
+               (such files on their own), model (model files)
+    damage     byte, cut: one changed, or cut off there, for each position in turn; others by
+               chance; structure: fields and parts changed, see `structures.py`
     cases      how many were tried, of them:
     refused    ended in a ValueError
     same       gave the true picture all the same
@@ -21,6 +23,7 @@ address space is limited; for Linux. Prints a table and writes it as CSV:
 
     OMP_NUM_THREADS=1 python benchmarks/fuzz.py --cases 100000
     python benchmarks/fuzz.py --layers bpg base      # the BPG reader alone, and under a network
+    python benchmarks/fuzz.py --cases 100000 --damage structure
 """
 
 from __future__ import annotations
@@ -46,11 +49,12 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import structures
 import torch
 from torch import nn
 
-from italic.coding import bpg, container, pictures
-from italic.coding.base import NoBase
+from italic.coding import bpg, container, limited, pictures
+from italic.coding.base import BPG, NoBase
 from italic.coding.codec import Codec
 from italic.coding.container import ArchiveReader, ArchiveWriter, Method, Record
 from italic.coding.exact import make_exact
@@ -62,7 +66,9 @@ from italic.evaluation.results import write_table
 ADDRESS_SPACE = 6 * 2**30  # bytes of a worker; PyTorch's libraries alone take more than half
 SECONDS, SECONDS_PER_PIXEL = 10, 2e-6  # that a case may take, and more by the claimed size
 MEMORY, MEMORY_PER_PIXEL = 2**27, 256  # bytes, likewise
-LAYERS = ("file", "record", "stream", "base", "chunk", "png", "index", "bpg")
+LAYERS = (
+    *("file", "record", "stream", "base", "chunk", "png", "jpeg_xl", "index", "bpg", "model"),
+)
 BASE: dict[str, Any] = {"qp": 40, "chroma": "420"}
 SYSTEMATIC = ("byte", "cut")
 OUTCOMES = ("refused", "same", "other", "too_large", "failed")
@@ -79,6 +85,7 @@ class Layer:
         wrap: a part, damaged → the file with it.
         truth: what opening the whole file gives.
         record: that `data` holds, if it is one.
+        structure: a file whose structure is changed, see `structures`.
     """
 
     name: str
@@ -87,6 +94,7 @@ class Layer:
     wrap: Callable[[bytes], bytes]
     truth: object
     record: Record | None = None
+    structure: Callable[[np.random.Generator], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +222,18 @@ def corpus(folder: Path) -> list[Layer]:
                 layers += picture_layers(whole, model.hash)
     layers += archive_layers({f"a/{i}.png": record for i, record in enumerate(archived[:6])}, plain)
     layers += archive_layers({}, plain)
-    return [*layers, *bpg_layers()]
+    layers += bpg_layers()
+    layers += model_layers([folder / f"{model.name}.safetensors" for model in (based, lattice)])
+    records = [layer.record for layer in layers if layer.record is not None]
+    return [with_structure(layer, records) for layer in layers]
+
+
+def with_structure(layer: Layer, records: Sequence[Record]) -> Layer:
+    """The layer, of a record with the structures that can be made of it."""
+    if layer.record is None:
+        return layer
+    record = layer.record
+    return replace(layer, structure=lambda rng: layer.wrap(structures.record(rng, record, records)))
 
 
 def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
@@ -238,8 +257,26 @@ def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
         "stream", record.stream, lambda s: container.pack(model_hash, replace(record, stream=s))
     )
     if record.base:
-        yield layer(
-            "base", record.base, lambda b: container.pack(model_hash, replace(record, base=b))
+        file_of_base = BPG(**BASE).file(record.base, record.height, record.width)
+
+        def with_base(base: bytes) -> bytes:
+            return container.pack(model_hash, replace(record, base=base))
+
+        yield replace(
+            layer("base", record.base, with_base),
+            structure=lambda rng: with_base(
+                bytes([bpg.WHOLE]) + structures.hevc(rng, file_of_base)
+            ),
+        )
+    if record.method == Method.JPEG_XL:
+
+        def with_stream(stream: bytes) -> bytes:
+            return container.pack(model_hash, replace(record, stream=stream))
+
+        size = record.height, record.width
+        yield replace(
+            layer("jpeg_xl", record.stream, with_stream),
+            structure=lambda rng: with_stream(structures.jpeg_xl(rng, record.stream, *size)),
         )
     if record.method == Method.PNG:
         yield layer(
@@ -277,12 +314,14 @@ def archive_layers(records: dict[str, Record], model: Model) -> Iterator[Layer]:
         return header + bodies + index + length + checksum + container.END_MAGIC
 
     yield Layer("file", "archive", file, bytes, truth)
+    entries = structures.entries(ArchiveReader(io.BytesIO(file)))
     yield Layer(
         "index",
         "archive",
         zlib.decompress(index),
         lambda data: rebuilt(bodies, zlib.compress(data)),
         truth,
+        structure=lambda rng: rebuilt(bodies, zlib.compress(structures.index(rng, entries))),
     )
     start = 0
     for record in records.values():
@@ -308,7 +347,21 @@ def bpg_layers() -> Iterator[Layer]:
     ):
         image = rng.integers(0, 256, (height, width, 3), np.uint8)
         for file in (bpg.encode(image, qp, chroma), bpg.encode_lossless(image[:8, :8])):
-            yield Layer("bpg", "bpg", file, bytes, open_bpg(file))
+            yield Layer(
+                *("bpg", "bpg", file, bytes, open_bpg(file)),
+                structure=lambda rng, file=file: structures.hevc(rng, file),  # type: ignore[misc]
+            )
+
+
+def model_layers(paths: Sequence[Path]) -> Iterator[Layer]:
+    """Model files; of their bytes the first ones are damaged, and their settings."""
+    for path in paths:
+        file = path.read_bytes()
+        yield Layer(
+            *("model", "model", file[:64], lambda data, file=file: data + file[64:]),
+            open_model(file),
+            structure=lambda rng, file=file: structures.model(rng, file),  # type: ignore[misc]
+        )
 
 
 def with_crc(data: bytes) -> bytes:
@@ -359,10 +412,24 @@ def open_bpg(data: bytes) -> object:
     return image.shape, hashlib.sha256(image.tobytes()).hexdigest()
 
 
+def open_model(data: bytes) -> object:
+    """What a model file makes of a small picture, there and back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.safetensors")
+        path.write_bytes(data)
+        model = load_model(path)
+        image = np.arange(108, dtype=np.uint8).reshape(1, 6, 6, 3)
+        codec = model.codec(3)
+        coded = codec.encode(image)
+        assert np.array_equal(codec.decode(coded, 6, 6), image), "a wrong picture"
+        return coded
+
+
 OPENERS: dict[str, Callable[[bytes], object]] = {
     "picture": open_picture,
     "archive": open_archive,
     "bpg": open_bpg,
+    "model": open_model,
 }
 
 
@@ -395,6 +462,8 @@ def limits(kind: str, data: bytes) -> tuple[float, int]:
 def claimed_pixels(kind: str, data: bytes) -> Iterator[int]:
     """Pixels of each picture that a file says it holds, as far as it gets in saying so."""
     with suppress(ValueError):
+        if kind == "model":
+            return
         if kind == "bpg":
             yield math.prod(bpg.picture_size(data))
         elif kind == "picture":
@@ -411,8 +480,13 @@ def claimed_pixels(kind: str, data: bytes) -> Iterator[int]:
 # --- Damage
 
 
-def cases(layers: Sequence[Layer], count: int, seed: int) -> list[Case]:
-    """Half of the cases, or fewer, go through all positions; the others are random."""
+def cases(
+    layers: Sequence[Layer], count: int, seed: int, damages: Sequence[str] | None = None
+) -> list[Case]:
+    """Half of the cases, or fewer, go through all positions; the others are random.
+
+    `damages` are those to take; None for all.
+    """
     rng = np.random.default_rng(seed)
     by_name = defaultdict(list)
     for place, layer in enumerate(layers):
@@ -421,14 +495,23 @@ def cases(layers: Sequence[Layer], count: int, seed: int) -> list[Case]:
         (place, damage, position)
         for place, layer in enumerate(layers)
         for damage in SYSTEMATIC
+        if damages is None or damage in damages
         for position in range(len(layer.data))
     ]
     chosen = rng.permutation(len(places))[: count // 2]
     made = [Case((seed, i), *places[which]) for i, which in enumerate(chosen)]
     for number in range(len(made), count):
-        name = rng.choice(list(by_name))
-        damage = rng.choice([*DAMAGES, *(["claim"] if name == "record" else [])])
-        made.append(Case((seed, number), int(rng.choice(by_name[name])), str(damage)))
+        # Layers and damages that go together: each layer as often, and of it each damage.
+        while True:
+            place = int(rng.choice(by_name[rng.choice(list(by_name))]))
+            layer = layers[place]
+            possible = [*DAMAGES]
+            possible += ["claim"] * (layer.record is not None)
+            possible += ["structure"] * (layer.structure is not None)
+            possible = [damage for damage in possible if damages is None or damage in damages]
+            if possible:
+                break
+        made.append(Case((seed, number), place, str(rng.choice(possible))))
     return made
 
 
@@ -444,6 +527,8 @@ def damaged(case: Case, layers: Sequence[Layer]) -> bytes:
     if case.damage == "splice":
         others = [other.data for other in layers if other.name == layer.name]
         return layer.wrap(spliced(data, others[rng.integers(len(others))], rng))
+    if case.damage == "structure" and layer.structure is not None:
+        return layer.structure(rng)
     if case.damage == "claim" and layer.record is not None:
         return layer.wrap(claiming(layer.record, rng))
     return layer.wrap(DAMAGES[case.damage](data, rng))
@@ -551,6 +636,7 @@ def work(connection: Connection, layers: Sequence[Layer]) -> None:
     limit = memory("VmSize") + ADDRESS_SPACE  # libraries and the corpus take some already
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng warns there
+    others: dict[int, int] = {}  # memory of the process that decodes JPEG XL, before a case
     while True:
         case = connection.recv()
         layer, data = layers[case.layer], damaged(case, layers)
@@ -560,6 +646,10 @@ def work(connection: Connection, layers: Sequence[Layer]) -> None:
         outcome, reason = judged(layer, data)
         seconds = time.perf_counter() - start
         peak = memory("VmHWM") - before
+        if pid := limited.pid():
+            peak = max(peak, memory("VmHWM", pid) - others.get(pid, 0))
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+            others = {pid: memory("VmRSS", pid)}
         longest, largest = limits(layer.kind, data)
         if outcome != "failed" and (seconds > longest or peak > largest):
             outcome = "failed"
@@ -567,9 +657,9 @@ def work(connection: Connection, layers: Sequence[Layer]) -> None:
         connection.send((outcome, reason, seconds, peak))
 
 
-def memory(name: str) -> int:
-    """A figure of this process, in bytes."""
-    status = Path("/proc/self/status").read_text()
+def memory(name: str, process: int | str = "self") -> int:
+    """A figure of a process, in bytes."""
+    status = Path(f"/proc/{process}/status").read_text()
     return 1024 * int(status.partition(f"{name}:")[2].split(maxsplit=1)[0])
 
 
@@ -667,6 +757,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    every = [*SYSTEMATIC, *DAMAGES, "claim", "structure"]
+    parser.add_argument("--damage", nargs="+", choices=every, metavar="DAMAGE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
@@ -675,13 +767,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         layers = [layer for layer in corpus(Path(folder)) if layer.name in arguments.layers]
-        todo = cases(layers, arguments.cases, arguments.seed)
+        todo = cases(layers, arguments.cases, arguments.seed, arguments.damage)
         results = run(layers, todo, arguments.workers)
     places = len(SYSTEMATIC) * sum(len(layer.data) for layer in layers)
     done = sum(case.position is not None for case in todo)
     print(f"{len(layers)} layers; {done} of all {places} changes of a byte and cuts")
 
-    order = {name: place for place, name in enumerate((*LAYERS, *SYSTEMATIC, *DAMAGES, "claim"))}
+    order = {name: place for place, name in enumerate((*LAYERS, *every))}
     rows = []
     for key in sorted(results, key=lambda key: [order[name] for name in key]):
         result = results[key]

@@ -19,6 +19,7 @@ import imagecodecs
 import numpy as np
 import torch
 
+from italic.coding import classical
 from italic.coding.bpg import BPGError
 from italic.coding.codec import Coded, Observer
 from italic.coding.container import (
@@ -37,20 +38,18 @@ from italic.coding.pictures import Picture, from_array, join, split
 BATCH = 64  # pictures coded together at most ...
 BATCH_PIXELS = 2**20  # ... and pixels, unless a single picture has more
 MOST_STEPS = 256  # upper bound of the steps tried for a time budget
+# What decoding by an estimator may take unless told otherwise, see `Network.work`: about a second,
+# and a millisecond for each byte. Pictures of photographs take some units a byte.
+WORK, WORK_PER_BYTE = 2**18, 2**8
 TRIAL = 192  # side of the largest image that a time budget is tried on
 
 Progress = Callable[[float], None]  # called with the share done, 0 to 1
 
-# The main picture in another codec, and back; each refuses pictures that it has no room for.
+# The main picture in another codec; each refuses pictures that it has no room for.
 _ENCODERS: dict[Method, Callable[[np.ndarray], bytes | bytearray]] = {
     Method.PNG: partial(imagecodecs.png_encode, level=9),
     Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
     Method.JPEG_XL: partial(imagecodecs.jpegxl_encode, lossless=True, effort=7),
-}
-_DECODERS: dict[Method, Callable[..., np.ndarray]] = {
-    Method.PNG: imagecodecs.png_decode,
-    Method.WEBP: imagecodecs.webp_decode,
-    Method.JPEG_XL: imagecodecs.jpegxl_decode,
 }
 
 
@@ -82,6 +81,7 @@ def decompress(
     data: bytes,
     model: str | Path | Model | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_work: float | None = None,
 ) -> np.ndarray:
     """The samples of a file of one picture, as `compress` was given them; (H, W, 1) as (H, W).
 
@@ -89,12 +89,14 @@ def decompress(
         data: the file.
         model: that made it, its name or the path of its file; None for an installed one.
         max_pixels: larger pictures are refused.
+        max_work: pictures that need more computing (`Network.work`) are refused; None for 2^18 and
+            2^8 for each byte of a picture.
 
     Raises:
-        ValueError: the file is damaged, its picture too large, or its model another one or not
-            installed.
+        ValueError: the file is damaged, its picture too large or too much work, or its model
+            another one or not installed.
     """
-    return from_file(data, model, max_pixels).samples
+    return from_file(data, model, max_pixels, max_work).samples
 
 
 def compress_pictures(
@@ -153,7 +155,8 @@ def compress_pictures(
                 estimated = replace(
                     raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
                 )
-                candidates.insert(0, estimated)  # of equal ones
+                if _work(estimated, model) <= _usual_work(estimated):  # else readers refuse it
+                    candidates.insert(0, estimated)  # of equal ones
             records[member] = min(
                 candidates, key=lambda record: len(record.stream) + len(record.base)
             )
@@ -165,6 +168,7 @@ def decompress_records(
     model: Model | None,
     progress: Progress | None = None,
     steps_done: int | None = None,
+    max_work: float | None = None,
 ) -> list[Picture]:
     """The pictures of records, those of one size and plan together.
 
@@ -174,10 +178,14 @@ def decompress_records(
         progress: called after each part of the work.
         steps_done: None for the pictures; else as `Codec.decode` knows them after so many steps: if
             these are not all, main pictures in 8-bit RGB, which no checksum has vouched for.
+        max_work: that a picture may take, as for `decompress`.
 
     Raises:
-        ValueError: a record is damaged, or has fewer steps than are to be done.
+        ValueError: a record is damaged, takes more work, or has fewer steps than are to be done.
     """
+    for record in records:
+        if model is not None and record.method == Method.ESTIMATOR:
+            _check_work(record, model, max_work)
     if steps_done is not None:
         steps_done = whole_number("steps_done", steps_done, 0)
         for record in records:
@@ -199,7 +207,9 @@ def decompress_records(
             codec = model.codec(steps, plan)
             decoded = codec.decode(coded, height, width, observer, steps_done)
         else:
-            decoded = np.stack([_classical_main(record) for record in batch])
+            decoded = np.stack(
+                [classical.decode(method, record.stream, height, width) for record in batch]
+            )
         mains.update(zip(members, decoded, strict=True))
     return [
         _joined(record, mains[member])
@@ -264,7 +274,10 @@ def to_file(record: Record, model: Model) -> bytes:
 
 
 def from_file(
-    data: bytes, model: str | Path | Model | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    model: str | Path | Model | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_work: float | None = None,
 ) -> Picture:
     """The picture of a file.
 
@@ -272,14 +285,17 @@ def from_file(
         data: the file.
         model: that made it, its name or the path of its file; None for an installed one.
         max_pixels: larger pictures are refused.
+        max_work: as for `decompress`.
 
     Raises:
-        ValueError: the file is damaged, too large, or its model is another one or not installed.
+        ValueError: the file is damaged, too large or too much work, or its model is another one or
+            not installed.
     """
     max_pixels = whole_number("max_pixels", max_pixels)
     model_hash, record = unpack(file_bytes(data), max_pixels)
     chosen = None if model is None else load_model(model)
-    (picture,) = decompress_records([record], model_for(model_hash, [record], chosen))
+    needed = model_for(model_hash, [record], chosen)
+    (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
 
 
@@ -318,14 +334,22 @@ def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
             continue
 
 
-def _classical_main(record: Record) -> np.ndarray:
-    shape = (record.height, record.width, 3)
-    try:
-        if record.method == Method.RAW:
-            return np.frombuffer(record.stream, np.uint8).reshape(shape)
-        return _DECODERS[record.method](record.stream, out=np.empty(shape, np.uint8))
-    except Exception as error:
-        raise FileFormatError(f"the {record.method.name} picture in it is damaged") from error
+def _work(record: Record, model: Model) -> int:
+    return model.network.work(record.height * record.width, record.steps)
+
+
+def _usual_work(record: Record) -> int:
+    return WORK + WORK_PER_BYTE * (len(record.stream) + len(record.base))
+
+
+def _check_work(record: Record, model: Model, max_work: float | None) -> None:
+    work, most = _work(record, model), _usual_work(record) if max_work is None else max_work
+    if work > most:
+        raise ValueError(
+            f"the picture takes work for {work} pixels ({record.height} × {record.width} in "
+            f"{record.steps} steps), more than the limit of {most:.0f} for its bytes: if you trust "
+            "it, raise max_work"
+        )
 
 
 def _check_steps(record: Record, steps_done: int) -> None:

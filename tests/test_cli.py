@@ -499,6 +499,9 @@ def test_test(model: str, here: Path, capsys: Capture) -> None:
     assert captured.err.startswith("italic: small/b.italic: the file is damaged: its CRC-32 is")
     assert run("test", "small/a.italic", "--max-pixels", "255") == 1
     assert "more than the limit of 255" in capsys.readouterr().err
+    assert run("test", "small/a.italic", "--max-work", "5119") == 1
+    assert "more than the limit of 5119" in capsys.readouterr().err
+    assert run("test", "small/a.italic", "--max-work", "5120") == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(SEARCH_PATH)
         assert run("test", "small/a.italic") == 1
@@ -567,25 +570,42 @@ def test_no_archive_of_nothing(model: str, here: Path, capsys: Capture) -> None:
 
 
 def test_what_an_archive_may_not_do(model: str, here: Path, capsys: Capture) -> None:
-    """Names that clash, or lead out of the folder through a link; nothing is written then."""
+    """Names that clash: nothing is written then."""
     assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
     model_hash, record = unpack(Path("a.italic").read_bytes())
 
-    def refused(names: list[str], out: str) -> str:
-        with open("x.italic", "wb") as file:
-            writer = ArchiveWriter(file, model_hash)
-            for name in names:
-                writer.add(name, record)
-            writer.finish()
-        before = tree()
-        assert run("decompress", "x.italic", "-o", out) == 1
-        assert tree() == before
-        return capsys.readouterr().err
+    with open("x.italic", "wb") as file:
+        writer = ArchiveWriter(file, model_hash)
+        for name in ("a.png", "a.bmp"):
+            writer.add(name, record)
+        writer.finish()
+    before = tree()
+    assert run("decompress", "x.italic", "-o", "new") == 1
+    assert tree() == before
+    assert "both x.italic: a.png and x.italic: a.bmp" in capsys.readouterr().err
 
-    Path("out").mkdir()
-    Path("out/link").symlink_to(here / "photos")
-    assert "outside the folder" in refused(["fine.png", "link/z.png"], "out")
-    assert "both x.italic: a.png and x.italic: a.bmp" in refused(["a.png", "a.bmp"], "new")
+
+def test_what_links_in_the_folder_make_impossible_costs_its_picture_only(
+    model: str, here: Path, capsys: Capture
+) -> None:
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    model_hash, record = unpack(Path("a.italic").read_bytes())
+    with open("x.italic", "wb") as file:
+        writer = ArchiveWriter(file, model_hash)
+        for name in ("out/a.png", "circle/b.png", "c.png", f"{'d' * 300}.png", "e.png"):
+            writer.add(name, record)
+        writer.finish()
+    Path("new").mkdir()
+    Path("new/out").symlink_to(here / "photos")
+    Path("new/circle").symlink_to("circle")
+    before = tree("photos")
+    capsys.readouterr()
+    assert run("decompress", "x.italic", "-o", "new") == 1
+    outside, circle, long = capsys.readouterr().err.splitlines()
+    assert "a.png: it would be written outside the folder" in outside
+    assert "b.png: it can't be written" in circle and "circle" in circle
+    assert "File name too long" in long
+    assert tree("new") == ["c.png", "e.png"] and tree("photos") == before
 
 
 def test_an_archive_with_a_picture_and_a_folder_of_the_same_name(

@@ -1,4 +1,5 @@
 import io
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ from italic import compression
 from italic.coding import bpg
 from italic.coding.base import NoBase
 from italic.coding.codec import Codec
-from italic.coding.container import FileFormatError, Method
+from italic.coding.container import Colour, FileFormatError, Method, Record, unpack
+from italic.coding.entropy import StreamError
 from italic.coding.exact import make_exact
 from italic.coding.model import SEARCH_PATH, Model, ModelError, Recipe, load_model, save_model
 from italic.coding.pictures import from_array
@@ -162,6 +164,36 @@ def test_pictures_above_a_limit_are_refused(model: Model) -> None:
     assert italic.decompress(file, model, max_pixels=45).shape == (9, 5, 3)
     with pytest.raises(ValueError, match="max_pixels"):
         italic.decompress(file, model, max_pixels=44)
+
+
+def test_a_few_bytes_demand_no_long_work(model: Model) -> None:
+    record = Record(Method.ESTIMATOR, 64, 64, 0, Colour.RGB, (), 4096, stream=b"\1" * 60)
+    file = to_file(record, model)
+    match = r"work for 20971520 pixels \(64 × 64 in 4096 steps\), more than the limit of 277504"
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=match):
+        italic.decompress(file, model)
+    assert time.perf_counter() - start < 1
+    with pytest.raises(ValueError, match="raise max_work"):
+        decompress_records([record], model, max_work=20971519)
+    few = replace(record, steps=2)
+    with pytest.raises(StreamError):
+        decompress_records([few], model)
+    with pytest.raises(ValueError, match="limit of 10239"):
+        decompress_records([few], model, max_work=10239)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_nothing_is_written_that_would_be_refused_for_its_work(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = smooth(1, 16, 16)[0]
+    assert unpack(italic.compress(array, model))[1].method == Method.ESTIMATOR
+    monkeypatch.setattr(compression, "WORK", 0)
+    monkeypatch.setattr(compression, "WORK_PER_BYTE", 1)
+    file = italic.compress(array, model)
+    assert unpack(file)[1].method == Method.RAW
+    assert np.array_equal(italic.decompress(file), array)
 
 
 def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:

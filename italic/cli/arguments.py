@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
         if run in (decompress, test):
             most, text = DEFAULT_MAX_PIXELS, f"refuse larger ones; default: {DEFAULT_MAX_PIXELS}"
             add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
+            text = "refuse pictures that take more computing, in pixels of one step; default: "
+            text += "2^18 and 2^8 for each byte of a picture"
+            add("--max-work", type=_whole, metavar="N", help=text)
             add("--model", metavar="NAME|PATH", help="if the one that is needed is not installed")
         if run is decompress:
             text = "show the picture as it is known after K steps, 0 for the base code alone"

@@ -40,7 +40,7 @@ def decoded(
     records = read_records(jobs, args.max_pixels)
     if steps_done is not None:
         records = _told(jobs, records, steps_done)
-    code = partial(decode, model=args.model, steps_done=steps_done)
+    code = partial(decode, model=args.model, steps_done=steps_done, max_work=args.max_work)
     return outcomes(records, len(jobs), code, args.jobs)
 
 
@@ -112,6 +112,9 @@ def _write(jobs: Sequence[Job], made: Outcomes, force: bool, errors: Errors) -> 
                 try:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(job.target, file)
+                except RecursionError:
+                    errors.tell(job.target, "it lies in too many folders, one in another")
+                    continue
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                         errors.tell(job.target, error)

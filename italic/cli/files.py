@@ -73,27 +73,29 @@ def find(
     return list(jobs), len(paths) > 1 or any(path.is_dir() for path in paths)
 
 
-def names_below(
-    folder: Path, suffixes: Collection[str], errors: Errors, within: str = ""
-) -> Iterator[str]:
+def names_below(folder: Path, suffixes: Collection[str], errors: Errors) -> Iterator[str]:
     """The relative POSIX names of all files of a tree with these suffixes, sorted.
 
     None with a part that begins with a dot, and none through links to folders. It holds the
     entries of a folder and of those that this one is in, not of the whole tree.
     """
-    try:
-        with os.scandir(Path(folder, within)) as entries:
-            found = [(entry.name + "/" * entry.is_dir(), entry) for entry in entries]
-    except OSError as error:
-        errors.tell(error.filename, error)
-        return
-    for name, entry in sorted(found, key=lambda pair: pair[0]):
-        if name.startswith(".") or (name[-1] == "/" and entry.is_symlink()):
+    waiting = [""]  # names; folders end in a slash
+    while waiting:
+        within = waiting.pop()
+        if within and within[-1] != "/":
+            yield within
             continue
-        if name[-1] == "/":
-            yield from names_below(folder, suffixes, errors, within + name)
-        elif os.path.splitext(name)[1].lower() in suffixes:
-            yield within + name
+        try:
+            with os.scandir(Path(folder, within)) as entries:
+                found = [(entry.name + "/" * entry.is_dir(), entry) for entry in entries]
+        except OSError as error:
+            errors.tell(error.filename, error)
+            continue
+        for name, entry in sorted(found, key=lambda pair: pair[0], reverse=True):
+            if name.startswith(".") or (name[-1] == "/" and entry.is_symlink()):
+                continue
+            if name[-1] == "/" or os.path.splitext(name)[1].lower() in suffixes:
+                waiting.append(within + name)
 
 
 def with_targets(
@@ -139,12 +141,23 @@ def pictures_in(job: Job, errors: Errors) -> list[Job] | None:
 
 
 def unpacked(jobs: Sequence[Job], folder: Path, errors: Errors) -> list[Job]:
-    """The pictures of an archive with their targets; none leaves the folder, also through links."""
-    inside, targets = folder.resolve(), [renamed(folder / job.member, ".png") for job in jobs]
-    for job, target in zip(jobs, targets, strict=True):
-        if not target.resolve().is_relative_to(inside):
-            errors.refuse(job, f"it would be written outside the folder, to {target}")
-    return [job._replace(target=target) for job, target in zip(jobs, targets, strict=True)]
+    """The pictures of an archive with their targets, without those that can't be written there.
+
+    None leaves the folder, also through links; errors are told.
+    """
+    kept = []
+    for job in jobs:
+        target = renamed(folder / job.member, ".png")
+        try:
+            inside = target.resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError):  # which of them depends on the version of Python
+            errors.tell(job, f"it can't be written to {target}: links there lead in a circle")
+        else:
+            if inside:
+                kept.append(job._replace(target=target))
+            else:
+                errors.tell(job, f"it would be written outside the folder, to {target}")
+    return kept
 
 
 def check_targets(jobs: Sequence[Job], force: bool, errors: Errors) -> None:

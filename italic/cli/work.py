@@ -5,6 +5,7 @@ PyTorch takes seconds to import: nothing here imports it before there is a pictu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,9 @@ def encode(
     if verify:
         records = [unpack(file, MAX_AREA)[1] for file in files]
         try:
-            copies = decompress_records(records, chosen, lambda x: report(0.5 + 0.5 * x))
+            copies = decompress_records(
+                records, chosen, lambda x: report(0.5 + 0.5 * x), max_work=math.inf
+            )
             if not all(map(same_picture, pictures, copies)):
                 raise ValueError("it comes out different")
         except ValueError as error:
@@ -114,7 +117,11 @@ def same_picture(a: Picture, b: Picture) -> bool:
 
 
 def decode(
-    items: list[tuple[bytes, Record]], report: Report, model: str | None, steps_done: int | None
+    items: list[tuple[bytes, Record]],
+    report: Report,
+    model: str | None,
+    steps_done: int | None,
+    max_work: int | None,
 ) -> list[bytes]:
     """A PNG file of each record with the hash of its model; ValueError."""
     from italic.coding.pictures import to_png
@@ -125,7 +132,7 @@ def decode(
         members = [number for number, item in enumerate(items) if item[0] == model_hash]
         records = [items[number][1] for number in members]
         chosen = model_for(model_hash, records, load(model) if model else None)
-        pictures = decompress_records(records, chosen, report, steps_done)
+        pictures = decompress_records(records, chosen, report, steps_done, max_work)
         files.update(zip(members, map(to_png, pictures), strict=True))
     return [files[number] for number in range(len(items))]
 

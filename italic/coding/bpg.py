@@ -27,9 +27,9 @@ from italic.coding.hevc_headers import (
     BPGError,
     CodingTools,
     NalType,
-    count_pictures,
     escape,
     nal_type,
+    picture_units,
     set_slice_loop_filter_flag,
     slice_qp,
     split_nals,
@@ -408,17 +408,19 @@ def _open(data: bytes) -> tuple[_Header, CodingTools, bytes]:
 def _decode_hevc(header: _Header, tools: CodingTools, data: bytes) -> list[np.ndarray]:
     """Planes of the picture, without the padding of its blocks; uint8, one or three."""
     tools.check_decodable()
-    nals = split_nals(data)
-    if count_pictures(nals) != 1:
-        raise BPGError("The BPG file does not hold one intra picture: it is damaged.")
+    nals = picture_units(split_nals(data))
     height = -(-header.height // tools.min_block) * tools.min_block
     width = -(-header.width // tools.min_block) * tools.min_block
     stream = tools.to_parameter_sets(width, height, header.chroma_format)
     stream += b"".join(START_CODE + nal for nal in nals)
     context = av.CodecContext.create("hevc", "r")
     context.thread_count = 1
+    # FFmpeg reads beyond the end of a damaged slice: a packet of its own has zeros there, while one
+    # of Python's bytes would have whatever is next in memory.
+    packet = av.Packet(len(stream))
+    packet.update(stream)
     try:
-        frames = [*context.decode(av.Packet(stream)), *context.decode(None)]
+        frames = [*context.decode(packet), *context.decode(None)]
     except av.FFmpegError as error:
         raise BPGError(f"The BPG file's picture cannot be decoded: {error}.") from error
     if len(frames) != 1:

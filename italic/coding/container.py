@@ -25,6 +25,7 @@ DEFAULT_MAX_PIXELS = 2**28
 MAX_STEPS = 2**16  # the network is applied as often, however short the stream is
 MAX_CHUNKS = 32
 MAX_NAME = 4096  # bytes: the longest path of Linux
+MAX_PARTS = 32  # of a name: a few bytes of an index may name any number of folders
 MAX_INDEX = 2**26  # bytes, decompressed
 
 _OLD_MAGIC = b"ITALIC"
@@ -327,8 +328,8 @@ class ArchiveWriter:
         """Write a picture.
 
         Args:
-            name: relative POSIX path, at most 4096 bytes in UTF-8, in its plain form (no `.`, `..`
-                or empty part), that no other picture of the archive has.
+            name: relative POSIX path, at most 4096 bytes in UTF-8 and 32 parts, in its plain form
+                (no `.`, `..` or empty part), that no other picture of the archive has.
             record: the picture.
 
         Raises:
@@ -607,8 +608,13 @@ def _decode_name(encoded: bytes) -> str:
         name = encoded.decode()
     except UnicodeDecodeError:
         raise FileFormatError(f"a name is not valid UTF-8: {encoded!r}") from None
+    parts = name.split("/")
+    if len(parts) > MAX_PARTS:
+        raise FileFormatError(
+            f"a name has {len(parts)} parts: expected at most {MAX_PARTS}, folders included"
+        )
     # An absolute path has an empty first part, and the empty name has nothing else.
-    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise FileFormatError(
             f"{name!r} is no name for a picture: expected a relative path such as 'a/b.png', "
             "without '.', '..', empty parts and NUL"

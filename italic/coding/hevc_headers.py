@@ -119,9 +119,17 @@ def split_nals(stream: bytes) -> list[bytes]:
     return [nal.rstrip(b"\x00") for nal in stream.split(START_CODE) if nal.strip(b"\x00")]
 
 
-def count_pictures(nals: list[bytes]) -> int:
-    """Pictures in a stream without VPS and SPS; BPGError unless all NAL units are intra's."""
-    pictures = 0
+def picture_units(nals: list[bytes]) -> list[bytes]:
+    """Of a stream without VPS and SPS what its picture is made of: one PPS, then one slice.
+
+    Each PPS makes a decoder compute tables of the picture's size, and each slice may go over the
+    whole picture: more of them would cost far more than the picture's pixels. No encoder of BPG
+    files writes them. Other units, such as messages, tell nothing of the pixels.
+
+    Raises:
+        BPGError: other units than those, or other than an intra picture's.
+    """
+    kept = []
     for nal in nals:
         if len(nal) < 3 or nal[0] & 0x81 or nal[1] != 1:
             raise BPGError("The BPG file's picture has a malformed unit: the file is damaged.")
@@ -129,8 +137,12 @@ def count_pictures(nals: list[bytes]) -> int:
         # A second SPS would take the place of the one made from the BPG header.
         if not (NalType.BLA_W_LP <= kind <= NalType.CRA_NUT or kind >= NalType.PPS):
             raise BPGError(f"The BPG file's picture has a unit of type {kind}: it is damaged.")
-        pictures += kind <= NalType.CRA_NUT and nal[2] >> 7  # first_slice_segment_in_pic_flag
-    return pictures
+        if kind <= NalType.PPS:
+            kept.append(nal)
+    # Of the slice, first_slice_segment_in_pic_flag must be set.
+    if [nal_type(nal) <= NalType.CRA_NUT for nal in kept] != [False, True] or not kept[1][2] >> 7:
+        raise BPGError("The BPG file does not hold one intra picture of one slice.")
+    return kept
 
 
 def unescape(nal: bytes) -> bytes:

@@ -26,7 +26,7 @@ from italic.coding.container import Chunk, Colour
 METADATA_LIMIT = 2**24  # bytes of a picture's metadata, uncompressed
 CHUNKS_LIMIT = 1024  # PNG chunks of a picture
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _LIBPNG_SIDE = 10**6  # pixels; libpng refuses longer ones
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -222,7 +222,7 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
     name = "" if isinstance(source, bytes) else f"'{source}': "
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        if data.startswith(_SIGNATURE):
+        if data.startswith(PNG_SIGNATURE):
             return _read_png(data, keep_metadata)
         if data.startswith(b"P"):
             return _read_pnm(data)
@@ -248,7 +248,7 @@ def to_png(picture: Picture) -> bytes:
     samples = picture.samples
     height, width, channels = (*samples.shape, 1)[:3]
     if picture.palette is None and not picture.bilevel and max(height, width) <= _LIBPNG_SIDE:
-        encoded = _png_chunks(bytes(imagecodecs.png_encode(samples)))
+        encoded = png_chunks(bytes(imagecodecs.png_encode(samples)))
         data = b"".join(body for name, body in encoded if name == b"IDAT")
     else:
         # Each row begins with its filter: none, the best for indices and single bits.
@@ -549,7 +549,7 @@ def _numbers(colours: np.ndarray) -> np.ndarray:
 
 def _read_png(data: bytes, keep_metadata: bool) -> Picture:
     parts: dict[bytes, list[bytes]] = {}
-    for name, body in _png_chunks(data, keep_metadata):
+    for name, body in png_chunks(data, keep_metadata):
         if not name[0] & 32 and name not in _CRITICAL:  # a capital: not to be ignored
             raise PictureError(f"the picture has a {_name(name)} chunk, which PNG does not know")
         parts.setdefault(name, []).append(body)
@@ -632,12 +632,12 @@ def _check_raster(data: bytes, size: int) -> None:
         raise _damaged("it is cut short: its samples have no checksum")
 
 
-def _png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes, bytes]]:
     """Types and bodies of a PNG file's chunks, the last IEND, after which there is no other file.
 
     Without metadata, those whose checksum is wrong are left out.
     """
-    position = len(_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, name = _unpack_head(data, position)
         end = position + 12 + length
@@ -651,7 +651,7 @@ def _png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes
             raise _damaged_chunk(name, f"its {_name(name)} chunk does not match its checksum")
         yield name, body
         if name == b"IEND":
-            if data.startswith(_SIGNATURE, end):
+            if data.startswith(PNG_SIGNATURE, end):
                 raise PictureError("the file holds several pictures: only single ones can be kept")
             return
     raise _damaged("it is cut short")
@@ -664,7 +664,7 @@ def _unpack_head(data: bytes, position: int) -> tuple[int, bytes]:
 
 
 def _png(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    parts = [_SIGNATURE]
+    parts = [PNG_SIGNATURE]
     for name, body in chunks:
         checksum = zlib.crc32(body, zlib.crc32(name))
         parts += [struct.pack(">I4s", len(body), name), body, struct.pack(">I", checksum)]

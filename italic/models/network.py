@@ -29,6 +29,13 @@ class Network(nn.Module):
     largest_stride: int = 1
     arithmetic: ClassVar[str] = "grids"
 
+    def work(self, pixels: int, steps: int) -> int:
+        """What coding an image takes, counted in pixels of one step: some microseconds each.
+
+        By default as if all pixels were computed in each step, which costs as much as 1024 more.
+        """
+        return steps * (pixels + 1024)
+
     @abstractmethod
     def estimates(
         self,

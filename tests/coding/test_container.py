@@ -268,6 +268,7 @@ ENTRY, ROOM = b"\1a\x0a", bytes(14)
         (with_index(zlib.compress(b"\1\2/a\x0a"), ROOM), "'/a' is no name for a picture"),
         (with_index(zlib.compress(b"\1\1\xff\x0a"), ROOM), "not valid UTF-8"),
         (with_index(zlib.compress(b"\1\xb9\x60" + b"a" * 12345), ROOM), "name has 12345 bytes"),
+        (with_index(zlib.compress(b"\1\x41" + b"a/" * 32 + b"b\x0a"), ROOM), "a name has 33 parts"),
         (with_index(zlib.compress(b"\2" + 2 * ENTRY), 2 * ROOM), "it has 'a' twice"),
         (with_index(zlib.compress(b"\1" + ENTRY), ROOM + b"x"), "lists 14 bytes .* file has 15"),
     ],
@@ -360,7 +361,21 @@ def test_large_pictures_need_leave() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\0", "\ud800", "ü" * 2049]
+    "name",
+    [
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "a/../b",
+        "./a",
+        "a\0",
+        "\ud800",
+        "ü" * 2049,
+        "a/" * 32 + "b",
+    ],
 )
 def test_unsafe_names_are_refused_and_the_archive_goes_on(name: str) -> None:
     file = io.BytesIO()
@@ -371,8 +386,9 @@ def test_unsafe_names_are_refused_and_the_archive_goes_on(name: str) -> None:
     with pytest.raises(FileFormatError, match=r"there is a picture 'a\.\.b/\.\.\.' in the archive"):
         writer.add("a..b/...", KEPT)
     writer.add("ü" * 2048, KEPT)
+    writer.add("a/" * 31 + "b", KEPT)
     writer.finish()
-    assert read_all(file.getvalue()) == [KEPT, KEPT]
+    assert read_all(file.getvalue()) == [KEPT, KEPT, KEPT]
     for late in (writer.finish, lambda: writer.add("b", KEPT)):
         with pytest.raises(ValueError, match="the archive is finished"):
             late()

@@ -95,14 +95,20 @@ def test_too_large_blocks_are_refused() -> None:
             CodingTools.from_bpg(CodingTools(sizes, 0, None, 0).to_bpg())
 
 
-def test_pictures_are_counted_and_foreign_units_refused() -> None:
-    picture, more = b"\x28\x01\xaf", b"\x28\x01\x2f"
-    pps = b"\x44\x01\xc1"
-    assert hevc_headers.count_pictures([pps, picture, more]) == 1
-    assert hevc_headers.count_pictures([pps, picture, picture]) == 2
+def test_a_picture_is_one_pps_and_one_slice() -> None:
+    pps, picture, more = b"\x44\x01\xc1", b"\x28\x01\xaf", b"\x28\x01\x2f"
+    message = b"\x4e\x01\x05"
+    assert hevc_headers.picture_units([pps, picture]) == [pps, picture]
+    assert hevc_headers.picture_units([message, pps, message, picture]) == [pps, picture]
+    for units in ([pps], [picture], [picture, pps], [pps, pps, picture], [pps, picture, more]):
+        with pytest.raises(BPGError, match="one intra picture of one slice"):
+            hevc_headers.picture_units(units)
+    for units in ([pps, picture, picture], [pps, more], []):
+        with pytest.raises(BPGError, match="one intra picture of one slice"):
+            hevc_headers.picture_units(units)
     for unit in (b"\x42\x01\x01", b"\x40\x01\x01", b"\x02\x01\xaf", b"\xa8\x01\xaf", b"\x28\x01"):
         with pytest.raises(BPGError):
-            hevc_headers.count_pictures([pps, unit])
+            hevc_headers.picture_units([pps, unit])
 
 
 def test_slice_flag_is_set_once() -> None:

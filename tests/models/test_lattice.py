@@ -97,6 +97,11 @@ def test_parts_are_bounded(
     torch.testing.assert_close(means, whole.means, rtol=1e-3, atol=1e-3)
 
 
+def test_work_is_that_of_the_pixels_and_of_the_steps() -> None:
+    network = LatticeNetwork(features=8)
+    assert network.work(1000, 1) == 1256 and network.work(1000, 10) == 3560
+
+
 def test_all_parameters_learn(networks: dict[int, LatticeNetwork]) -> None:
     network, image, base = networks[2], pictures(16, 16), pictures(16, 16, 1)
     partition = Schedule().partition(16, 16, 9)

@@ -1,0 +1,229 @@
+"""What small hostile files can demand: the worst time and memory for 100 bytes, 1 kB and 100 kB.
+
+Each file is built to cost as much as it can and opened with the default limits, in a process of its
+own, on one core; for Linux. Prints a table and writes it as CSV:
+
+    bytes      of the file
+    contents   what it is made of
+    pixels     that it claims, all pictures together
+    outcome    a picture, refused, or stopped after `--seconds`
+    seconds    of CPU
+    MiB        the most memory beyond what the process had before, or of one that it started
+
+    OMP_NUM_THREADS=1 python benchmarks/amplification.py
+
+The estimator is one of `model=lattice` that is as sure of itself as the format allows, so that a
+byte of stream lasts for thousands of pixels; with it time is what the limit of `--max-work` lets
+through. A picture of a classical codec costs what its pixels cost, and `--max-pixels` bounds those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import fuzz
+import imagecodecs
+import numpy as np
+import structures
+import torch
+
+from italic.coding import bpg, container, hevc_headers, limited
+from italic.coding.container import ArchiveWriter, Chunk, Colour, Method, Record
+from italic.coding.exact import make_exact
+from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.evaluation.results import write_table
+from italic.models.lattice import LatticeNetwork
+
+SIZES = (100, 1_000, 100_000)
+SIDE = 4096  # of flat pictures of classical codecs
+LIKELY = -6.0  # a mixture's log-scale before it is limited: the smallest there is
+
+
+def sure_model(folder: Path) -> Model:
+    """A model of the usual size that gives nearly all probability to one value."""
+    torch.manual_seed(0)
+    network = LatticeNetwork(components=1).eval()
+    with torch.no_grad():
+        network.exit.bias.view(4, -1)[2] = LIKELY  # of logits, means, log-scales, coefficients
+    recipe = Recipe({"kind": "lattice", "components": 1}, None, 16, "nested", "power", 1.0)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    path = folder / "sure.safetensors"
+    exact = make_exact(
+        network, lambda plain: fuzz.Codec(plain, fuzz.NoBase(), recipe.schedule, 4).encode(noise)
+    )
+    save_model(path, exact, recipe)
+    return load_model(path)
+
+
+def estimated(model: Model, size: int, pixels: int, steps: int) -> tuple[bytes, int]:
+    """A picture of the estimator that claims so many pixels at most, and how many these are."""
+    side = max(1, int(pixels**0.5))
+    stream = np.random.default_rng(0).bytes(size - 45)
+    steps = min(steps, side * side, container.MAX_STEPS)
+    record = Record(Method.ESTIMATOR, side, side, 0, Colour.RGB, (), steps, stream=stream)
+    return container.pack(model.hash, record), side * side
+
+
+def classical(
+    method: Method, data: bytes, side: int = 1, chunks: tuple[tuple[int, bytes], ...] = ()
+) -> tuple[bytes, int]:
+    """A picture in another codec: all zeros, or the bytes if they are raw."""
+    checksum = zlib.crc32(data if method == Method.RAW else bytes(3 * side * side))
+    record = Record(method, side, side, checksum, Colour.RGB, chunks, stream=data)
+    return container.pack(bytes(8), record), side * side
+
+
+def transforms(size: int) -> bytes:
+    """A JPEG XL codestream of one pixel whose channels are split as often as there is room."""
+    splits = max(1, min(254, (8 * (size - 250) // 18) // 296))
+    made = structures.LowBits().u(4, 0b1001).u(2, 3).u(8, 19 + splits - 18)
+    for _ in range(19):
+        made.u(2, 1).u(7, 0).u(2, 3).u(16, 65535).u(2, 3).u(16, 65535).u(4, 0)
+    for _ in range(splits):
+        made.u(2, 2).u(2, 3).u(8, 255)
+        for _ in range(296):
+            made.u(2, 2).u(5, 0).u(2, 3).u(4, 15)
+    return framed(made.bytes())
+
+
+def framed(section: bytes) -> bytes:
+    """A JPEG XL codestream of one pixel with this section."""
+    good = bytes(imagecodecs.jpegxl_encode(np.zeros((1, 1, 3), np.uint8), lossless=True))
+    length = structures.LowBits().choice(len(section), *structures.LENGTHS).bytes()
+    return good[:10] + length + section
+
+
+def many_units(size: int, repeated: int) -> bytes:
+    """A BPG file whose PPS (0) or slice (1) is there again and again."""
+    file = bpg.encode(np.zeros((2048, 2048, 3), np.uint8), 51)
+    bits = hevc_headers.BitReader(file[:32])
+    magic, flags, width, height = bits.u(32), bits.u(16), bits.ue7(), bits.ue7()
+    bits.ue7()
+    body = file[bits.position // 8 :]
+    end = 1 + body[0]
+    units = hevc_headers.split_nals(body[end:])
+    units[1] = units[1][:40]
+    units[repeated : repeated + 1] = [units[repeated]] * (size // (len(units[repeated]) + 3))
+    body = body[:end] + hevc_headers.START_CODE.join(units)
+    head = hevc_headers.BitWriter().u(32, magic).u(16, flags).ue7(width).ue7(height).ue7(len(body))
+    return head.bytes() + body
+
+
+def names(size: int) -> bytes:
+    """An archive of one-pixel pictures whose names are as long and deep as they may be."""
+    record = Record(Method.RAW, 1, 1, zlib.crc32(b"abc"), Colour.RGB, stream=b"abc")
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, bytes(8))
+    for number in range(max(1, size // 40)):
+        writer.add(f"{number}/" + "a/" * 30 + "b" * 4000, record)
+    writer.finish()
+    return file.getvalue()
+
+
+def files(model: Model, size: int) -> Iterator[tuple[str, str, bytes, int]]:
+    """Contents, kind, the file and its pixels."""
+    most = 2**17 * (size - 41) // 3  # of the format
+    allowed = 2**18 + 2**8 * (size - 45)  # of the reader, see docs/format.md
+    claims = {
+        "lattice, 1 step, all the format allows": (min(most, 2**28), 1),
+        "lattice, 65,536 steps, all the format allows": (min(most, 2**28), 2**16),
+        "lattice, 1 step, all the reader allows": (min(most, allowed - 256), 1),
+        "lattice, many steps, all the reader allows": (allowed // 2, allowed // 512),
+    }
+    for contents, (pixels, steps) in claims.items():
+        yield contents, "picture", *estimated(model, size, pixels, steps)
+    flat = np.zeros((SIDE, SIDE, 3), np.uint8)
+    codecs: dict[Method, Callable[[], bytes | bytearray]] = {
+        Method.WEBP: lambda: imagecodecs.webp_encode(flat, lossless=True),
+        Method.JPEG_XL: lambda: imagecodecs.jpegxl_encode(flat, lossless=True, effort=3),
+        Method.PNG: lambda: imagecodecs.png_encode(flat),
+    }
+    for method, encode in codecs.items():
+        if len(data := bytes(encode())) <= size:
+            yield f"{method.name}, flat", "picture", *classical(method, data, SIDE)
+    if size >= 1000:
+        jpeg_xl = transforms(size)
+        yield "JPEG_XL, channels split", "picture", *classical(Method.JPEG_XL, jpeg_xl)
+        metadata = zlib.compress(bytes(min(2**24, 1000 * (size - 60))), 9)
+        chunks = ((int(Chunk.ICC), metadata),)
+        yield "metadata", "picture", *classical(Method.RAW, b"abc", chunks=chunks)
+        yield "BPG, many PPS", "bpg", many_units(size, 0), 2**22
+        yield "BPG, many slices", "bpg", many_units(size, 1), 2**22
+        yield "archive, long names", "archive", names(size), size // 40
+
+
+def measure(kind: str, file: bytes, seconds: float) -> tuple[str, float, float]:
+    """How a file ends, seconds of CPU and MiB."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_open, args=(theirs, kind, file))
+    process.start()
+    theirs.close()
+    start, outcome, found = time.monotonic(), "stopped", (0.0, 0.0)
+    if ours.poll(seconds):
+        try:
+            outcome, *found = ours.recv()  # type: ignore[assignment]
+        except EOFError:
+            outcome = "died"
+    else:
+        found = time.monotonic() - start, fuzz.memory("VmHWM", process.pid) / 2**20  # type: ignore
+    process.kill()
+    process.join()
+    return outcome, *found
+
+
+def _open(connection: Connection, kind: str, file: bytes) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    before = fuzz.memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    start = time.process_time()
+    try:
+        fuzz.OPENERS[kind](file)
+        outcome = "picture"
+    except ValueError:
+        outcome = "refused"
+    except MemoryError:
+        outcome = "no memory"
+    seconds, peak = time.process_time() - start, fuzz.memory("VmHWM") - before
+    if pid := limited.pid():
+        peak = max(peak, fuzz.memory("VmHWM", pid))
+    limited.end()  # so that its time is counted here
+    other = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds += other.ru_utime + other.ru_stime
+    connection.send((outcome, seconds, peak / 2**20))
+
+
+def main() -> None:
+    """Build, open, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--seconds", type=float, default=600, help="a file is stopped after these")
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[SEARCH_PATH] = folder
+        model = sure_model(Path(folder))
+        for size in arguments.sizes:
+            for contents, kind, file, pixels in files(model, size):
+                outcome, seconds, peak = measure(kind, file, arguments.seconds)
+                row = {"bytes": len(file), "contents": contents, "pixels": pixels}
+                row |= {"outcome": outcome, "seconds": round(seconds, 2), "MiB": round(peak)}
+                rows.append(row)
+                print("  ".join(f"{value!s:>10}" for value in row.values()), flush=True)
+    write_table(rows, arguments.csv)
+
+
+if __name__ == "__main__":
+    main()
