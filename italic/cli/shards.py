@@ -28,6 +28,7 @@ from italic.cli.work import load
 from italic.cluster import check_installed, cluster, on_cluster
 from italic.coding.container import MAX_AREA, ArchiveReader, FileFormatError
 from italic.coding.files import whole_file, write_whole
+from italic.coding.model_files import file_named
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
@@ -188,7 +189,8 @@ def _shards(
 ) -> list[Shard]:
     """All of them, with as many pictures each, but for one."""
     options = {"verify": args.verify, "drop_metadata": args.drop_metadata, "time_budget": None}
-    model = Path(args.model).resolve() if args.model and Path(args.model).is_file() else args.model
+    named = file_named(args.model) if args.model else None
+    model = args.model if named is None else named.resolve()
     options |= {"model": model, "steps": made_of["steps"], "jobs": 1}
     pictures, number = made_of["pictures"], made_of["shards"]
     ends = [pictures * part // number for part in range(number + 1)]

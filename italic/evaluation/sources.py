@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from italic import experiment
 from italic.coding.codec import Codec
 from italic.coding.model import Model, load_model
-from italic.coding.model_files import file_of_hash
+from italic.coding.model_files import file_named, file_of_hash
 from italic.config import IMAGES
 from italic.experiment import CHECKPOINTS, LAST, RunError
 from italic.export import exported
@@ -172,7 +172,8 @@ def _of_files(weights: str | ListConfig) -> dict[str, Source]:
                 f"two of the models are named '{model.name}', and so would be their curves: "
                 "rename one, or compare runs by runs=DIRECTORY_OF_RUNS"
             )
-        path = Path(name).resolve() if Path(name).is_file() else file_of_hash(model.hash)
+        named = file_named(name)
+        path = file_of_hash(model.hash) if named is None else named.resolve()
         assert path is not None
         sources[model.name] = Source(partial(load_model, name), _on_card(path.with_suffix(".json")))
     return sources
