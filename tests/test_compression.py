@@ -1,4 +1,5 @@
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,23 @@ def test_a_wrong_picture_is_never_given_out(model: Model) -> None:
     file[40] ^= 1
     with pytest.raises(FileFormatError):
         italic.decompress(bytes(file))
+
+
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(model: Model) -> None:
+    array, threads = smooth(1, 64, 64)[0], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        data = italic.compress(array, model, 2)
+        torch.ones(2**17).mul_(2)  # by two threads in any case
+
+        def code() -> None:
+            assert italic.compress(array, load_model("tiny"), 2) == data
+            torch.ones(2**17).mul_(2)
+
+        process = get_context("fork").Process(target=code)
+        process.start()
+        process.join(60)
+        process.kill()
+        assert process.exitcode == 0
+    finally:
+        torch.set_num_threads(threads)

@@ -222,6 +222,7 @@ def _loaded(path: Path, sha256: str) -> Model:
     recipe = recipe_of(text)
     if version == 2 and recipe.network.get("kind", "rnan") != "rnan":
         raise ModelError(f"the model file {path} has format 2, which has no such network")
+    exact.forks_compute_with_one_thread()
     network = _network(recipe, state)
     exact.load_integer_state(network, state)
     exact.check(network)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from italic.coding.exact import calibration, grid_calibration, grids, quantised
-from italic.coding.exact.arithmetic import exact_arithmetic
+from italic.coding.exact.arithmetic import exact_arithmetic, forks_compute_with_one_thread
 from italic.coding.exact.grids import drop_silent_blocks, silent_blocks
 from italic.coding.exact.layers import InexactError, check_layers, scheme_of
 
@@ -35,6 +35,7 @@ __all__ = [
     "exact_arithmetic",
     "exchange_modules",
     "floating_state",
+    "forks_compute_with_one_thread",
     "integer_state",
     "load_integer_state",
     "make_exact",
