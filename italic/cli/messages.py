@@ -67,7 +67,7 @@ def progress_bar(total: int, text: str) -> Iterator[Report]:
     with Progress(
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         disable=not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(text, total=total)
