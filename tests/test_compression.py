@@ -1,13 +1,16 @@
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import italic
+import italic.pillow_plugin
 from italic import compression
 from italic.coding import bpg
 from italic.coding.base import NoBase
@@ -15,7 +18,7 @@ from italic.coding.codec import Codec
 from italic.coding.container import FileFormatError, Method
 from italic.coding.exact import make_exact
 from italic.coding.model import SEARCH_PATH, Model, ModelError, Recipe, load_model, save_model
-from italic.coding.pictures import from_array
+from italic.coding.pictures import from_array, read, to_png
 from italic.compression import (
     compress_pictures,
     decompress_records,
@@ -242,3 +245,15 @@ def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(model: Mod
         assert process.exitcode == 0
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"\0" * 9])
+def test_exif_that_pillow_cannot_read_is_kept(model: Model, exif: bytes) -> None:
+    """Nobody has to understand it, on the way to PNG files and in Pillow's plugin either."""
+    file = to_png(replace(from_array(smooth(1, 8, 8)[0]), exif=exif))
+    (record,) = compress_pictures([read(file)], model, 1)
+    data = to_file(record, model)
+    assert from_file(data).exif == read(to_png(from_file(data))).exif == exif
+    with Image.open(BytesIO(data)) as image:
+        image.load()
+        image.save(BytesIO(), "ITALIC", model="tiny", steps=1)

@@ -11,7 +11,6 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -37,13 +36,13 @@ from italic.coding.model_files import (
 )
 from italic.coding.recipe import NETWORKS as NETWORKS  # for those who save models
 from italic.coding.recipe import Recipe, recipe_of
+from italic.errors import reason
 from italic.extensions import ExtensionError
 from italic.models.network import Network
 
 FORMAT = 3  # of model files, and of how streams are made with them
 READ = (2, FORMAT)  # formats that are read: in 2 all networks are of the kind rnan
 DEFAULT = "cifar10"
-LONGEST_REASON = 300  # characters of what PyTorch says of a file
 FINER = 10  # in qp: so much finer than what a model was trained on, BPG gains no more from it
 
 
@@ -204,8 +203,9 @@ def _load(path: Path) -> Model:
     except ExtensionError as error:
         raise ModelError(f"the model file {path} can't be used: {error}") from error
     except Exception as error:  # a file from anywhere may hold anything
-        reason = shorten(str(error), LONGEST_REASON, placeholder=" …")
-        raise ModelError(f"the model file {path} is damaged: {reason}; get it again") from error
+        raise ModelError(
+            f"the model file {path} is damaged: {reason(error)}; get it again"
+        ) from error
 
 
 @lru_cache(maxsize=4)

@@ -110,7 +110,8 @@ def find_sources(cfg: DictConfig) -> dict[str, Source]:
         RunError: nothing is named, or in two ways; or no run is found where one is named.
         ModelError: a model file that is unknown or damaged.
     """
-    if sum(value is not None for value in (cfg.ckpt_path, cfg.runs, cfg.weights)) != 1:
+    given = sum(value is not None for value in (cfg.ckpt_path, cfg.runs, cfg.weights))
+    if given != 1 or "" in (cfg.ckpt_path, cfg.runs):  # which would be the current folder
         raise RunError(
             "expected exactly one of ckpt_path=RUN_DIR, runs=DIRECTORY_OF_RUNS and weights=MODEL "
             "(or a list of models)"
