@@ -160,7 +160,8 @@ def check_arguments(kind: type, arguments: Any, name: str) -> None:
     """
     if not isinstance(arguments, dict):
         raise ValueError(f"{name} is {reprlib.repr(arguments)}: expected settings by their names")
-    parameters, hints = inspect.signature(kind).parameters, get_type_hints(kind.__init__)
+    parameters = inspect.signature(kind).parameters
+    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     for key in arguments:
         if key not in parameters:
             raise ValueError(f"{name} has a setting {reprlib.repr(key)}, which is not known")
