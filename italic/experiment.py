@@ -16,6 +16,7 @@ from italic.coding.exact import check_layers, drop_silent_blocks, floating_state
 from italic.coding.model import load_model
 from italic.datamodules.images import ImageSource
 from italic.datamodules.step_masks import StepMasks
+from italic.errors import reason
 from italic.extensions import import_own, own
 from italic.models.estimator import Estimator
 from italic.models.layers import ResidualGroup
@@ -214,7 +215,7 @@ def updates(checkpoint: Path) -> int:
     try:
         return torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"]
     except Exception as error:
-        raise RunError(f"{checkpoint} can't be loaded: {error}") from error
+        raise RunError(f"{checkpoint} can't be loaded: {reason(error)}") from error
 
 
 def load_network(run_dir: Path) -> Network:
@@ -235,7 +236,7 @@ def load_network(run_dir: Path) -> Network:
         }
         network.load_state_dict(state)
     except Exception as error:
-        raise RunError(f"{path} can't be loaded as the run's network: {error}") from error
+        raise RunError(f"{path} can't be loaded as the run's network: {reason(error)}") from error
     return network.eval()
 
 

@@ -9,11 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from PIL import Image, PngImagePlugin
 
 import italic
 from italic import compression
-from italic.cli import commands, main, work
+from italic.cli import commands, main, shards, work
 from italic.cli.files import find, renamed
 from italic.cli.info import SAMPLES
 from italic.cli.messages import Errors
@@ -184,6 +186,17 @@ def test_suffixes() -> None:
         ["enhance", "a.bpg", "--steps", "0"],
         ["archive", "photos", "-o", "-"],
         ["archive", "photos"],
+        ["archive", ""],
+        ["archive", "photos", "-o", ""],
+        ["archive", "photos", "-o", "x", "--shards", "1", "--ray", ""],
+        ["compress", ""],
+        ["compress", "photos/a.png", ""],
+        ["compress", "photos/a.png", "-o", ""],
+        ["compress", "photos/a.png", "--model", ""],
+        ["decompress", "", "--force"],
+        ["info", ""],
+        ["test", "x.italic", "--model", ""],
+        ["enhance", "x.bpg", "--model", ""],
     ],
 )
 def test_wrong_usage(
@@ -250,10 +263,23 @@ def test_what_comes_in_the_way_meanwhile(
     assert Path("small/b.italic").read_text() == "mine" and len(tree("small")) == 3
 
 
-def test_force_overwrites(model: str, here: Path) -> None:
+def test_force_overwrites(model: str, here: Path, capsys: Capture) -> None:
+    """The content alone: a file's permissions stay, and a link leads where it led."""
     Path("x").write_text("old")
-    assert run("compress", "photos/a.png", "-o", "x", "--force", "--model", model) == 0
-    assert Path("x").read_bytes().startswith(b"\x89ITL")
+    Path("x").chmod(0o640)
+    Path("link").symlink_to("x")
+    arguments = ("--force", "--model", model)
+    for name in ("x", "link"):
+        Path("x").write_text("old")
+        assert run("compress", "photos/a.png", "-o", name, *arguments) == 0
+        assert Path("x").read_bytes().startswith(b"\x89ITL")
+        assert Path("x").stat().st_mode & 0o777 == 0o640 and Path("link").is_symlink()
+    Path("out").mkdir()
+    Path("out/a.italic").touch()
+    Path("out/b.italic").symlink_to("a.italic")
+    assert run("compress", "photos", "-o", "out", *arguments) == 1
+    assert "both photos/a.png and photos/b.bmp would be written to it" in capsys.readouterr().err
+    assert Path("out/a.italic").read_bytes() == b""
 
 
 def test_an_error_costs_its_picture_only(model: str, here: Path, capsys: Capture) -> None:
@@ -725,6 +751,7 @@ def test_signals(model: str, here: Path, number: signal.Signals) -> None:
         assert name.startswith(".italic-") and name.endswith(TEMPORARY)
         shutil.copy(name, "photos")  # where it must not be taken for a picture
         assert run("archive", "photos", "-o", "x.italic", "--model", model) == 0
+        assert not Path(name).exists()
         with open("x.italic", "rb") as file:
             assert len(ArchiveReader(file)) == 3
     else:
@@ -775,6 +802,68 @@ def test_pipes(
     assert run("decompress", "-", "-o", "-") == 0
     decoded = capsysbinary.readouterr().out
     assert same_picture(pictures.read(decoded), pictures.read(data))
+
+
+def pipe(data: bytes, name: str = "pipe") -> Path:
+    """A named pipe with somebody at its other end."""
+    os.mkfifo(name)
+    threading.Thread(target=Path(name).write_bytes, args=(data,), daemon=True).start()
+    return Path(name)
+
+
+def test_named_pipes_are_read_once(model: str, here: Path, capsysbinary: Any) -> None:
+    assert run("compress", "photos/a.png", "-o", "x.italic", "--model", model) == 0
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    capsysbinary.readouterr()
+    coded, archive = Path("x.italic").read_bytes(), Path("all.italic").read_bytes()
+    assert run("info", pipe(coded, "1"), "x.italic") == 0
+    assert capsysbinary.readouterr().out.count(b": one picture, 16") == 2
+    assert run("test", pipe(archive, "2"), pipe(coded, "3")) == 0
+    assert capsysbinary.readouterr().out == b"2: ok, 3 pictures\n3: ok\n"
+    assert run("decompress", pipe(coded, "4")) == 0
+    assert same_picture(pictures.read(capsysbinary.readouterr().out), pictures.read("photos/a.png"))
+    assert run("decompress", pipe(archive, "5"), "-o", "all") == 0
+    assert run("compress", pipe(Path("photos/a.png").read_bytes(), "6"), "-o", "y") == 0
+    Path("out").mkdir()
+    assert run("decompress", pipe(coded, "7"), pipe(coded, "8"), "-o", "out") == 0
+    assert (len(tree("all")), tree("out")) == (3, ["7.png", "8.png"])
+    assert run("compress", pipe(b"", "9"), pipe(b"", "10"), "--model", model) == 2
+
+
+def test_a_pipe_in_a_folder_is_no_picture(model: str, here: Path, capsys: Capture) -> None:
+    os.mkfifo("photos/p.png")
+    assert run("compress", "photos", "-o", "out", "--model", model) == 1
+    assert tree("out") == ["a.italic", "b.italic", "sub/c.italic"]
+    assert capsys.readouterr().err == "italic: photos/p.png: it is no ordinary file\n"
+    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
+    assert run("info", os.devnull) == 1
+    assert capsys.readouterr().err.endswith(f"italic: {os.devnull}: it is no ordinary file\n")
+    with open("list", "wb") as listing, pytest.raises(SystemExit):
+        shards.list_pictures(Path("photos"), listing, Errors())
+
+
+def test_closed_standard_streams(model: str, here: Path) -> None:
+    """They are no place for files that are opened later, nor is stdout that of messages."""
+    _, environment = script(model)
+    assert run("compress", "photos/a.png", "-o", "x.italic", "--model", model) == 0
+
+    def closing(numbers: str, *arguments: str, program: str = "main()") -> tuple[int, bytes, bytes]:
+        words = [sys.executable, "-c", f"from italic.cli import main; {program}", *arguments]
+        shell = " ".join(f"{number}>&-" for number in numbers)
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {shell}', "sh", *words], env=environment, capture_output=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    program = "code = main(); open('number', 'w').write(str(open('x').fileno())); exit(code)"
+    Path("x").touch()
+    assert closing("012", "info", "x.italic", program=program) == (0, b"", b"")
+    assert int(Path("number").read_text()) > 2
+    code, _, told = closing("1", "compress", "photos/a.png", "-o", "-")
+    assert code == 2 and b"stdout is closed" in told
+    code, _, told = closing("0", "info", "-")
+    assert code == 2 and b"stdin is closed" in told
+    assert closing("2", "info", "gone", program="exit(main())") == (1, b"", b"")
 
 
 def test_stdin_to_a_file(model: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import italic
+import italic.pillow_plugin
 from italic import compression
 from italic.coding import bpg
 from italic.coding.base import NoBase
@@ -19,7 +23,7 @@ from italic.coding.container import Colour, FileFormatError, Method, Record, unp
 from italic.coding.entropy import StreamError
 from italic.coding.exact import make_exact
 from italic.coding.model import SEARCH_PATH, Model, ModelError, Recipe, load_model, save_model
-from italic.coding.pictures import from_array
+from italic.coding.pictures import from_array, read, to_png
 from italic.compression import (
     compress_pictures,
     decompress_records,
@@ -308,3 +312,35 @@ def test_a_wrong_picture_is_never_given_out(model: Model) -> None:
     file[40] ^= 1
     with pytest.raises(FileFormatError):
         italic.decompress(bytes(file))
+
+
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(model: Model) -> None:
+    array, threads = smooth(1, 64, 64)[0], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        data = italic.compress(array, model, 2)
+        torch.ones(2**17).mul_(2)  # by two threads in any case
+
+        def code() -> None:
+            assert italic.compress(array, load_model("tiny"), 2) == data
+            torch.ones(2**17).mul_(2)
+
+        process = get_context("fork").Process(target=code)
+        process.start()
+        process.join(60)
+        process.kill()
+        assert process.exitcode == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"\0" * 9])
+def test_exif_that_pillow_cannot_read_is_kept(model: Model, exif: bytes) -> None:
+    """Nobody has to understand it, on the way to PNG files and in Pillow's plugin either."""
+    file = to_png(replace(from_array(smooth(1, 8, 8)[0]), exif=exif))
+    (record,) = compress_pictures([read(file)], model, 1)
+    data = to_file(record, model)
+    assert from_file(data).exif == read(to_png(from_file(data))).exif == exif
+    with Image.open(BytesIO(data)) as image:
+        image.load()
+        image.save(BytesIO(), "ITALIC", model="tiny", steps=1)

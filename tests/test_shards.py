@@ -107,6 +107,29 @@ def test_without_ray(
     assert "pip install" in line and "'.[scale]'" in line and tree() == before
 
 
+MADE_OF = {"pictures": 1}
+GOOD: dict[str, object] = {"made_of": MADE_OF, "shards": [{"name": "shard-000000.italic"}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "[]", "{}", b"\xff", "[" * 10**5,
+     *(json.dumps({**GOOD, "made_of": other}) for other in (5, [], None, "text", [5])),
+     *(json.dumps({**GOOD, "shards": other}) for other in (5, None, [5], ["x"], [[]], [{}])),
+     *(json.dumps({**GOOD, "shards": [{"name": other}]}) for other in ([], {}))],
+    ids=lambda text: str(text[:60]),
+)  # fmt: skip
+def test_manifests_of_other_shapes(tmp_path: Path, capsys: Capture, text: str | bytes) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SystemExit):
+        shards._entries(tmp_path, MADE_OF, Errors())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"italic: {path}: it") and "--force overwrites" in line
+    path.write_text(json.dumps(GOOD))
+    assert list(shards._entries(tmp_path, MADE_OF, Errors()) or ()) == ["shard-000000.italic"]
+
+
 @pytest.mark.parametrize("options", [["--ray", "auto"], ["--shards", "2", "--time-budget", "1"]])
 def test_wrong_usage(here: Path, options: list[str]) -> None:
     assert run("archive", "photos", "-o", "out", *options) == 2

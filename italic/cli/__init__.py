@@ -21,6 +21,7 @@ from italic.cli.messages import Errors, sentence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status, in a `SystemExit` if it ended before its work was done."""
+    _fill_closed_streams()
     args = parser().parse_args(argv)
     errors = Errors()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -28,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _stoppable(), warnings.catch_warnings(action="ignore"):
             args.run(args, errors)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except OSError as error:  # of stdout: those of files are told where they occur
         # At its end Python would try to write the rest.
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # whoever read it has seen enough
             return 128 + signal.SIGPIPE
@@ -40,6 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"italic: {sentence(error)}", file=sys.stderr)
         return 1
     return min(1, errors.count)
+
+
+def _fill_closed_streams() -> None:
+    """Open /dev/null in the places of standard streams that are closed (`>&-`).
+
+    Else a file that is opened later would be in one, and get what is written to it. Python's own
+    stdin and stdout stay None: `-` is refused then, what is printed goes nowhere.
+    """
+    while (place := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(place, True)  # as standard streams are
+    os.close(place)
+    if sys.stderr is None:  # for which print would take stdout
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 @contextmanager

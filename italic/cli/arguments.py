@@ -23,9 +23,9 @@ COMMANDS: dict[Callable[..., None], str] = {
     enhance: "turn BPG files into PNG files with better pictures than their own",
     models: "list the installed models",
 }
-FILES = "files, folders (all files in them), patterns, or - for stdin"
+FILES = "files, folders (all files in them), pipes, patterns, or - for stdin"
 OUT = "a file for one input, a folder for several inputs or an archive's pictures, - for stdout; "
-OUT += "default: beside the input"
+OUT += "default: beside the input, stdout for a pipe"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,16 +40,17 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run, parser=command)
         add = command.add_argument
         if run is archive:
-            add("inputs", nargs=1, metavar="DIR")
-            add("-o", "--out", metavar="OUT", required=True, help="the archive, or its folder")
+            add("inputs", nargs=1, type=_name, metavar="DIR")
+            text = "the archive, or its folder"
+            add("-o", "--out", type=_name, metavar="OUT", required=True, help=text)
             text = "so many archives in a folder, by Ray; again: those that are missing"
             add("--shards", type=_whole, metavar="N", help=text)
             text = "of the Ray cluster that makes the shards; default: one of this machine"
-            add("--ray", metavar="ADDRESS", help=text)
+            add("--ray", type=_name, metavar="ADDRESS", help=text)
         elif run is not models:
-            add("inputs", nargs="+", metavar="IN", help=FILES)
+            add("inputs", nargs="+", type=_name, metavar="IN", help=FILES)
         if run in (compress, decompress, enhance):
-            add("-o", "--out", metavar="OUT", help=OUT)
+            add("-o", "--out", type=_name, metavar="OUT", help=OUT)
         if run in (compress, decompress, enhance, archive):
             add("--force", action="store_true", help="overwrite files")
         if run in (compress, archive):
@@ -60,13 +61,14 @@ def parser() -> argparse.ArgumentParser:
             text = "refuse pictures that take more computing, in pixels of one step; default: "
             text += "2^18 and 2^8 for each byte of a picture"
             add("--max-work", type=_whole, metavar="N", help=text)
-            add("--model", metavar="NAME|PATH", help="if the one that is needed is not installed")
+            text = "if the one that is needed is not installed"
+            add("--model", type=_name, metavar="NAME|PATH", help=text)
         if run is decompress:
             text = "show the picture as it is known after K steps, 0 for the base code alone"
             add("--steps-done", type=_count, metavar="K", help=text)
         if run is enhance:
             text = "that starts from BPG, see: italic models"
-            add("--model", default=ENHANCER, metavar="NAME|PATH", help=text)
+            add("--model", type=_name, default=ENHANCER, metavar="NAME|PATH", help=text)
             text = "in which pixels are estimated, each from those before; default: 1"
             add("--steps", type=_whole, default=1, metavar="K", help=text)
             text = "draw from the pictures that the model thinks possible instead of their mean"
@@ -87,12 +89,19 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
     amount.add_argument("--steps", type=_whole, metavar="N", help=text)
     text = "as many steps as fit into these seconds for each picture, on this machine"
     amount.add_argument("--time-budget", type=_seconds, metavar="S", help=text)
-    command.add_argument("--model", metavar="NAME|PATH", help="see: italic models")
+    text = "see: italic models"
+    command.add_argument("--model", type=_name, metavar="NAME|PATH", help=text)
     text = "decode and compare before an output gets its name (default: yes)"
     flag = argparse.BooleanOptionalAction
     command.add_argument("--verify", action=flag, default=True, help=text)
     text = "leave out profiles, EXIF and texts"
     command.add_argument("--drop-metadata", action="store_true", help=text)
+
+
+def _name(text: str) -> str:
+    if not text:  # of a variable that is not set; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("expected a name; got an empty argument")
+    return text
 
 
 def _whole(text: str, least: int = 1) -> int:

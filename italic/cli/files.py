@@ -6,6 +6,7 @@ import argparse
 import glob
 import io
 import os
+import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -26,7 +27,7 @@ class Job(NamedTuple):
     path: Path  # of the file to read
     name: PurePath  # of the file below an output folder
     size: int = 0  # in bytes, of the file or of the picture's record in it
-    data: bytes | None = None  # the file, if it came from stdin
+    data: bytes | None = None  # the file, if it came from stdin or another pipe
     member: str = ""  # the picture's name, if the file is an archive
     target: Path | None = None  # the file to write; None for stdout
 
@@ -49,6 +50,8 @@ def find(
     if "-" in args.inputs:
         if len(args.inputs) > 1:
             args.parser.error("- stands for stdin and goes with no other input")
+        if sys.stdin is None:
+            args.parser.error("stdin is closed: name an input file")
         data = sys.stdin.buffer.read()
         return [Job(Path("-"), PurePath("-"), len(data), data)], False
     paths: list[Path] = []
@@ -58,19 +61,31 @@ def find(
         found = [name for name in found if "**" not in text or not os.path.isdir(name)]
         paths += map(Path, found or [text])
     jobs: dict[Job, None] = {}
-    for path in paths:
+    for path in dict.fromkeys(paths):
         folder = path if path.is_dir() else path.parent
         names = names_below(path, suffixes, errors) if path.is_dir() else [path.name]
         files = [Path(folder, name) for name in names]
         for file in files:
             try:
-                jobs[Job(file, file.relative_to(folder), file.stat().st_size)] = None
+                if path.is_fifo():  # which can be read but once
+                    data = path.read_bytes()
+                    jobs[Job(path, PurePath(path.name), len(data), data)] = None
+                else:
+                    jobs[Job(file, file.relative_to(folder), size_of(file))] = None
             except OSError as error:
                 errors.tell(file, error)
         if not files:
             wanted = ", ".join(sorted(suffixes))
             errors.tell(path, f"there is no file with a name in {wanted} in this folder")
     return list(jobs), len(paths) > 1 or any(path.is_dir() for path in paths)
+
+
+def size_of(file: Path) -> int:
+    """The size of a file in bytes; OSError: it is not there, or a pipe or the like."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is no ordinary file")
+    return status.st_size
 
 
 def names_below(folder: Path, suffixes: Collection[str], errors: Errors) -> Iterator[str]:
@@ -104,14 +119,16 @@ def with_targets(
     """The jobs with the files to write: beside the inputs, or as `args.out` says."""
     out = Path(args.out or "")
     folder = several or out.is_dir() or str(args.out).endswith(os.sep)
-    piped = any(job.data is not None for job in jobs)
-    if args.out == "-" and several:
-        args.parser.error("stdout takes one picture: name an output folder with -o")
+    piped = [job.path for job in jobs if job.data is not None]
     if args.out == "-" or (args.out is None and piped):
+        if several:
+            args.parser.error("stdout takes one picture: name an output folder with -o")
+        if sys.stdout is None:
+            args.parser.error("stdout is closed: name an output file with -o")
         if sys.stdout.isatty():
             args.parser.error("stdout is a terminal: name an output file with -o")
         return list(jobs)
-    if piped and folder:
+    if folder and Path("-") in piped:
         args.parser.error(f"{out} is a folder: name the output file in it")
     if args.out is None:
         return [job._replace(target=renamed(job.path, suffix)) for job in jobs]
@@ -168,11 +185,11 @@ def check_targets(jobs: Sequence[Job], force: bool, errors: Errors) -> None:
     for job in jobs:
         if job.target is None:
             continue
-        place = Path(os.path.realpath(job.target.parent), job.target.name)
+        place = Path(os.path.realpath(job.target))
         other = owners.setdefault(place, job)
         if other is not job:
             errors.tell(job.target, f"both {other} and {job} would be written to it")
-        elif os.path.realpath(place) in inputs:
+        elif str(place) in inputs:
             errors.tell(job.target, "it is an input")
         elif obstacle := in_the_way(job.target, force):
             errors.tell(job.target, obstacle)

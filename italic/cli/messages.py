@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from italic.errors import reason
+
 Report = Callable[..., None]  # called with how much is done
 
 
@@ -52,7 +54,8 @@ def sentence(error: BaseException) -> str:
         return "there is not enough memory for it"
     if isinstance(error, ValueError | OSError):
         return getattr(error, "strerror", None) or str(error)
-    return f"unexpected {type(error).__name__}: {error}; this is an error of ITALIC, please tell us"
+    what = f"{type(error).__name__}: {reason(error)}"
+    return f"unexpected {what}; this is an error of ITALIC, please tell us"
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def progress_bar(total: int, text: str) -> Iterator[Report]:
     with Progress(
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         disable=not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(text, total=total)

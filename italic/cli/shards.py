@@ -22,12 +22,13 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 from italic.cli.archive_file import check_pictures, write_archive
-from italic.cli.files import PICTURES, Job, names_below
+from italic.cli.files import PICTURES, Job, names_below, size_of
 from italic.cli.messages import Errors, progress_bar, shown
 from italic.cli.work import load
 from italic.cluster import check_installed, cluster, on_cluster
 from italic.coding.container import MAX_AREA, ArchiveReader, FileFormatError
 from italic.coding.files import whole_file, write_whole
+from italic.coding.model_files import file_named
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
@@ -137,7 +138,7 @@ def list_pictures(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
     digest, count = hashlib.sha256(), 0
     for name in names_below(folder, PICTURES, errors):
         try:
-            line = json.dumps([name, os.stat(os.path.join(folder, name)).st_size]).encode() + b"\n"
+            line = json.dumps([name, size_of(folder / name)]).encode() + b"\n"
         except OSError as error:
             errors.tell(folder / name, error)
             continue
@@ -160,13 +161,13 @@ def _entries(out: Path, made_of: Entry, errors: Errors) -> dict[str, Entry] | No
     path = out / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
-        found = manifest["made_of"]
-        entries = {entry["name"]: entry for entry in manifest["shards"]}
+        found = dict(manifest["made_of"])
+        entries = {entry["name"]: dict(entry) for entry in manifest["shards"]}
     except FileNotFoundError:
         if any(out.glob(SHARDS)):
             errors.refuse(out, f"it has shards but no {MANIFEST}; --force overwrites them")
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         errors.refuse(path, "it is no manifest of shards; --force overwrites it and them")
     others = [f"{key} {found.get(key)}" for key in made_of if found.get(key) != made_of[key]]
     if others:
@@ -188,7 +189,8 @@ def _shards(
 ) -> list[Shard]:
     """All of them, with as many pictures each, but for one."""
     options = {"verify": args.verify, "drop_metadata": args.drop_metadata, "time_budget": None}
-    model = Path(args.model).resolve() if args.model and Path(args.model).is_file() else args.model
+    named = file_named(args.model) if args.model else None
+    model = args.model if named is None else named.resolve()
     options |= {"model": model, "steps": made_of["steps"], "jobs": 1}
     pictures, number = made_of["pictures"], made_of["shards"]
     ends = [pictures * part // number for part in range(number + 1)]

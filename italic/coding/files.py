@@ -4,35 +4,63 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = ".part"  # how temporary names end; they begin with a dot
+TEMPORARY_BEGIN, TEMPORARY = ".italic-", ".part"  # how temporary names begin and end
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file open for writing that gets its name when the block ends well, and else vanishes.
 
-    It is written under a temporary name beside it, forced to the disk, then renamed.
+    It is written under a temporary name beside it, forced to the disk, then renamed. A file that it
+    takes the place of leaves it its permissions; of a link, the file that it leads to is replaced.
 
     Raises:
         OSError: it can't be written.
     """
+    path = Path(os.path.realpath(path))
+    _remove_abandoned(path.parent)
     # Not made of the file's own name, which may be as long as names can be; and known before the
     # file is there, so that no interruption can come between the two.
-    temporary = path.with_name(f".italic-{secrets.token_hex(8)}{TEMPORARY}")
+    temporary = path.with_name(f"{TEMPORARY_BEGIN}{secrets.token_hex(8)}{TEMPORARY}")
     try:
-        with open(temporary, "xb") as file:
+        with _locked(temporary) as file:
             yield file
             file.flush()
+            with suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)  # before the lock ends
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A new file with a lock, which ends with its process: so others know that it is in use."""
+    while True:
+        file = open(path, "xb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks
+            flock(file, LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process took it for abandoned before it was locked
+
+
+@lru_cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed, once a folder."""
+    for path in folder.glob(f"{TEMPORARY_BEGIN}{'[0-9a-f]' * 16}{TEMPORARY}"):
+        with suppress(OSError), path.open("rb") as file:
+            flock(file, LOCK_EX | LOCK_NB)
+            path.unlink()
 
 
 def write_whole(path: Path, data: bytes) -> None:

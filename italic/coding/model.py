@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from italic.coding import exact
-from italic.coding.base import BPG, BaseCode, Ladder, NoBase
+from italic.coding.base import BPG, BaseCode
 from italic.coding.codec import Codec
 from italic.coding.container import Plan
 from italic.coding.files import write_whole
@@ -27,57 +30,25 @@ from italic.coding.model_files import (
     SEARCH_PATH,
     SUFFIX,
     WEIGHTS,
+    file_named,
     file_of_hash,
     installed_models,
     sha256_of,
 )
-from italic.extensions import ExtensionError, own
-from italic.models.lattice import LatticeNetwork
+from italic.coding.recipe import NETWORKS as NETWORKS  # for those who save models
+from italic.coding.recipe import Recipe, recipe_of
+from italic.errors import reason
+from italic.extensions import ExtensionError
 from italic.models.network import Network
-from italic.models.rnan import RNAN
-from italic.schedule import Schedule
 
 FORMAT = 3  # of model files, and of how streams are made with them
 READ = (2, FORMAT)  # formats that are read: in 2 all networks are of the kind rnan
 DEFAULT = "cifar10"
-NETWORKS: dict[str, type[Network]] = {"rnan": RNAN, "lattice": LatticeNetwork}
 FINER = 10  # in qp: so much finer than what a model was trained on, BPG gains no more from it
 
 
 class ModelError(ValueError):
     """A model that is unknown, damaged, or of another version."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything about a model but its tensors; plain values, as they stand in the file.
-
-    Attributes:
-        network: `kind`, a key of `NETWORKS`, and the arguments of that class; or `_target_`, the
-            name of a class, and its arguments.
-        base: None, or the arguments of `BPG`, of `Ladder`, or of the class that `_target_` names.
-        steps: by default.
-        order: of the pixels, see `Schedule`, as for the sizes of the steps.
-        sizes: of the steps.
-        exponent: of `power` sizes.
-        plans: pixels of each step, by the number of steps in decimal digits.
-        rungs: of a ladder, by the number of steps; that of the most steps holds for still more.
-    """
-
-    network: dict[str, Any]
-    base: dict[str, Any] | None
-    steps: int
-    order: str
-    sizes: str | list[float]
-    exponent: float
-    plans: dict[str, list[int]] = field(default_factory=dict)
-    rungs: dict[str, int] = field(default_factory=dict)
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """Which pixels are coded in which step."""
-        plans = {int(steps): sizes for steps, sizes in self.plans.items()}
-        return Schedule(self.order, self.sizes, self.exponent, plans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +80,7 @@ class Model:
     @property
     def bases(self) -> list[BaseCode]:
         """New coders of its base codes."""
-        base = self.recipe.base
-        if base is None:
-            return [NoBase()]
-        if "_target_" in base:
-            return [_named(base)]
-        return Ladder(**base).rungs if "qps" in base else [BPG(**base)]
+        return self.recipe.bases
 
     def enhancer(self, steps: int, qp: int) -> Codec:
         """A codec that starts from BPG, of the base codes the one with the nearest qp.
@@ -167,7 +133,8 @@ def load_model(name: str | Path | Model | None = None) -> Model:
     """Load a model by its path, or by its name among the installed ones.
 
     Args:
-        name: None for the default model; a model itself is given back.
+        name: None for the default model; a model itself is given back. Which texts are paths:
+            see `file_named`.
 
     Raises:
         ModelError: no such model, a damaged file, or one with code of one's own that is not
@@ -180,23 +147,24 @@ def load_model(name: str | Path | Model | None = None) -> Model:
             "expected the name of an installed model or the path of a model's file; got "
             f"{reprlib.repr(name)}"
         )
-    path = Path(DEFAULT if name is None else name)
-    if path.suffix == SUFFIX or path.is_file():
+    name = DEFAULT if name is None else name
+    if path := file_named(name):
         if not path.is_file():
             raise ModelError(f"there is no model file {path}")
         return _load(path.resolve())
     installed = {found.stem: found for found in reversed(installed_models())}
-    if str(path) in installed:
-        return _load(installed[str(path)])
+    if str(name) in installed:
+        return _load(installed[str(name)])
     if not installed:
         raise ModelError(
-            f"there is no model '{path}', nor any other in {WEIGHTS} or in the folders that the "
+            f"there is no model '{name}', nor any other in {WEIGHTS} or in the folders that the "
             f"environment variable {SEARCH_PATH} names: train one (train.py leaves a "
             f"model{SUFFIX} in the directory of its run), or name a model's file, with --model"
         )
     raise ModelError(
-        f"there is no model '{path}': expected the path of a {SUFFIX} file, or one of the "
+        f"there is no model '{name}': expected the path of a {SUFFIX} file, or one of the "
         f"installed models: {', '.join(sorted(installed))}"
+        + (f"; the file of this name is ./{name}" if Path(name).is_file() else "")
     )
 
 
@@ -244,7 +212,9 @@ def _load(path: Path) -> Model:
     except ExtensionError as error:
         raise ModelError(f"the model file {path} can't be used: {error}") from error
     except Exception as error:  # a file from anywhere may hold anything
-        raise ModelError(f"the model file {path} is damaged: {error}; get it again") from error
+        raise ModelError(
+            f"the model file {path} is damaged: {reason(error)}; get it again"
+        ) from error
 
 
 @lru_cache(maxsize=4)
@@ -253,32 +223,64 @@ def _loaded(path: Path, sha256: str) -> Model:
         text = json.loads((file.metadata() or {})["italic"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     version = text.pop("format")
-    if version not in READ:
+    if type(version) is not int or version not in READ:
         raise ModelError(
             f"the model file {path} has format {version}, expected {FORMAT}: "
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
-    recipe = Recipe(**text)
+    recipe = recipe_of(text)
     if version == 2 and recipe.network.get("kind", "rnan") != "rnan":
         raise ModelError(f"the model file {path} has format 2, which has no such network")
-    network = exact.exchange_modules(_network(recipe.network).float())  # whatever the default type
+    exact.forks_compute_with_one_thread()
+    network = _network(recipe, state)
     exact.load_integer_state(network, state)
     exact.check(network)
-    model = Model(path.stem, sha256, recipe, network)
-    model.codec(model.steps)  # what it names is there: the base code ...
-    recipe.schedule.partition(1, 1, 1)  # ... and the order
-    return model
+    return Model(path.stem, sha256, recipe, network)
 
 
-def _network(settings: dict[str, Any]) -> Network:
-    """An untrained network of these settings."""
-    if "_target_" in settings:
-        return _named(settings)
-    arguments = {key: value for key, value in settings.items() if key != "kind"}
-    return NETWORKS[settings.get("kind", "rnan")](**arguments)
+class _WithoutRandomWeights(TorchFunctionMode):
+    """Networks that are made in this context have weights of no particular values."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Leave out what draws weights, which takes long and PyTorch's compiler on "meta"."""
+        if function in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):
+            return kwargs["tensor"]
+        return function(*args, **kwargs or {})
 
 
-def _named(settings: dict[str, Any]) -> Any:
-    """An object of a class of one's own."""
-    arguments = {key: value for key, value in settings.items() if key != "_target_"}
-    return own(settings["_target_"], type)(**arguments)
+def _network(recipe: Recipe, state: dict[str, Tensor]) -> Network:
+    """The exchanged network of a recipe, whose tensors are as those of a state.
+
+    It is made without memory first: a small file may ask for a network of any size. And without a
+    trace in the random numbers of the host program.
+    """
+    make, has_own = recipe.network_maker(), recipe.has_own_network
+    for device in ("meta", "cpu"):
+        keep_random_state = torch.random.fork_rng(devices=[], enabled=has_own)
+        try:
+            with keep_random_state, torch.device(device), _WithoutRandomWeights():
+                network = exact.exchange_modules(make()).float()  # whatever the default type
+        except RuntimeError:
+            if device == "meta" and has_own:  # its class may need numbers
+                continue
+            raise
+        _check_tensors(network, state)
+    return network
+
+
+def _check_tensors(network: Network, state: dict[str, Tensor]) -> None:
+    wanted = exact.state_types(network)
+    found = {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"its tensor {name} is {_shown(found.get(name))}: its settings ask for "
+                f"{_shown(wanted.get(name))}"
+            )
+
+
+def _shown(tensor: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+    """A tensor's type and shape."""
+    return "none" if tensor is None else f"{str(tensor[0]).removeprefix('torch.')} {tensor[1]}"

@@ -24,6 +24,15 @@ def installed_models() -> list[Path]:
     return [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
+def file_named(name: str | Path) -> Path | None:
+    """The path that a model is named by: a `Path`, a text with a folder or one in .safetensors.
+
+    None for the name of an installed model: no file of the current folder can take its place.
+    """
+    is_path = isinstance(name, Path) or os.sep in name or name.endswith(SUFFIX)
+    return Path(name) if is_path else None
+
+
 def file_of_hash(hash: bytes) -> Path | None:
     """The file of the installed model whose SHA-256 begins with these bytes."""
     for path in installed_models():

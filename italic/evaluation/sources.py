@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from italic import experiment
 from italic.coding.codec import Codec
 from italic.coding.model import Model, load_model
-from italic.coding.model_files import file_of_hash
+from italic.coding.model_files import file_named, file_of_hash
 from italic.config import IMAGES
 from italic.experiment import CHECKPOINTS, LAST, RunError
 from italic.export import exported
@@ -110,7 +110,8 @@ def find_sources(cfg: DictConfig) -> dict[str, Source]:
         RunError: nothing is named, or in two ways; or no run is found where one is named.
         ModelError: a model file that is unknown or damaged.
     """
-    if sum(value is not None for value in (cfg.ckpt_path, cfg.runs, cfg.weights)) != 1:
+    given = sum(value is not None for value in (cfg.ckpt_path, cfg.runs, cfg.weights))
+    if given != 1 or "" in (cfg.ckpt_path, cfg.runs):  # which would be the current folder
         raise RunError(
             "expected exactly one of ckpt_path=RUN_DIR, runs=DIRECTORY_OF_RUNS and weights=MODEL "
             "(or a list of models)"
@@ -172,7 +173,8 @@ def _of_files(weights: str | ListConfig) -> dict[str, Source]:
                 f"two of the models are named '{model.name}', and so would be their curves: "
                 "rename one, or compare runs by runs=DIRECTORY_OF_RUNS"
             )
-        path = Path(name).resolve() if Path(name).is_file() else file_of_hash(model.hash)
+        named = file_named(name)
+        path = file_of_hash(model.hash) if named is None else named.resolve()
         assert path is not None
         sources[model.name] = Source(partial(load_model, name), _on_card(path.with_suffix(".json")))
     return sources

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
-from italic.models.network import Network
+from italic.models.network import Network, check_ranges
 from italic.models.windows import GREY, base_windows, neighbours, windows
 from italic.schedule import LARGEST_STRIDE, Partition
 
@@ -131,7 +131,7 @@ class LatticeNetwork(Network):
         rungs: base codes that the network tells apart; 0 for no base code.
 
     Raises:
-        ValueError: an even window, or a leak that is no power of two.
+        ValueError: arguments out of range, an even window, or a leak that is no power of two.
     """
 
     whole_partitions = True
@@ -150,8 +150,18 @@ class LatticeNetwork(Network):
         rungs: int = 0,
     ) -> None:
         super().__init__()
-        if window < 3 or window % 2 == 0:
-            raise ValueError(f"window must be an odd number from 3; got {window}")
+        check_ranges(
+            features=(features, 1, 4096),
+            blocks=(blocks, 0, 64),
+            window=(window, 3, 31),
+            components=(components, 1, 32),
+            context_features=(context_features, 0, 4096),
+            context_blocks=(context_blocks, 0, 64),
+            attention_window=(attention_window, 0, 64),
+            rungs=(rungs, 0, 64),
+        )
+        if window % 2 == 0:
+            raise ValueError(f"window must be an odd number; got {window}")
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
             raise ValueError(f"leak must be a power of two up to 1; got {leak}")
         self.features, self.window, self.rungs = features, window, rungs

@@ -60,3 +60,17 @@ class Network(nn.Module):
         Yields:
             Flat indices, int64 (m,), and their mixtures, fields (B, m, 3, K).
         """
+
+
+def check_ranges(**settings: tuple[int | None, int, int]) -> None:
+    """Refuse settings of a network that are out of range.
+
+    Args:
+        settings: by their names: value, least, most; None is in any range.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, (value, least, most) in settings.items():
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{name} must be from {least} to {most}; got {value}")

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from italic.models.base_image import fill
 from italic.models.layers import ResidualGroup, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.network import check_ranges
 from italic.models.step_network import StepNetwork
 
 # Where the stages of the step embedding begin, in 2^-20 of the pixels: stage k from 1 to 20 at
@@ -46,7 +47,7 @@ class RNAN(StepNetwork):
         gradient_checkpointing: recompute the groups' activations in the backward pass.
 
     Raises:
-        ValueError: arguments that don't go together.
+        ValueError: arguments out of range, or that don't go together.
     """
 
     def __init__(
@@ -68,12 +69,23 @@ class RNAN(StepNetwork):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_ranges(
+            features=(features, 1, 4096),
+            groups=(groups, 1, 32),
+            components=(components, 1, 32),
+            space_to_depth=(space_to_depth, 1, 16),
+            attention_window=(attention_window, 1, 1024),
+            deep=(deep, 0, 16),
+            largest_stride=(largest_stride, 1, 64),
+            rungs=(rungs, 1, 64),
+            position_period=(position_period, 0, 1024),
+        )
         if position_period % space_to_depth:
             raise ValueError(
                 f"position_period must be a multiple of space_to_depth, {space_to_depth}; "
                 f"got {position_period}"
             )
-        if largest_stride < 1 or largest_stride & (largest_stride - 1):
+        if largest_stride & (largest_stride - 1):
             raise ValueError(f"largest_stride must be a power of two; got {largest_stride}")
         if leak and not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
             raise ValueError(f"leak must be 0 or a power of two up to 1; got {leak}")

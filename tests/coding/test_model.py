@@ -1,13 +1,16 @@
 import json
+import random
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from italic.coding import model_files
 from italic.coding.base import NoBase
@@ -29,6 +32,7 @@ from italic.schedule import Schedule
 
 NETWORK = {"features": 8, "groups": 1, "components": 2}
 RECIPE = Recipe(NETWORK, {"qp": 40, "chroma": "420"}, 4, "nested", "power", 1.5)
+TEXT = {"format": FORMAT, **asdict(RECIPE)}
 
 
 def tiny_network() -> RNAN:
@@ -164,27 +168,166 @@ def test_damaged_files_are_refused_in_one_sentence(copy: Path, damage: str) -> N
     elif damage == "no network":
         state = load_file(copy)
         state.pop("entry.weight")
-        text = {"format": FORMAT, **RECIPE.__dict__}
-        save_file(state, copy, {"italic": json.dumps(text)})
+        save_file(state, copy, {"italic": json.dumps(TEXT)})
     else:
         copy.write_bytes(b"")
     with pytest.raises(ModelError, match=r"tiny\.safetensors is damaged"):
         load_model(copy)
 
 
+BASES = {"qps": [None, 40], "chroma": "420"}
+WRONG: dict[str, Any] = {
+    "5": "is damaged",
+    "[]": "is damaged",
+    '{"format": 3}': "it lacks the setting network",
+    '{"format": true}': "has format True, expected",
+    "[" * 5000: "is damaged",
+    **dict.fromkeys(('{"format": 3, "network": 5}', '{"format": 3, "network": 1e999}'), "network"),
+}
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"more": 1}, "a setting 'more', which is not known"),
+    ({"network": "_target_"}, "network"),
+    ({"network": {"_target_": 5}}, "_target_ is 5: expected MODULE"),
+    ({"network": {**NETWORK, "kind": "none"}}, "kind of network is 'none': expected rnan or latt"),
+    ({"network": {**NETWORK, "kind": []}}, "kind of network"),
+    ({"network": {**NETWORK, "colour": 1}}, "network has a setting 'colour'"),
+    ({"network": {**NETWORK, "features": 8.0}}, r"network\.features is 8\.0: expected int"),
+    ({"network": {**NETWORK, "groups": True}}, r"network\.groups is True: expected int"),
+    ({"network": {**NETWORK, "recurrent": 1}}, r"network\.recurrent is 1: expected bool"),
+    ({"network": {**NETWORK, "leak": float("nan")}}, r"network\.leak is nan: expected float"),
+    ({"network": {**NETWORK, "deep": "1"}}, r"network\.deep is '1': expected int \| None"),
+    ({"network": {**NETWORK, "space_to_depth": 0}}, "space_to_depth must be from 1"),
+    ({"network": {**NETWORK, "groups": 999, "features": 2048}}, "groups must be from 1 to 32"),
+    ({"network": {**NETWORK, "features": 4096}}, r"tensor entry\.bias is int32 \(8,\)"),
+    ({"network": {**NETWORK, "groups": 2}}, r"tensor groups\.1\.\S+ is none"),
+    ({"network": {**NETWORK, "mask_branch": False}}, "ask for none"),
+    ({"network": {**NETWORK, "rungs": 2}}, r"network\.rungs is 2: expected 1, the base codes"),
+    ({"base": "_target_"}, "base is '_target_': expected dict"),
+    ({"base": {"qp": 52}}, "qp of BPG is an integer from 0 to 51"),
+    ({"base": {"qp": "4"}}, r"base\.qp is '4': expected int"),
+    ({"base": {"qps": [4.5]}}, r"base\.qps is \[4\.5\]"),
+    ({"base": {"qps": []}}, "rungs must differ"),
+    ({"base": {"quality": 4}}, "base has a setting 'quality'"),
+    ({"base": BASES}, r"network\.rungs is 1: expected 2"),
+    ({"order": ["."]}, "order is"),
+    ({"order": "nowhere"}, "nowhere"),
+    ({"steps": "many"}, "steps is 'many': expected int"),
+    ({"steps": 1.5}, r"steps is 1\.5: expected int"),
+    ({"steps": True}, "steps is True"),
+    ({"steps": 0}, "steps is 0: expected 1 to 65536"),
+    ({"steps": 10**30}, "steps is 1000"),
+    ({"sizes": "odd"}, "sizes is 'odd': expected equal, power, planned, or"),
+    ({"sizes": []}, r"sizes is \[\]: expected"),
+    ({"sizes": [1, 0]}, r"sizes is \[1, 0\]: expected numbers above 0"),
+    ({"sizes": [1, float("inf")]}, "sizes is"),
+    ({"exponent": -1}, "exponent is -1: expected 0 to"),
+    ({"exponent": float("nan")}, "exponent is nan"),
+    ({"plans": 3}, "plans is 3"),
+    ({"plans": {"2": [1, 1.5]}}, "plans is"),
+    ({"plans": {"2": [1]}}, r"plans\.2 is \[1\]: expected 2 numbers"),
+    ({"plans": {"2": [1, -1]}}, r"plans\.2 is \[1, -1\]: expected numbers above 0"),
+    ({"plans": {"02": [1, 1]}}, "number of steps is '02'"),
+    ({"plans": {"٢": [1, 1]}}, "number of steps is"),
+    ({"rungs": {"4": 99}}, r"rungs\.4 is 99: expected 0 to 0"),
+    ({"rungs": {"4": -1}}, r"rungs\.4 is -1"),
+    ({"rungs": {"x": 0}}, "number of steps is 'x'"),
+    ({"rungs": {"99999": 0}}, "number of steps is '99999'"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "said",
-    ["5", "[]", '"text"', {"network": 5}, {"network": "_target_"}, {"network": {"_target_": 5}},
-     {"network": {**NETWORK, "space_to_depth": 0}}, {"base": "_target_"}, {"order": ["."]},
-     {"steps": "many"}, {"rungs": {"4": 1}}, {"plans": 3, "sizes": "planned"}],
-    ids=str,
-)  # fmt: skip
-def test_whatever_a_file_says_it_is_refused_in_one_sentence(copy: Path, said: str | dict) -> None:
-    text = {"format": FORMAT, **RECIPE.__dict__}
-    said = said if isinstance(said, str) else json.dumps({**text, **said})
+    ("said", "reason"),
+    [*WRONG.items(), *((json.dumps({**TEXT, **change}), reason) for change, reason in CHANGES)],
+    ids=lambda text: text[-40:],
+)
+def test_whatever_a_file_says_it_is_refused_in_one_sentence(
+    copy: Path, said: str, reason: str
+) -> None:
     save_file(load_file(copy), copy, {"italic": said})
-    with pytest.raises(ModelError, match=r"tiny\.safetensors is damaged"):
+    with pytest.raises(ModelError, match=reason) as error:
         load_model(copy)
+    assert str(copy) in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_few_bytes_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest network that settings may ask for is refused before one is made in memory."""
+    path = tmp_path / "small.safetensors"
+    network = {"features": 4096, "groups": 1, "deep": 2, "mask_branch": False}
+    save_file({}, path, {"italic": json.dumps({**TEXT, "network": network})})
+    monkeypatch.setattr(nn.Conv2d, "reset_parameters", on_no_device_but_meta)
+    with pytest.raises(ModelError, match=r"tensor entry\.bias is none"):
+        load_model(path)
+
+
+def on_no_device_but_meta(layer: nn.Conv2d) -> None:
+    assert layer.weight.is_meta
+
+
+def changed(path: Path, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    state = load_file(path)
+    state[name] = change(state[name])
+    save_file(state, path, {"italic": json.dumps(TEXT)})
+
+
+ATTENTION = "groups.0.mask.non_local"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("step_embedding.weight", lambda x: x.fill_(float("nan")), "step_embedding.weight holds"),
+        ("step_embedding.weight", lambda x: x.fill_(1e30), "step_embedding.weight holds a number"),
+        (
+            "step_embedding.weight",
+            lambda x: x.double(),
+            r"is float64 \(21, 8\): .* ask for float32",
+        ),
+        ("step_embedding.weight", lambda x: x[:20].clone(), r"float32 \(20, 8\): .* \(21, 8\)"),
+        ("entry.units", lambda x: x.fill_(0.3), "sums of entry are not exact"),
+        ("entry.units", lambda x: x.fill_(2.0**-70), "sums of entry are not exact"),
+        ("entry.input_unit", lambda x: x.neg(), "sums of entry are not exact"),
+        ("entry.weight", lambda x: x.float(), "tensor entry.weight is float32"),
+        ("entry.weight", lambda x: x.fill_(32000), "sums of entry are not exact"),
+        (f"{ATTENTION}.units", lambda x: x.fill_(0.3), f"sums of {ATTENTION} are not exact"),
+        (f"{ATTENTION}.exponential", lambda x: x + 1, f"sums of {ATTENTION} are not exact"),
+        ("groups.0.mask.sigmoid.table", lambda x: x * 2, "sigmoid.table is not the sigmoid"),
+    ],
+)
+def test_tensors_that_are_not_as_described_are_refused(
+    copy: Path, name: str, change: Callable[[Tensor], Tensor], reason: str
+) -> None:
+    changed(copy, name, change)
+    with pytest.raises(ModelError, match=reason):
+        load_model(copy)
+
+
+def test_loading_leaves_the_host_program_as_it_was(copy: Path) -> None:
+    changed(copy, "step_embedding.weight", lambda x: x.add_(0.25))  # not remembered
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    torch.set_default_dtype(torch.float64)
+    try:
+        load_model(copy)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_a_name_is_no_file_of_the_current_folder(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(SEARCH_PATH, str(saved.parent))
+    for name in ("tiny", "mine"):
+        shutil.copy(saved, name)
+    Path("cifar10").mkdir()
+    Path("tiny").write_text("no model")
+    assert load_model("tiny").sha256 == sha256_of(saved) == load_model("./mine").sha256
+    with pytest.raises(ModelError, match=r"no model 'mine'.*the file of this name is \./mine"):
+        load_model("mine")
+    with pytest.raises(ModelError, match="no model ''"):
+        load_model("")
 
 
 def test_a_file_that_is_not_the_one_on_its_card_is_refused(copy: Path) -> None:
@@ -196,13 +339,7 @@ def test_a_file_that_is_not_the_one_on_its_card_is_refused(copy: Path) -> None:
         load_model(copy)
 
 
-def test_weights_whose_sums_are_not_exact_are_refused(copy: Path) -> None:
-    state = load_file(copy)
-    state["entry.weight"] = torch.full_like(state["entry.weight"], 32000)
-    text = {"format": FORMAT, **RECIPE.__dict__}
-    save_file(state, copy, {"italic": json.dumps(text)})
-    with pytest.raises(ModelError, match="not exact"):
-        load_model(copy)
-    save_file(state, copy, {"italic": json.dumps({**text, "format": FORMAT + 1})})
+def test_files_of_other_formats_are_refused(copy: Path) -> None:
+    save_file(load_file(copy), copy, {"italic": json.dumps({**TEXT, "format": FORMAT + 1})})
     with pytest.raises(ModelError, match=f"format {FORMAT + 1}, expected {FORMAT}: update"):
         load_model(copy)

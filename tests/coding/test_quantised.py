@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Context, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from italic.coding.exact import (
     exact_arithmetic,
     exchange_modules,
     floating_state,
+    grids,
     integer_state,
     kernels,
+    layers,
     load_integer_state,
     make_exact,
     products,
@@ -471,6 +474,55 @@ def test_infinite_weights_are_refused() -> None:
         network.exit.weight[0, 0] = torch.inf
     with pytest.raises(InexactError, match="not finite"):
         calibrated(network, calibrate)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("embedding.weight", lambda x: x.fill_(torch.nan), "embedding.weight holds a number"),
+        ("embedding.weight", lambda x: x.fill_(-1e30), "embedding.weight holds a number"),
+        ("context.2.exponential", lambda x: x.add_(1), r"sums of context\.2 are not exact"),
+        ("context.2.steps", lambda x: x.zero_(), r"sums of context\.2 are not exact"),
+        ("entry.zero", lambda x: x.fill_(256), "sums of entry are not exact"),
+        ("entry.weight", lambda x: x.fill_(-128), "sums of entry are not exact"),
+        ("entry.scale", lambda x: x.neg_(), "sums of entry are not exact"),
+    ],
+)
+def test_damaged_numbers_are_found(
+    predictor: nn.Module, name: str, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    network = copy.deepcopy(predictor)
+    with torch.no_grad():
+        change(network.state_dict()[name])
+    with pytest.raises(InexactError, match=message):
+        check(network)
+
+
+def test_no_entry_of_a_table_is_near_a_rounding_boundary() -> None:
+    """So that every library's functions give the same tables."""
+    context = Context(prec=40)
+
+    def exp(x: float) -> Decimal:
+        return context.exp(Decimal(x))
+
+    tables = [
+        # Unrounded, rounded, and how much is added before it is rounded down.
+        ([255 * exp(-i / 64) for i in range(401)], quantised.exponential_table(), "0.5"),
+        ([2**14 * exp(-i / 64) for i in range(623)], grids.exponential_table(), "0"),
+        (
+            [256 / (1 + exp(-i / 128)) for i in range(-1024, 1025)],
+            256 * layers.sigmoid_table(),
+            "0.5",
+        ),
+    ]
+    for numbers, table, half in tables:
+        assert len(numbers) == len(table)
+        for number, entry in zip(numbers, table.tolist(), strict=True):
+            if number == 2**14:  # exp(0), exactly
+                assert entry == number
+                continue
+            number += Decimal(half)
+            assert int(number) == entry and abs(number - round(number)) > Decimal("1e-6")
 
 
 def test_weights_whose_sums_would_not_fit_get_coarser_grids() -> None:

@@ -88,7 +88,10 @@ def test_images_that_no_card_names_must_be_given(
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"ckpt_path": "a", "runs": "b"}, {"ckpt_path": "a", "weights": "b"}],
+    [
+        *({}, {"ckpt_path": "a", "runs": "b"}, {"ckpt_path": "a", "weights": "b"}),
+        *({"ckpt_path": ""}, {"runs": ""}),
+    ],
 )
 def test_exactly_one_source_is_expected(settings: dict[str, str]) -> None:
     with pytest.raises(RunError, match=r"exactly one of ckpt_path=RUN_DIR, runs=.* weights=MODEL"):

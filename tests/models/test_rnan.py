@@ -119,6 +119,8 @@ def test_the_network_is_told_the_rung() -> None:
         ({"deep": 2}, "mask_branch=false or deep=null"),
         ({"deep": 0}, "mask_branch=false or deep=null"),
         ({"leak": 0.1}, "leak must be 0 or a power of two up to 1; got 0.1"),
+        ({"groups": 999}, "groups must be from 1 to 32; got 999"),
+        ({"deep": -1}, "deep must be from 0 to 16; got -1"),
         ({"leak": 2}, "leak must be 0 or a power of two up to 1; got 2"),
     ],
 )

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from italic.coding.exact import calibration, grid_calibration, grids, quantised
-from italic.coding.exact.arithmetic import exact_arithmetic
+from italic.coding.exact.arithmetic import exact_arithmetic, forks_compute_with_one_thread
 from italic.coding.exact.grids import drop_silent_blocks, silent_blocks
 from italic.coding.exact.layers import InexactError, check_layers, scheme_of
 
@@ -34,10 +35,12 @@ __all__ = [
     "exact_arithmetic",
     "exchange_modules",
     "floating_state",
+    "forks_compute_with_one_thread",
     "integer_state",
     "load_integer_state",
     "make_exact",
     "silent_blocks",
+    "state_types",
 ]
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -83,6 +86,14 @@ def check(exact: nn.Module) -> None:
 def integer_state(exact: nn.Module) -> dict[str, Tensor]:
     """The tensors of an exact network, its weights and biases as integers."""
     return _scheme(exact).integer_state(exact)  # type: ignore[no-any-return]
+
+
+def state_types(exact: nn.Module) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of each tensor of an `integer_state`, of a network on any device.
+
+    Also on the device "meta", which has no numbers.
+    """
+    return _scheme(exact).state_types(exact)  # type: ignore[no-any-return]
 
 
 def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:

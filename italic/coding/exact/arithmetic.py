@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+
+
+@cache
+def forks_compute_with_one_thread() -> None:
+    """From now on, processes that are forked off this one begin with one thread of PyTorch.
+
+    A fork has none of OpenMP's other threads, and waits for them for ever once it gives them work.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    torch.set_num_threads(1)
+    _Inside.lock = threading.Lock()  # which a thread that is not here may have held
 
 
 @contextmanager
@@ -21,6 +37,7 @@ def exact_arithmetic() -> Iterator[None]:
     cuDNN's Winograd, and the TF32 or bfloat16 that the host program or its environment may allow.
     Threads may be in here together: the last one to leave restores what the first one found.
     """
+    forks_compute_with_one_thread()
     with ExitStack() as own:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             own.enter_context(torch.autocast(device, enabled=False))  # of this thread

@@ -25,6 +25,7 @@ from italic.coding.exact.layers import (
     ExactProduct,
     ExactSigmoid,
     InexactError,
+    are_sound,
     refuse_inexact,
 )
 from italic.models.layers import Hourglass, NonLocalBlock, Product, ResidualBlock
@@ -42,6 +43,19 @@ CACHED_SCORES = 2**19  # as many numbers stay in a processor's cache
 def counted(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     """Round to multiples of a power of two, at most `limit` of them either way, and count these."""
     return (x * unit.reciprocal()).round_().clamp_(-limit, limit)
+
+
+def are_units(*numbers: Tensor) -> bool:
+    """Whether all are powers of two in the range of scales."""
+    powers = all(bool((torch.frexp(n).mantissa == 0.5).all()) for n in numbers)
+    return powers and are_sound(*numbers)
+
+
+def exponential_table() -> Tensor:
+    """2^14 · exp(−i/64), rounded down, to the first 0: float32 (623,)."""
+    length = math.ceil(math.log(EXPONENTIAL_TOP) / EXPONENTIAL_UNIT) + 1
+    argument = torch.arange(length, dtype=torch.float64, device="cpu") * EXPONENTIAL_UNIT
+    return torch.floor(EXPONENTIAL_TOP * torch.exp(-argument)).float()
 
 
 class ExactConvolution(nn.Module):
@@ -92,7 +106,7 @@ class ExactConvolution(nn.Module):
         weight, bias = self.in_units()
         reach = self.input_limit * self._over_inputs(weight.abs(), torch.sum) + bias.abs()
         return bool(
-            (torch.frexp(torch.cat([self.units, self.input_unit[None]])).mantissa == 0.5).all()
+            are_units(self.units, self.input_unit)
             and (weight == weight.round()).all()
             and (weight.abs() <= WEIGHT_LIMIT).all()
             and (bias == bias.round()).all()
@@ -200,11 +214,12 @@ class ExactNonLocalBlock(NonLocalBlock):
             )
         self.query_key_value = block.query_key_value
         self.output = block.output
-        length = math.ceil(math.log(EXPONENTIAL_TOP) / EXPONENTIAL_UNIT) + 1
-        argument = torch.arange(length, dtype=torch.float64) * EXPONENTIAL_UNIT
         self.register_buffer("units", torch.ones(3))
-        table = torch.floor(EXPONENTIAL_TOP * torch.exp(-argument)).float()
-        self.register_buffer("exponential", table)
+        self.register_buffer("exponential", exponential_table())
+
+    def is_exact(self) -> bool:
+        """Whether the grids are powers of two, and the table is the one computed."""
+        return are_units(self.units) and torch.equal(self.exponential.cpu(), exponential_table())
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(QKᵀ/√d)V, float (B, N, d) each → the same."""
@@ -300,9 +315,10 @@ def check(exact: nn.Module) -> None:
         InexactError: one could, or a layer is not exact.
     """
     kinds = ExactConvolution, ExactNonLocalBlock, ExactSigmoid, ExactProduct, ExactHead
-    refuse_inexact(exact, kinds)
+    refuse_inexact(exact, kinds, integer_state(exact))
     for name, module in exact.named_modules():
-        if isinstance(module, ExactConvolution) and not module.is_exact():
+        kinds_with_sums = ExactConvolution, ExactNonLocalBlock
+        if isinstance(module, kinds_with_sums) and not module.is_exact():
             raise InexactError(f"the sums of {name} are not exact: the weights are damaged")
 
 
@@ -315,6 +331,16 @@ def integer_state(exact: nn.Module) -> dict[str, Tensor]:
             state[f"{name}.weight"] = weight.to(torch.int16)
             state[f"{name}.bias"] = bias.to(torch.int32)
     return {name: value.contiguous() for name, value in state.items()}
+
+
+def state_types(exact: nn.Module) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of each tensor of an `integer_state`."""
+    types = {name: (value.dtype, tuple(value.shape)) for name, value in exact.state_dict().items()}
+    for name, module in exact.named_modules():
+        if isinstance(module, ExactConvolution):
+            types[f"{name}.weight"] = torch.int16, tuple(module.weight.shape)
+            types[f"{name}.bias"] = torch.int32, tuple(module.bias.shape)
+    return types
 
 
 def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,9 @@ EXACT = 2**24  # float32 holds every integer up to this one
 UNIT = 2.0**-8  # of the network's last numbers: 1/16 grey level, 1/1024 of a coefficient
 SIGMOID_UNIT = 2.0**-7  # step of the sigmoid's argument in its table, from -8 to 8
 SIGMOID_REACH = 1024
+# Floating-point numbers of model files: products of those within these do not overflow where they
+# could become NaN.
+SMALLEST, LARGEST = 2.0**-60, 2.0**60
 # PyTorch's layers that are exchanged for exact ones, by scheme; and those exact as they are.
 EXCHANGED: dict[str, tuple[type[nn.Module], ...]] = {
     "grids": (nn.Conv2d, nn.ConvTranspose2d, nn.Sigmoid),
@@ -69,17 +74,22 @@ def check_layers(network: nn.Module) -> None:
             )
 
 
-def refuse_inexact(exact: nn.Module, kinds: tuple[type, ...]) -> None:
-    """Refuse a network that still holds layers which should have been exchanged.
+def refuse_inexact(exact: nn.Module, kinds: tuple[type, ...], state: Mapping[str, Tensor]) -> None:
+    """Refuse layers that should have been exchanged, and damaged numbers and tables.
 
     Args:
         exact: a network whose modules are exchanged.
         kinds: classes of the exact layers.
+        state: its tensors as they stand in a file.
 
     Raises:
-        InexactError: there is one that is none of these, nor exact as it is.
+        InexactError: there is one.
     """
     for name, module in exact.named_modules():
+        if isinstance(module, ExactSigmoid) and not torch.equal(
+            module.table.cpu(), sigmoid_table()
+        ):
+            raise InexactError(f"{name}.table is not the sigmoid: the weights are damaged")
         if isinstance(module, kinds):
             continue
         layer = _layer_of_torch(module)
@@ -88,6 +98,11 @@ def refuse_inexact(exact: nn.Module, kinds: tuple[type, ...]) -> None:
             raise InexactError(
                 f"the network's layer {name} is a {type(module).__name__}, which is not exact and "
                 "was not exchanged: expected one of PyTorch's own layers, no subclass"
+            )
+    for name, value in state.items():
+        if value.is_floating_point() and not (value.abs() <= LARGEST).all():
+            raise InexactError(
+                f"{name} holds a number that is not finite or beyond 2^60: the weights are damaged"
             )
 
 
@@ -117,6 +132,17 @@ def _is_plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     )
 
 
+def sigmoid_table() -> Tensor:
+    """The sigmoid from -8 to 8 in multiples of 2^-8, float32 (2049,)."""
+    argument = torch.arange(-SIGMOID_REACH, SIGMOID_REACH + 1, dtype=torch.float64, device="cpu")
+    return (torch.sigmoid(argument * SIGMOID_UNIT) / UNIT).round().mul(UNIT).float()
+
+
+def are_sound(*numbers: Tensor) -> bool:
+    """Whether all are finite and within the range of scales."""
+    return all(bool(((n >= SMALLEST) & (n <= LARGEST)).all()) for n in numbers)
+
+
 class ExactSigmoid(nn.Module):
     """The sigmoid from a table with 8 bits behind the point, by the argument in 1/128."""
 
@@ -124,9 +150,7 @@ class ExactSigmoid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        argument = torch.arange(-SIGMOID_REACH, SIGMOID_REACH + 1, dtype=torch.float64)
-        table = torch.sigmoid(argument * SIGMOID_UNIT)
-        self.register_buffer("table", (table / UNIT).round().mul(UNIT).float())
+        self.register_buffer("table", sigmoid_table())
 
     def forward(self, x: Tensor) -> Tensor:
         """As torch.sigmoid."""

@@ -24,10 +24,13 @@ from italic.coding.exact import kernels
 from italic.coding.exact.kernels import MIDDLE, Numbers
 from italic.coding.exact.layers import (
     EXACT,
+    LARGEST,
+    SMALLEST,
     ExactHead,
     ExactProduct,
     ExactSigmoid,
     InexactError,
+    are_sound,
     refuse_inexact,
 )
 from italic.coding.exact.products import product
@@ -35,7 +38,6 @@ from italic.models.layers import IntegerLinear, NonLocalBlock, Product
 from italic.models.likelihood import MixtureHead
 
 LIMIT = 127  # of a weight, query, key and value, either sign
-SMALLEST, LARGEST = 2.0**-60, 2.0**60  # scales beyond are damaged; float32 holds their products
 SHARE = 255  # of a position that looks at itself alone: exp(0) in the table
 EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
 ROWS = 1024  # that are multiplied at a time: their sums stay in the processor's cache
@@ -195,7 +197,7 @@ class QuantisedLayer(nn.Module):
         return bool(
             (self.reach() < EXACT).all()
             and (self.weight >= -LIMIT).all()
-            and _are_sound(self.scale, self.steps)
+            and are_sound(self.scale, self.steps)
             and 0 <= int(self.zero) <= kernels.LEVELS
             and (self.unit is None or (float(self.steps) == 1 and int(self.zero) == MIDDLE))
             and (int(self.zero) == MIDDLE or not self.symmetric)
@@ -407,14 +409,11 @@ class QuantisedNonLocalBlock(NonLocalBlock):
             raise InexactError(f"attention of {self.inner} numbers a position is not exact")
         self.query_key_value, self.output = block.query_key_value, block.output
         device = next(block.parameters()).device
-        length = math.ceil(math.log(2 * SHARE) / EXPONENTIAL_UNIT) + 1
-        argument = torch.arange(length, dtype=torch.float64) * EXPONENTIAL_UNIT
-        table = (SHARE * torch.exp(-argument)).round().float()
         one = torch.ones((), dtype=torch.float32, device=device)
         self.register_buffer("steps", one.expand(3).clone())
         self.register_buffer("score_scale", one.clone())
         self.register_buffer("value_scale", one.clone())
-        self.register_buffer("exponential", table.to(device))
+        self.register_buffer("exponential", exponential_table().to(device))
 
     def set_steps(self, steps: Tensor) -> None:
         """Set the grids of query, key and value, (3,)."""
@@ -424,16 +423,9 @@ class QuantisedNonLocalBlock(NonLocalBlock):
         self.value_scale.fill_(1 / value)
 
     def is_exact(self) -> bool:
-        """Whether the table holds integers of 8 bits, and all numbers are sound."""
-        table = self.exponential
-        return bool(
-            (table == table.round()).all()
-            and (table >= 0).all()
-            and (table <= SHARE).all()
-            and table[0] >= 1
-            and table[-1] == 0
-            and _are_sound(self.steps, self.score_scale, self.value_scale)
-        )
+        """Whether the table is the one computed, and all numbers are sound."""
+        is_table = torch.equal(self.exponential.cpu(), exponential_table())
+        return is_table and are_sound(self.steps, self.score_scale, self.value_scale)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(QKᵀ/√d)V, float (B, N, d) each → the same."""
@@ -463,9 +455,11 @@ def _counted(x: Tensor, steps: Tensor) -> Tensor:
     return (x * steps).round_().clamp_(-LIMIT, LIMIT)
 
 
-def _are_sound(*numbers: Tensor) -> bool:
-    """Whether all are finite and within the range of scales."""
-    return all(bool(((n >= SMALLEST) & (n <= LARGEST)).all()) for n in numbers)
+def exponential_table() -> Tensor:
+    """255 · exp(−i/64), rounded, to the first 0: float32 (401,)."""
+    length = math.ceil(math.log(2 * SHARE) / EXPONENTIAL_UNIT) + 1
+    argument = torch.arange(length, dtype=torch.float64, device="cpu") * EXPONENTIAL_UNIT
+    return (SHARE * torch.exp(-argument)).round().float()
 
 
 LAYERS: dict[type, Callable[..., nn.Module]] = {
@@ -518,10 +512,7 @@ def check(exact: nn.Module) -> None:
     Raises:
         InexactError: one could, a layer is not exact, or a number is not finite.
     """
-    refuse_inexact(exact, EXACT_LAYERS)
-    for name, value in exact.state_dict().items():
-        if not value.isfinite().all():
-            raise InexactError(f"{name} is not finite: the weights are damaged")
+    refuse_inexact(exact, EXACT_LAYERS, integer_state(exact))
     for name, module in exact.named_modules():
         kinds = QuantisedLayer, QuantisedNonLocalBlock
         if isinstance(module, kinds) and not module.is_exact():
@@ -534,6 +525,11 @@ def check(exact: nn.Module) -> None:
 def integer_state(exact: nn.Module) -> dict[str, Tensor]:
     """The tensors of an exact network."""
     return {name: value.contiguous() for name, value in exact.state_dict().items()}
+
+
+def state_types(exact: nn.Module) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of each tensor of an `integer_state`."""
+    return {name: (value.dtype, tuple(value.shape)) for name, value in exact.state_dict().items()}
 
 
 def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
