@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from italic.errors import SettingError, check_at_least
 from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
@@ -131,7 +132,7 @@ class LatticeNetwork(Network):
         rungs: base codes that the network tells apart; 0 for no base code.
 
     Raises:
-        ValueError: an even window, or a leak that is no power of two.
+        SettingError: sizes out of range, an even window, or a leak that is no power of two.
     """
 
     whole_partitions = True
@@ -150,10 +151,13 @@ class LatticeNetwork(Network):
         rungs: int = 0,
     ) -> None:
         super().__init__()
+        check_at_least(1, {"features": features, "components": components})
+        check_at_least(0, {"blocks": blocks, "context_features": context_features})
+        check_at_least(0, {"context_blocks": context_blocks, "attention_window": attention_window})
         if window < 3 or window % 2 == 0:
-            raise ValueError(f"window must be an odd number from 3; got {window}")
+            raise SettingError(f"window must be an odd number from 3; got {window}")
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
-            raise ValueError(f"leak must be a power of two up to 1; got {leak}")
+            raise SettingError(f"leak must be a power of two up to 1; got {leak}")
         self.features, self.window, self.rungs = features, window, rungs
         self.entry = IntegerLinear(3 * window**2 + 3, features, 1 / DIFFERENCE)
         self.known_entry = IntegerLinear(window**2, features, 1.0, bias=False)
