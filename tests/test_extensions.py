@@ -106,7 +106,11 @@ def test_a_run_may_begin_with_a_model_of_its_own_estimator(module: str, tmp_path
     with pytest.raises(ModelError, match="not part of ITALIC"):
         load_model(path)
     base, masks = {"_target_": NoBaseConfig._target_}, {"order": "nested"}
-    build_network(OmegaConf.create({"model": settings, "base": base, "masks": masks}))
+    cfg = OmegaConf.create({"model": settings, "base": base, "masks": masks})
+    with pytest.raises(ExtensionError, match="earlier runs"):  # of which the user has said nothing
+        build_network(cfg)
+    import_own_code(cfg)
+    build_network(cfg)
     assert type(load_model(path).network).__name__ == "Net"
 
 
