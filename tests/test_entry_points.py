@@ -3,12 +3,10 @@
 import csv
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from PIL import Image
 from italic import experiment
 from italic.coding.model import load_model
 from italic.evaluation.dashboard import run_identity
+from tests.runs import refused
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -59,16 +58,6 @@ def run(script: str, *arguments: str, code: int = 0) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def refused(script: str, *arguments: str) -> str:
-    """What a script says as it ends, run in this process: another takes seconds to begin."""
-    changes = patch.object(sys, "argv", [script, *arguments]), patch.dict(os.environ)
-    with changes[0], changes[1], pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    said = end.value.code
-    assert isinstance(said, str) and said.startswith(f"{script}: ") and "\n" not in said
-    return said
 
 
 def last_step(run_dir: Path) -> int:
