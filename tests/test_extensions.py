@@ -14,7 +14,7 @@ from italic.coding.exact import InexactError, check_layers
 from italic.coding.model import ModelError, load_model, save_model
 from italic.config import RNAN as RNAN_NAME
 from italic.config import NoBaseConfig
-from italic.experiment import build_network, import_own_code
+from italic.experiment import build_images, build_network, import_own_code
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
 from tests.coding.test_model import NETWORK, RECIPE, tiny_network
@@ -24,6 +24,7 @@ from os import system
 from italic.models.rnan import RNAN
 
 class Net(RNAN): pass
+class Images: pass
 def down(height, width): return range(height * width)[::-1]
 def twice(height, width): return [0, 0]
 """
@@ -70,6 +71,20 @@ def test_what_a_run_names_is_refused_at_once_if_its_model_file_could_not_name_it
     for settings in ({"order": f"{module}.system"}, {"base": f"{module}.down"}):
         with pytest.raises(ExtensionError, match=r"not part of ITALIC|is no class"):
             import_own_code(run(**settings))
+
+
+def test_an_image_source_is_the_users_or_must_be_named(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = OmegaConf.create({"datamodule": {"images": {"_target_": f"{module}.Images"}}})
+    with pytest.raises(ExtensionError, match=IMPORT):
+        build_images(cfg)
+    monkeypatch.setenv(IMPORT, module)
+    assert build_images(cfg)
+    monkeypatch.setenv(IMPORT, "")
+    monkeypatch.setattr(extensions, "_own", {})
+    import_own_code(cfg)  # as a new run or an evaluation does, of what its command line names
+    assert build_images(cfg)
 
 
 def test_an_absent_module_is_named() -> None:
