@@ -7,10 +7,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from italic.config import register
-from italic.datamodules.images import DataError
+from italic.config import quoted_paths, register
 from italic.evaluation.evaluate import evaluate
-from italic.experiment import RunError
+from italic.experiment import is_refusal
 
 register()
 
@@ -20,9 +19,12 @@ def main(cfg: DictConfig) -> None:
     """Evaluate one model, or several together."""
     try:
         evaluate(cfg)
-    except (RunError, DataError, OSError, ValueError) as error:
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         sys.exit(f"evaluate.py: {error}")
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quoted_paths(sys.argv[1:])
     main()

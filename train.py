@@ -8,26 +8,31 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from italic.config import register
-from italic.datamodules.images import DataError
-from italic.experiment import RunError
+from italic.config import quoted_paths, register
+from italic.experiment import RunError, is_refusal
+from italic.resuming import configure
 from italic.training import train
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """Train; a sweep's objective is the best validation bpsp."""
     try:
         return train(cfg)
-    except (RunError, DataError, MisconfigurationException, OSError, ValueError) as error:
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see italic.sweep
             raise RunError(str(error)) from error
         sys.exit(f"train.py: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.argv[1:] = quoted_paths(sys.argv[1:])
+    try:
+        name = configure(sys.argv[1:])
+    except RunError as error:
+        sys.exit(f"train.py: {error}")
+    hydra.main(version_base="1.3", config_path="conf", config_name=name)(main)()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from italic.errors import SettingError
+
 OBJECT_STORE = 200 * 2**20  # bytes, of a local Ray: what goes through it is small
 RETRIES = 3  # of an item whose worker was killed
 
@@ -19,11 +21,11 @@ Result = TypeVar("Result")
 
 
 def check_installed(option: str) -> None:
-    """Refuse an option that needs Ray where there is none: ValueError."""
+    """Refuse an option that needs Ray where there is none: SettingError."""
     try:
         import ray.data  # noqa: F401
     except ImportError:
-        raise ValueError(
+        raise SettingError(
             f"{option} needs Ray, which is not installed: pip install -c constraints.txt -e "
             "'.[scale]'"
         ) from None
@@ -36,7 +38,7 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
     A program that has begun Ray keeps its own.
 
     Raises:
-        ValueError: no cluster answers there.
+        SettingError: no cluster answers there.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
@@ -52,7 +54,7 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
     try:
         ray.init(**chosen, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no Ray can be used at {chosen['address']}: {error}") from error
+        raise SettingError(f"no Ray can be used at {chosen['address']}: {error}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     try:

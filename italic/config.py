@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
 from italic.models.optimiser import multiplies_bfloat16
@@ -145,6 +149,8 @@ class TinyImageNetConfig:
     cache_dir: str = "cache/images"
 
 
+MODELS: dict[str, Any] = {"schema": ModelConfig, "lattice_schema": LatticeConfig}
+BASES: dict[str, Any] = {"none": NoBaseConfig, "bpg": BPGConfig, "ladder": LadderConfig}
 IMAGES: dict[str, Any] = {
     "cifar10": CIFAR10Config,
     "photos": PhotosConfig,
@@ -294,9 +300,24 @@ class EvaluateConfig:
     output: str | None = None  # directory of the results; None for one under evaluations/
 
 
-def _run_directory(resumed: str | None, fresh: str) -> str:
-    """Where a run writes: the resumed run's own directory, if it is one, else a new one."""
-    return resumed if resumed and (Path(resumed) / "config.yaml").is_file() else fresh
+def quoted_paths(words: Sequence[str]) -> list[str]:
+    """The words of a command line, KEY=PATH so that Hydra reads any path that is there.
+
+    In Hydra's grammar characters such as the second = of ckpt_path=multirun/…/1_steps=4 stand for
+    something else.
+    """
+    return [_quoted(word) for word in words]
+
+
+def _quoted(word: str) -> str:
+    key, _, path = word.partition("=")
+    if word.startswith("-") or not path or not os.path.exists(path):
+        return word
+    with suppress(HydraException):
+        if OverridesParser.create().parse_override(word).value() == path:
+            return word
+    escaped = path.replace("'", r"\'")
+    return f"{key}='{escaped}'"
 
 
 def _fastest_precision(accelerator: str) -> str:
@@ -309,19 +330,18 @@ def _fastest_precision(accelerator: str) -> str:
 def register() -> None:
     """Put the schemas into Hydra's ConfigStore, where conf/*.yaml extend them."""
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
-    OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
     OmegaConf.register_new_resolver("fastest_precision", _fastest_precision, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(group="model", name="schema", node=ModelConfig)
-    store.store(group="model", name="lattice_schema", node=LatticeConfig)
     store.store(group="masks", name="schema", node=MasksConfig)
     store.store(group="training", name="schema", node=TrainingConfig)
     store.store(group="trainer", name="schema", node=TrainerConfig)
     store.store(group="logger", name="schema", node=LoggerConfig)
     store.store(group="datamodule", name="schema", node=DataModuleConfig)
-    for name, base in {"none": NoBaseConfig, "bpg": BPGConfig, "ladder": LadderConfig}.items():
+    for name, model in MODELS.items():
+        store.store(group="model", name=name, node=model)
+    for name, base in BASES.items():
         store.store(group="base", name=f"{name}_schema", node=base)
     for name, images in IMAGES.items():
         store.store(group="datamodule/images", name=f"{name}_schema", node=images)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from italic.coding.base import BaseCode, Ladder, NoBase
-from italic.coding.exact import check_layers, drop_silent_blocks, floating_state
-from italic.coding.model import load_model
-from italic.datamodules.images import ImageSource
+from italic.coding.exact import InexactError, check_layers, drop_silent_blocks, floating_state
+from italic.coding.hevc_headers import BPGError
+from italic.coding.model import ModelError, load_model
+from italic.datamodules.images import DataError, ImageSource
 from italic.datamodules.step_masks import StepMasks
-from italic.errors import reason
-from italic.extensions import import_own, own
+from italic.errors import SettingError, check_at_least
+from italic.extensions import ExtensionError, import_own, own
 from italic.models.estimator import Estimator
 from italic.models.layers import ResidualGroup
 from italic.models.network import Network
@@ -25,11 +30,29 @@ from italic.schedule import Schedule
 
 CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
 CHECKPOINTS = "checkpoints"
-LAST = "last.ckpt"
+LAST = "last.ckpt"  # with which a run goes on
+BEST = "best.ckpt"  # of the least validation bpsp: the run's result
+# Packages whose classes any run's configuration may name: estimators, base codes, image sources.
+ITALIC = ("italic.models.", "italic.coding.base.", "italic.datamodules.")
 
 
 class RunError(RuntimeError):
     """A run directory or a configuration that can't be used as asked."""
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error says of the user's input what is wrong with it: its text is enough.
+
+    Others are errors of programs, in an estimator of one's own for example. Lightning and Hydra
+    raise ValueError and TypeError for settings of theirs, and for arguments that a class lacks.
+    """
+    ours = (RunError, DataError, SettingError, ExtensionError, ModelError, InexactError, BPGError)
+    if isinstance(error, (*ours, MisconfigurationException, OSError)):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    package = frame.f_globals["__name__"].partition(".")[0]
+    libraries = ("pytorch_lightning", "lightning_fabric", "hydra")
+    return package in libraries and isinstance(error, ValueError | TypeError)
 
 
 def use_threads(number: int) -> None:
@@ -53,25 +76,72 @@ def unroll(cfg: DictConfig) -> int:
 
 def whole_partitions(cfg: DictConfig) -> bool:
     """Whether a configuration's network is trained on whole partitions."""
-    return getattr(get_class(cfg.model._target_), "whole_partitions", False)
+    return getattr(_named(cfg.model._target_), "whole_partitions", False)
 
 
 def import_own_code(cfg: DictConfig) -> None:
-    """Import what a run's configuration names, ITALIC's or one's own.
+    """Import what a configuration of the user's own names: runs and model files may use it then.
 
     Raises:
-        ExtensionError: it is not there, or its model file could not name it.
+        ExtensionError: it is not there, or a model file could not name it.
     """
-    kinds = {cfg.model._target_: type, cfg.base._target_: type, cfg.masks.order: object}
-    for name, kind in kinds.items():
+    for name in _names(cfg):
         if "." in name:
             import_own(name.rpartition(".")[0])
-            own(name, kind)
+    check_code(cfg)
+
+
+def check_code(cfg: DictConfig) -> None:
+    """Refuse what a run's configuration must not name, which may come from anywhere.
+
+    It may name ITALIC's own estimators, base codes and image sources, and what is defined in
+    modules that the user has named, by a configuration of one's own or by ITALIC_IMPORT.
+
+    Raises:
+        ExtensionError: it names something else, or what is not there.
+    """
+    for group in ("model", "base"):
+        if group in cfg:
+            _named(cfg[group]._target_)
+    for name in _names(cfg):
+        if "." in name:
+            _named(name, object)
+
+
+def _names(cfg: DictConfig) -> Iterator[str]:
+    """The names of classes, functions and the pixel order in a configuration."""
+    for group in ("model", "base", "datamodule"):
+        if cfg.get(group) is not None:
+            yield from _targets(OmegaConf.to_container(cfg[group], resolve=True))
+    yield OmegaConf.select(cfg, "masks.order", default="nested")
+
+
+def _targets(tree: Any) -> Iterator[str]:
+    """The names of classes and functions anywhere in a configuration, that Hydra would call."""
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield str(tree["_target_"])
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for value in tree:
+            yield from _targets(value)
+
+
+def _named(name: str, kind: type = type) -> Any:
+    """The class that a configuration names, or for other kinds a function: ITALIC's or one's own.
+
+    Raises:
+        ExtensionError: it may not be named, or is not there.
+    """
+    if name.startswith(ITALIC):
+        import_own(name.rpartition(".")[0])
+        return own(name, type)
+    return own(name, kind)
 
 
 def build_datamodule(cfg: DictConfig) -> StepMasks:
     """The DataModule of a run: its images, base code and masks."""
-    import_own_code(cfg)
+    check_code(cfg)
     if whole_partitions(cfg) and cfg.masks.unroll is not None:
         raise RunError(
             "the network is trained on whole partitions: expected masks.unroll=null, or model=rnan"
@@ -147,7 +217,7 @@ def build_network(cfg: DictConfig) -> Network:
         InexactError: it has layers that can't be made exact.
         ExtensionError: it is not there, or its model file could not name it.
     """
-    import_own_code(cfg)
+    check_code(cfg)
     network = _instantiated(cfg.model, **rungs(cfg))
     if not isinstance(network, Network):
         raise RunError(
@@ -168,6 +238,9 @@ def rungs(cfg: DictConfig) -> dict[str, int]:
 def build_estimator(cfg: DictConfig) -> Estimator:
     """The LightningModule of a configuration, its network untrained."""
     settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
+    check_at_least(1, {"steps": cfg.steps})
+    check_at_least(0, {f"training.{name}": value for name, value in settings.items()})
+    check_at_least(0, {"masks.unroll": unroll(cfg)})
     for elsewhere in ("average_decay", "compile", "find_batch_size"):
         settings.pop(elsewhere, None)  # runs of earlier versions lack some
     # The layout in which convolutions are fastest, on processors and GPUs.
@@ -195,7 +268,7 @@ def read_config(run_dir: Path) -> DictConfig:
 
 
 def find_checkpoint(run_dir: Path) -> Path:
-    """The last checkpoint of a run.
+    """The last checkpoint of a run, with which it goes on.
 
     Raises:
         RunError: the run has not saved one.
@@ -206,38 +279,66 @@ def find_checkpoint(run_dir: Path) -> Path:
     return path
 
 
-def updates(checkpoint: Path) -> int:
-    """Updates of the weights that a checkpoint has seen.
+def find_result(run_dir: Path) -> Path:
+    """The checkpoint of a run's least validation bpsp; the last one, if nothing was validated.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the run has not saved one.
+    """
+    last = find_checkpoint(run_dir)
+    best = last.with_name(BEST)
+    return best if best.is_file() else last
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds: tensors and plain values, on the CPU; it can't run any code.
+
+    Raises:
+        RunError: it is damaged, or holds anything else.
     """
     try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["global_step"], checkpoint["callbacks"]
+        return checkpoint
     except Exception as error:
-        raise RunError(f"{checkpoint} can't be loaded: {reason(error)}") from error
+        raise RunError(
+            f"{path} can't be loaded: it is damaged, or no checkpoint of train.py; "
+            "expected one of tensors and plain values"
+        ) from error
 
 
 def load_network(run_dir: Path) -> Network:
-    """A run's trained network (the average of its weights), in evaluation mode, on the CPU.
+    """A run's result, its network with averaged weights, in evaluation mode, on the CPU.
 
     Raises:
         RunError: no run, no checkpoint, or weights that don't fit the configuration.
     """
     network = build_network(read_config(run_dir))
-    path = find_checkpoint(run_dir)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        prefix = "network."
-        state = {
-            name.removeprefix(prefix): value
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith(prefix)
-        }
-        network.load_state_dict(state)
-    except Exception as error:
-        raise RunError(f"{path} can't be loaded as the run's network: {reason(error)}") from error
+    path = find_result(run_dir)
+    prefix = "network."
+    state = {
+        name.removeprefix(prefix): value
+        for name, value in load_checkpoint(path)["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    check_fit(network, state, path)
+    network.load_state_dict(state)
     return network.eval()
+
+
+def check_fit(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Refuse weights, of a checkpoint at this path, that a module does not have: RunError."""
+    own = module.state_dict()
+    unlike = [
+        name
+        for name in dict.fromkeys([*own, *state])
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if unlike:
+        raise RunError(
+            f"the weights in {path} are not those of the configuration's network, which differs "
+            f"in {unlike[0]}: expected the configuration that the run was started with"
+        )
 
 
 def begin_with(network: nn.Module, name: str) -> None:
@@ -280,6 +381,15 @@ def begin_with(network: nn.Module, name: str) -> None:
 def _instantiated(cfg: DictConfig, **more: Any) -> Any:
     """The object that a configuration node describes; what it refuses, in its own words."""
     try:
-        return instantiate(cfg, **more)
+        settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise RunError(f"a setting has no value: {str(error).splitlines()[0]}") from error
+    for name in _targets(settings):
+        _named(name, object)
+    try:
+        return instantiate(settings, **more)
     except InstantiationException as error:
-        raise RunError(str(error.__cause__ or error)) from error
+        cause = error.__cause__
+        if not isinstance(cause, Exception) or is_refusal(cause):
+            raise RunError(str(cause or error)) from error
+    raise cause  # an error of the class's own: Hydra would show no traceback

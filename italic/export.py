@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from italic import experiment, planning
@@ -21,9 +20,8 @@ from italic.coding.codec import Codec
 from italic.coding.exact import calibrated, silent_blocks
 from italic.coding.files import write_whole
 from italic.coding.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
-from italic.datamodules.images import DataError
 from italic.evaluation.history import read_history
-from italic.experiment import CONFIG, RunError
+from italic.experiment import CONFIG
 from italic.meter import metered
 from italic.models.network import Network
 
@@ -37,15 +35,15 @@ PLANNING_IMAGES = 64  # training images that segments of the order are tried on
 
 
 def exported(run_dir: Path) -> Model:
-    """The model of a run's last checkpoint, made anew if that or the configuration has changed.
+    """The model of a run's result, made anew if that checkpoint or the configuration has changed.
 
     Raises:
         RunError: no run, no checkpoint, or one that the model file cannot be made from.
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
-    experiment.import_own_code(experiment.read_config(run_dir))
-    parts = experiment.find_checkpoint(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
+    experiment.check_code(experiment.read_config(run_dir))
+    parts = experiment.find_result(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
     source = hashlib.sha256(b"".join(parts) + bytes([FORMAT, VERSION])).hexdigest()
     if not (
         path.is_file()
@@ -155,17 +153,16 @@ def publish(run_dir: Path, path: Path) -> None:
     model = exported(run_dir)
     cfg = experiment.read_config(run_dir)
     images = experiment.build_images(cfg)
-    checkpoint = torch.load(
-        experiment.find_checkpoint(run_dir), map_location="cpu", weights_only=True
-    )
-    counts = metered(checkpoint)
+    checkpoint = experiment.load_checkpoint(experiment.find_result(run_dir))
+    updates, counts = checkpoint["global_step"], metered(checkpoint)
     curve = _validation_curve(run_dir)
+    own = [point["bpsp"] for point in curve if point["updates"] == updates]
     card = {
         "name": path.stem,
         "sha256": model.sha256,
         "licence": "Apache-2.0",
-        "validation_bpsp": curve[-1]["bpsp"] if curve else None,
-        "optimiser_steps": checkpoint["global_step"],
+        "validation_bpsp": own[-1] if own else None,
+        "optimiser_steps": updates,
         "images_seen": counts.get("images"),
         "training_seconds": counts.get("seconds"),
         "training_data": type(images).__name__,
@@ -193,5 +190,7 @@ if __name__ == "__main__":
         sys.exit("usage: python -m italic.export RUN_DIR weights/NAME.safetensors")
     try:
         publish(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (RunError, DataError, ValueError, OSError) as error:
+    except Exception as error:
+        if not experiment.is_refusal(error):
+            raise
         sys.exit(f"italic.export: {error}")

@@ -1,8 +1,9 @@
 """Code of one's own in a run and in a model file: an estimator, a base code, a pixel order.
 
-They are named by module and name, such as `my_estimator.Plain`. A run's configuration is one's own:
-what it names is imported. A model file may come from anywhere: it can name what is defined in
-modules that a run of one's own or the environment variable ITALIC_IMPORT has named, nothing else.
+They are named by module and name, such as `my_estimator.Plain`. What the configuration of a new run
+or an evaluation names is the user's: it is imported. A model file, or the directory of an earlier
+run, may come from anywhere: it can name what is defined in modules that the user has named, in such
+a configuration or by the environment variable ITALIC_IMPORT, nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class ExtensionError(ValueError):
 
 
 def import_own(module: str) -> None:
-    """Import a module of one's own, which model files may name from now on.
+    """Import a module of one's own, which runs and model files may name from now on.
 
     Raises:
         ExtensionError: there is no such module.
@@ -53,8 +54,8 @@ def own(name: str, kind: type = object) -> Any:
     if getattr(found, "__module__", None) != module:
         raise ExtensionError(
             f"{name!r} is not part of ITALIC: expected MODULE.NAME of what MODULE itself defines, "
-            f"for model files also MODULE in the environment variable {IMPORT} and the folder of "
-            "its file in PYTHONPATH"
+            f"for model files and earlier runs also MODULE in the environment variable {IMPORT} "
+            "and the folder of its file in PYTHONPATH"
         )
     if not isinstance(found, kind):
         raise ExtensionError(f"{name!r} is no class")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from italic.errors import SettingError
 from italic.extensions import own
 
 # The number is the step (of 16, or of 4) at which a pixel of the repeating tile is coded.
@@ -61,20 +62,20 @@ def pixel_order(name: str, height: int, width: int) -> np.ndarray:
     function of one's own, (height, width) → flat pixel indices.
 
     Raises:
-        ValueError: unknown name, an empty picture, or a function that does not give every pixel
+        SettingError: unknown name, an empty picture, or a function that does not give every pixel
             once.
     """
     if name not in ORDERS and "." not in name:
-        raise ValueError(
+        raise SettingError(
             f"unknown pixel order '{name}': expected one of {', '.join(ORDERS)}, or a function of "
             "your own, MODULE.NAME"
         )
     if height < 1 or width < 1:
-        raise ValueError(f"a picture of {height}×{width} pixels has no pixel order")
+        raise SettingError(f"a picture of {height}×{width} pixels has no pixel order")
     if name not in ORDERS:
         order = np.asarray(own(name)(height, width), dtype=np.int64)
         if not np.array_equal(np.sort(order.ravel()), np.arange(height * width)):
-            raise ValueError(
+            raise SettingError(
                 f"the pixel order '{name}' must give each of the {height * width} flat pixel "
                 "indices once"
             )

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from italic.errors import SettingError
 from italic.orders import pixel_order
 
 SIZES = ("equal", "power")
@@ -162,7 +163,7 @@ class Schedule:
         """Where the steps begin and end in the order, int64 (steps + 1,), see `step_bounds`.
 
         Raises:
-            ValueError: fewer than 1 or more than `pixels` steps, or sizes that don't fit.
+            SettingError: fewer than 1 or more than `pixels` steps, or sizes that don't fit.
         """
         sizes = self.sizes
         if sizes == "planned":
@@ -175,7 +176,7 @@ class Schedule:
         """The steps of an image of this size; those asked for last are remembered.
 
         Raises:
-            ValueError: as `bounds`, or an unknown order.
+            SettingError: as `bounds`, or an unknown order.
         """
         key = height, width, steps
         partition = self._kept.get(key)
@@ -191,7 +192,7 @@ class Schedule:
         """The pixel order cut at places of one's own, as `Partition.bounds`, whatever the sizes.
 
         Raises:
-            ValueError: an unknown order.
+            SettingError: an unknown order.
         """
         return Partition(height, width, pixel_order(self.order, height, width), bounds)
 
@@ -217,21 +218,21 @@ def step_bounds(
         int64 (steps + 1,), strictly increasing from 0 to `pixels`.
 
     Raises:
-        ValueError: fewer than 1 or more than `pixels` steps, or sizes that don't fit.
+        SettingError: fewer than 1 or more than `pixels` steps, or sizes that don't fit.
     """
     if not 1 <= steps <= pixels:
-        raise ValueError(f"steps must be from 1 to the number of pixels, {pixels}; got {steps}")
+        raise SettingError(f"steps must be from 1 to the number of pixels, {pixels}; got {steps}")
     if isinstance(sizes, str):
         if sizes not in SIZES:
-            raise ValueError(f"unknown step sizes '{sizes}': expected one of {', '.join(SIZES)}")
+            raise SettingError(f"unknown step sizes '{sizes}': expected one of {', '.join(SIZES)}")
         power = exponent if sizes == "power" else 0.0
         if not power >= 0:
-            raise ValueError(f"the exponent of the step sizes must not be negative; got {power}")
+            raise SettingError(f"the exponent of the step sizes must not be negative; got {power}")
         fractions = (np.arange(steps + 1) / steps) ** (1 + power)
     else:
         relative = np.asarray(sizes, dtype=np.float64)
         if relative.shape != (steps,) or not ((relative > 0) & (relative < np.inf)).all():
-            raise ValueError(
+            raise SettingError(
                 f"the step sizes must be {steps} numbers above 0, one for each step; got {sizes}"
             )
         fractions = np.concatenate([[0.0], np.cumsum(relative) / np.cumsum(relative)[-1]])

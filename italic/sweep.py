@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import multiprocessing
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -81,8 +82,9 @@ class Sweep(Callback):
         print(f"\n{printed(rows)}\n")
         best = rows[0]
         if best["bpsp"] is not None:
-            print(f"best: {sweep_dir / best['directory']}, {best['bpsp']:.4f} bpsp")
-        print(f"the table is in {sweep_dir / TABLE}")
+            path = shlex.quote(str(sweep_dir / best["directory"]))
+            print(f"best: {path}, {best['bpsp']:.4f} bpsp")
+        print(f"the table is in {shlex.quote(str(sweep_dir / TABLE))}")
         if failed := [row for row in rows if row["error"]]:
             sys.exit(f"train.py: {len(failed)} of {len(rows)} runs failed, see the table's errors")
 

@@ -60,7 +60,7 @@ RUN = {
 UNCHECKED = {
     "source .venv/bin/activate": "the shell's",
     "export PYTHONPATH=mine": "the shell's; set for the commands that are run",
-    "export ITALIC_IMPORT=my_estimator:my_base:my_order": "likewise",
+    "export ITALIC_IMPORT=my_estimator:my_base:my_order:my_images": "likewise",
     ".venv/bin/pre-commit install": "changes the checkout's hooks",
 }
 
@@ -205,7 +205,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In RUN's order, train.py and evaluate.py as processes, `italic` in this one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:mine")
-    monkeypatch.setenv("ITALIC_IMPORT", "my_estimator:my_base:my_order")
+    monkeypatch.setenv("ITALIC_IMPORT", "my_estimator:my_base:my_order:my_images")
     monkeypatch.syspath_prepend("mine")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     y, x = np.mgrid[:40, :48]

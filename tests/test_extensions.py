@@ -14,7 +14,7 @@ from italic.coding.exact import InexactError, check_layers
 from italic.coding.model import ModelError, load_model, save_model
 from italic.config import RNAN as RNAN_NAME
 from italic.config import NoBaseConfig
-from italic.experiment import build_network, import_own_code
+from italic.experiment import build_images, build_network, import_own_code
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
 from tests.coding.test_model import NETWORK, RECIPE, tiny_network
@@ -24,6 +24,7 @@ from os import system
 from italic.models.rnan import RNAN
 
 class Net(RNAN): pass
+class Images: pass
 def down(height, width): return range(height * width)[::-1]
 def twice(height, width): return [0, 0]
 """
@@ -72,6 +73,20 @@ def test_what_a_run_names_is_refused_at_once_if_its_model_file_could_not_name_it
             import_own_code(run(**settings))
 
 
+def test_an_image_source_is_the_users_or_must_be_named(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = OmegaConf.create({"datamodule": {"images": {"_target_": f"{module}.Images"}}})
+    with pytest.raises(ExtensionError, match=IMPORT):
+        build_images(cfg)
+    monkeypatch.setenv(IMPORT, module)
+    assert build_images(cfg)
+    monkeypatch.setenv(IMPORT, "")
+    monkeypatch.setattr(extensions, "_own", {})
+    import_own_code(cfg)  # as a new run or an evaluation does, of what its command line names
+    assert build_images(cfg)
+
+
 def test_an_absent_module_is_named() -> None:
     with pytest.raises(ExtensionError, match="PYTHONPATH"):
         import_own("my_absent_module")
@@ -106,7 +121,11 @@ def test_a_run_may_begin_with_a_model_of_its_own_estimator(module: str, tmp_path
     with pytest.raises(ModelError, match="not part of ITALIC"):
         load_model(path)
     base, masks = {"_target_": NoBaseConfig._target_}, {"order": "nested"}
-    build_network(OmegaConf.create({"model": settings, "base": base, "masks": masks}))
+    cfg = OmegaConf.create({"model": settings, "base": base, "masks": masks})
+    with pytest.raises(ExtensionError, match="earlier runs"):  # of which the user has said nothing
+        build_network(cfg)
+    import_own_code(cfg)
+    build_network(cfg)
     assert type(load_model(path).network).__name__ == "Net"
 
 

@@ -6,7 +6,7 @@ import yaml
 from hydra import compose, initialize
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from italic.config import register
+from italic.config import quoted_paths, register
 from italic.sweep import OUTCOME, printed, table
 
 register()
@@ -65,3 +65,16 @@ def test_every_command_of_a_wandb_sweep_composes(
             cfg = compose("train", overrides, return_hydra_config=True)
             assert cfg.hydra.run.dir == "runs/wandb/abc"
             assert cfg.logger.wandb and cfg.logger.mode == "online"
+
+
+@pytest.mark.parametrize("name", ["1_steps=4", "a b", "steps=1,lr=2", "it's [1]", "plain", "$x"])
+def test_the_path_of_a_run_needs_no_quotes_of_hydras(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    words = quoted_paths([f"ckpt_path={path}", "steps=[1,2]", f"output={path}"])
+    assert quoted_paths(words) == words  # a process that Lightning starts gets them again
+    with initialize(version_base="1.3", config_path="../conf"):
+        cfg = compose("evaluate", words)
+    assert cfg.ckpt_path == cfg.output == str(path) and cfg.steps == [1, 2]
+    others = ["-m", "weights=[a,b]", "steps=1,2", "--config-dir=conf", f"output={path}/absent"]
+    assert quoted_paths(others) == others

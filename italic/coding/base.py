@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from italic.coding import bpg
+from italic.errors import SettingError
 
 OPEN_ENCODERS = 4  # a data set of one size needs one; a folder of photographs no more than these
 
@@ -86,12 +87,14 @@ class Ladder:
         chroma: as of `BPG`.
 
     Raises:
-        ValueError: no rung, or one twice.
+        SettingError: no rung, or one twice.
     """
 
     def __init__(self, qps: Sequence[int | None], chroma: str = "420") -> None:
         if not qps or len(set(qps)) != len(qps):
-            raise ValueError(f"a ladder's rungs must differ, and be one at least; got {list(qps)}")
+            raise SettingError(
+                f"a ladder's rungs must differ, and be one at least; got {list(qps)}"
+            )
         self.rungs: list[BaseCode] = [NoBase() if qp is None else BPG(qp, chroma) for qp in qps]
 
 

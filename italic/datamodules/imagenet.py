@@ -16,6 +16,7 @@ from rich.progress import track
 from italic.datamodules.batch_files import read_batch
 from italic.datamodules.cached import key_of_files, made_once
 from italic.datamodules.images import DataError, Split, images_below, read_rgb
+from italic.errors import SettingError
 
 FORMAT = "images 1"  # part of the key: a new layout never meets an old cache
 CHUNK = 4096  # images that are put in another order at a time
@@ -50,9 +51,9 @@ class DownsampledImageNet:
         cache_dir: str = "cache/images",
     ) -> None:
         if size < 1:
-            raise ValueError(f"the size of the images must be at least 1 pixel; got {size}")
+            raise SettingError(f"the size of the images must be at least 1 pixel; got {size}")
         if validation < 1:
-            raise ValueError(f"validation must be at least 1 image; got {validation}")
+            raise SettingError(f"validation must be at least 1 image; got {validation}")
         self.data_dir, self.size, self.cache_dir = Path(data_dir), size, Path(cache_dir)
         self.validation, self.seed = validation, seed
 

@@ -19,6 +19,7 @@ from rich.progress import track
 from italic.coding.files import whole_file
 from italic.coding.pictures import PictureError, read
 from italic.datamodules.crops import RandomCrops, whole_images
+from italic.errors import SettingError
 
 Split = Literal["train", "validation", "test"]
 SPLIT_FOLDERS = ("train", "validation", "val", "test")
@@ -75,7 +76,7 @@ class CIFAR10:
         self, data_dir: str, validation: int = 5000, seed: int = 0, download: bool = True
     ) -> None:
         if not 0 < validation < self.TRAINING_IMAGES:
-            raise ValueError(
+            raise SettingError(
                 f"validation must be from 1 to {self.TRAINING_IMAGES - 1} images; got {validation}"
             )
         self.data_dir = Path(data_dir)
@@ -146,9 +147,9 @@ class Photos:
 
     def __init__(self, size: int = 32, scale: float = 1.0) -> None:
         if not 1 / 16 <= scale <= 1:
-            raise ValueError(f"the scale of the photographs must be from 1/16 to 1; got {scale}")
+            raise SettingError(f"the scale of the photographs must be from 1/16 to 1; got {scale}")
         if not 1 <= size <= 256 * scale:
-            raise ValueError(
+            raise SettingError(
                 f"the size of a tile must be from 1 to {int(256 * scale)} pixels; got {size}"
             )
         self.size, self.scale = size, scale
@@ -201,17 +202,19 @@ class Folder:
         cache_dir: str = "cache/images",
     ) -> None:
         if size < 1:
-            raise ValueError(f"the size of a tile must be at least 1 pixel; got {size}")
+            raise SettingError(f"the size of a tile must be at least 1 pixel; got {size}")
         if crop is not None and crop < 1:
-            raise ValueError(
+            raise SettingError(
                 f"crop must be at least 1 pixel, or null for tiles of `size`; got {crop}"
             )
         if not 0 <= reduced <= 1:
-            raise ValueError(f"reduced must be a probability, from 0 to 1; got {reduced}")
+            raise SettingError(f"reduced must be a probability, from 0 to 1; got {reduced}")
         if reduced and crop is None:
-            raise ValueError("reduced is a share of random crops: expected a crop size too, crop=…")
+            raise SettingError(
+                "reduced is a share of random crops: expected a crop size too, crop=…"
+            )
         if not (validation > 0 and test > 0 and validation + test < 1):
-            raise ValueError(
+            raise SettingError(
                 "validation and test must be shares above 0 that leave some files for training; "
                 f"got {validation} and {test}"
             )

@@ -92,7 +92,7 @@ def make_pairs(
     Raises:
         DataError: the base code fails on an image, the disk is full, or no cluster answers at the
             address.
-        ValueError: Ray is not installed.
+        SettingError: Ray is not installed.
     """
     if isinstance(base, NoBase):
         grey = np.broadcast_to(base.decode(b"", *images.shape[1:3]), images.shape)

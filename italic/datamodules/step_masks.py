@@ -16,6 +16,7 @@ from italic.coding.base import BaseCode, NoBase
 from italic.datamodules.crops import RandomCrops, mirror_at_random
 from italic.datamodules.images import ImageSource, Split, crops_of
 from italic.datamodules.pairs import Pairs, make_pairs
+from italic.errors import SettingError, check_at_least
 from italic.schedule import Schedule
 
 MANY_STEPS = 8  # in which random partitions complete one lattice after another
@@ -45,12 +46,12 @@ def plan_bounds(pixels: int, plans: Mapping[int, Sequence[float]]) -> Tensor:
     """The partitions that `planned_windows` draws from, of plans from 1 step to M.
 
     Raises:
-        ValueError: the plans are of images of another size.
+        SettingError: the plans are of images of another size.
     """
     bounds = torch.full((len(plans) + 1, len(plans) + 1), pixels)
     for steps, sizes in plans.items():
         if sum(sizes) != pixels:
-            raise ValueError(
+            raise SettingError(
                 f"the model's steps are planned for images of {sum(sizes)} pixels, but these have "
                 f"{pixels}: expected images of that size, or masks.plans=null"
             )
@@ -91,14 +92,14 @@ class EachOnce(DistributedSampler[int]):
     """Every index once, over all processes: PyTorch's own repeats some, for equal numbers.
 
     Raises:
-        ValueError: fewer indices than processes.
+        SettingError: fewer indices than processes.
     """
 
     def __init__(self, images: Dataset[int], processes: int, rank: int) -> None:
         super().__init__(images, processes, rank, shuffle=False)
         self.indices = range(rank, len(images), processes)  # type: ignore[arg-type]
         if not self.indices:
-            raise ValueError(
+            raise SettingError(
                 f"{len(images)} validation images for {processes} processes: "  # type: ignore[arg-type]
                 "expected one for each, so more images or fewer trainer.devices"
             )
@@ -253,8 +254,8 @@ class StepMasks(pl.LightningDataModule):
             for all of its images, instead of `unroll` steps.
 
     Raises:
-        ValueError: numbers of steps or limits out of range; random crops with base codes or
-            `resident`.
+        SettingError: numbers of steps, limits or batch sizes out of range; random crops with base
+            codes or `resident`.
     """
 
     NEEDED: ClassVar[dict[str, tuple[Split, ...]]] = {
@@ -287,21 +288,26 @@ class StepMasks(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not 1 <= min_steps <= max_steps:
-            raise ValueError(
+            raise SettingError(
                 f"expected 1 ≤ masks.min_steps ≤ masks.max_steps; got {min_steps} and {max_steps}"
             )
-        if train_limit < 0 or eval_limit < 0:
-            raise ValueError(
-                "datamodule.train_limit and datamodule.eval_limit must be 0 (all images) or more"
+        if schedule.plans and min_steps > len(schedule.plans):
+            raise SettingError(
+                f"the model's steps are planned for up to {len(schedule.plans)} of them: expected "
+                f"masks.min_steps of at most that, or masks.plans=null; got {min_steps}"
             )
+        check_at_least(1, {"datamodule.batch_size": batch_size})
+        check_at_least(1, {"datamodule.eval_batch_size": eval_batch_size})
+        check_at_least(0, {"datamodule.train_limit": train_limit, "datamodule.workers": workers})
+        check_at_least(0, {"datamodule.eval_limit": eval_limit, "masks.unroll": unroll})
         self.cropped = None if by_heart else crops_of(images)
         if self.cropped and not all(isinstance(base, NoBase) for base in bases):
-            raise ValueError(
+            raise SettingError(
                 "each random crop would need a base code of its own: expected base=none, or tiles "
                 "(datamodule.images.crop=null)"
             )
         if self.cropped and resident:
-            raise ValueError(
+            raise SettingError(
                 "datamodule.resident keeps images of one size: expected datamodule.resident=false "
                 "and datamodule.workers above 0, or tiles (datamodule.images.crop=null)"
             )
@@ -354,7 +360,7 @@ class StepMasks(pl.LightningDataModule):
     def _lay_out(self, height: int, width: int) -> None:
         """The masks of images of a size."""
         if self.flip and self.transpose and height != width:
-            raise ValueError(
+            raise SettingError(
                 f"images of {width}×{height} pixels can't be transposed: expected square ones, or "
                 "datamodule.transpose=false"
             )

@@ -54,6 +54,8 @@ def evaluate(cfg: DictConfig) -> None:
     for key, least in LEAST.items():
         if cfg.evaluate[key] < least:
             raise RunError(f"evaluate.{key} must be {least} or more; got {cfg.evaluate[key]}")
+    if cfg.datamodule is not None:  # the user's own, other than what a run's configuration names
+        experiment.import_own_code(cfg)
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
     if cfg.evaluate.split not in ("train", "validation", "test"):

@@ -48,6 +48,11 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
+def shown(name: str) -> str:
+    """A name as a figure shows it: $ begins no formula, and _ hides nothing from the legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def draw_curve(
     curves: Mapping[str, Sequence[CurveRow]],
     codecs: Sequence[CodecRow],
@@ -92,7 +97,7 @@ def curve_figure(
         axes.plot(
             *np.reshape(points, (-1, 2)).T,
             **line_style(index),
-            label=name,
+            label=shown(name),
             zorder=3,
         )
         steps = [row.steps for row in rows if math.isfinite(row.decode_ms)]
@@ -152,7 +157,7 @@ def losses_figure(
             *points,
             **line_style(index),
             markersize=4,
-            label=name,
+            label=shown(name),
         )
     axes.set_xlabel("updates")
     axes.set_ylabel("validation bpsp")

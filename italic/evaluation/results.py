@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from italic.coding.files import write_whole
+from italic.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     """Read what `write_rows` wrote.
 
     Raises:
-        ValueError: a file of another kind, or none.
+        SettingError: a file of another kind, or none.
     """
     kinds = {field.name: field.type for field in fields(row_type)}
     try:
@@ -140,7 +141,9 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             for row in table
         ]
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold the columns {', '.join(kinds)}: {error}") from error
+        raise SettingError(
+            f"{path} does not hold the columns {', '.join(kinds)}: {error}"
+        ) from error
 
 
 def _rounded(value: Any) -> Any:

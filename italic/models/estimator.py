@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from italic.errors import SettingError
 from italic.models.lattice import LatticeNetwork
 from italic.models.likelihood import Mixture, bits_of_raw
 from italic.models.network import Network
@@ -102,7 +103,7 @@ class Estimator(pl.LightningModule):
             is 6.02 dB of PSNR.
 
     Raises:
-        ValueError: a recurrent network that would never see its own features in training.
+        SettingError: a recurrent network that would never see its own features in training.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Estimator(pl.LightningModule):
     ) -> None:
         super().__init__()
         if getattr(network, "recurrent", False) and unroll == 1 and steps > 1:
-            raise ValueError(
+            raise SettingError(
                 "a recurrent network must see its own features in training: expected "
                 "masks.unroll of 2 or more (0: all steps), or model.recurrent=false"
             )

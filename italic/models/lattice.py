@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from italic.errors import SettingError
 from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network, check_ranges
@@ -131,7 +132,7 @@ class LatticeNetwork(Network):
         rungs: base codes that the network tells apart; 0 for no base code.
 
     Raises:
-        ValueError: arguments out of range, an even window, or a leak that is no power of two.
+        SettingError: sizes out of range, an even window, or a leak that is no power of two.
     """
 
     whole_partitions = True
@@ -161,9 +162,9 @@ class LatticeNetwork(Network):
             rungs=(rungs, 0, 64),
         )
         if window % 2 == 0:
-            raise ValueError(f"window must be an odd number; got {window}")
+            raise SettingError(f"window must be an odd number; got {window}")
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
-            raise ValueError(f"leak must be a power of two up to 1; got {leak}")
+            raise SettingError(f"leak must be a power of two up to 1; got {leak}")
         self.features, self.window, self.rungs = features, window, rungs
         self.entry = IntegerLinear(3 * window**2 + 3, features, 1 / DIFFERENCE)
         self.known_entry = IntegerLinear(window**2, features, 1.0, bias=False)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from italic.errors import SettingError
+
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """3×3 convolution that keeps the size (divided by the stride)."""
@@ -181,7 +183,7 @@ class ResidualGroup(nn.Module):
         leak: slope below zero of the residual blocks' activations.
 
     Raises:
-        ValueError: both a mask branch and an hourglass.
+        SettingError: both a mask branch and an hourglass.
     """
 
     def __init__(
@@ -189,7 +191,7 @@ class ResidualGroup(nn.Module):
     ) -> None:
         super().__init__()
         if mask_branch and deep is not None:
-            raise ValueError(
+            raise SettingError(
                 "an hourglass has no mask branch: expected mask_branch=false or deep=null"
             )
         self.entry = ResidualBlock(features, leak)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from italic.errors import SettingError
 from italic.models.likelihood import Mixture
 from italic.schedule import Partition
 
@@ -69,8 +70,8 @@ def check_ranges(**settings: tuple[int | None, int, int]) -> None:
         settings: by their names: value, least, most; None is in any range.
 
     Raises:
-        ValueError: there is one.
+        SettingError: there is one.
     """
     for name, (value, least, most) in settings.items():
         if value is not None and not least <= value <= most:
-            raise ValueError(f"{name} must be from {least} to {most}; got {value}")
+            raise SettingError(f"{name} must be from {least} to {most}; got {value}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from italic.errors import SettingError
 from italic.models.base_image import fill
 from italic.models.layers import ResidualGroup, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
@@ -47,7 +48,7 @@ class RNAN(StepNetwork):
         gradient_checkpointing: recompute the groups' activations in the backward pass.
 
     Raises:
-        ValueError: arguments out of range, or that don't go together.
+        SettingError: arguments out of range, or that don't go together.
     """
 
     def __init__(
@@ -81,16 +82,16 @@ class RNAN(StepNetwork):
             position_period=(position_period, 0, 1024),
         )
         if position_period % space_to_depth:
-            raise ValueError(
+            raise SettingError(
                 f"position_period must be a multiple of space_to_depth, {space_to_depth}; "
                 f"got {position_period}"
             )
         if largest_stride & (largest_stride - 1):
-            raise ValueError(f"largest_stride must be a power of two; got {largest_stride}")
+            raise SettingError(f"largest_stride must be a power of two; got {largest_stride}")
         if leak and not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
-            raise ValueError(f"leak must be 0 or a power of two up to 1; got {leak}")
+            raise SettingError(f"leak must be 0 or a power of two up to 1; got {leak}")
         if largest_stride > 1 and recurrent:
-            raise ValueError(
+            raise SettingError(
                 "a recurrent network's features belong to the whole picture: expected "
                 "recurrent=false, or largest_stride=1"
             )

@@ -158,3 +158,14 @@ def test_panel_has_a_row_an_image_and_one_colour_bar(tmp_path: Path, shown: list
     save_figure(figure, tmp_path / "panel.png")
     assert size(tmp_path / "panel.png")
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]
+
+
+def test_the_names_of_runs_are_shown_as_they_are(tmp_path: Path) -> None:
+    names = ["$x$", "a$b^{", "_hidden", r"back\$lash", "100%_{"]
+    draw_curve({name: curve(20 + i, 3, 6) for i, name in enumerate(names)}, [], {}, tmp_path / "c")
+    said = [text.strip() for text in texts(tmp_path / "c.svg")]
+    assert [name for name in names if name not in said] == []
+    figure = figures.losses_figure({name: ([1, 2], [5.0, 4.0]) for name in names}, (4, 3))
+    save_figure(figure, tmp_path / "losses.svg")
+    said = [text.strip() for text in texts(tmp_path / "losses.svg")]
+    assert [name for name in names if name not in said] == []

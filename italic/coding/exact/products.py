@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from italic.errors import SettingError
+
 WAY = "ITALIC_PRODUCTS"  # environment variable: "int8" or "float32" in the place of the probe
 MULTIPLE = 8  # CUDA's integer products want rows of weights and columns in multiples of this ...
 FEWEST = 17  # ... and so many rows at least
@@ -60,11 +62,11 @@ def integers_are_right() -> bool:
     no part of any format: both ways give the same integers.
 
     Raises:
-        ValueError: the environment variable names no way.
+        SettingError: the environment variable names no way.
     """
     way = os.environ.get(WAY, "")
     if way not in ("", "int8", "float32"):
-        raise ValueError(f"the environment variable {WAY} is {way!r}: expected int8 or float32")
+        raise SettingError(f"the environment variable {WAY} is {way!r}: expected int8 or float32")
     return way == "int8" if way else _exact() and _seconds(by_integers) < _seconds(by_floats)
 
 

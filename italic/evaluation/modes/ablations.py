@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from italic import experiment
 from italic.coding.files import write_whole
 from italic.evaluation.curve import measure_curve
-from italic.evaluation.figures import COLOURS, MARKERS, save_figure
+from italic.evaluation.figures import COLOURS, MARKERS, save_figure, shown
 from italic.evaluation.results import CurveRow, read_rows, write_rows
 from italic.evaluation.sources import Inputs
 from italic.experiment import RunError
@@ -43,7 +42,7 @@ def ablate(inputs: Inputs) -> None:
     Raises:
         RunError: a run of another preset, no reference of the same seed, or a decoded image that
             differs from its original.
-        ValueError: earlier rows that are no such rows.
+        SettingError: earlier rows that are no such rows.
     """
     cfg, output = inputs.cfg, inputs.output
     before = cfg.evaluate.before
@@ -60,8 +59,8 @@ def ablate(inputs: Inputs) -> None:
         (row,) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, timed=0)
         if not row.lossless:
             raise RunError(f"images of {name} were not decoded to their originals")
-        path = experiment.find_checkpoint(inputs.run_dirs[name])
-        counts = metered(torch.load(path, map_location="cpu", weights_only=True))
+        path = experiment.find_result(inputs.run_dirs[name])
+        counts = metered(experiment.load_checkpoint(path))
         parameters = sum(parameter.numel() for parameter in model.network.parameters())
         rows.append(
             AblationRow(
@@ -148,7 +147,7 @@ def ablations_figure(rows: Sequence[AblationRow]) -> Figure:
         axes.plot(values, [place] * len(values), MARKERS[0], color=COLOURS[0], markersize=4)
         axes.plot(values.mean(), place, "|", color=COLOURS[1], markersize=14, markeredgewidth=2)
     axes.axvline(0, color="#666666", linewidth=0.8)
-    axes.set_yticks(range(len(more)), list(more))
+    axes.set_yticks(range(len(more)), [shown(preset) for preset in more])
     axes.invert_yaxis()
     axes.grid(True, axis="x", color="#e4e4e4", linewidth=0.6)
     axes.set_xlabel("bpsp more than the reference (dots: seeds, bar: their mean); left is better")

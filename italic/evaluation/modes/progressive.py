@@ -12,7 +12,7 @@ from rich.progress import track
 
 from italic.coding.codec import Codec
 from italic.evaluation.curve import Estimate
-from italic.evaluation.figures import COLOURS, line_style, save_figure
+from italic.evaluation.figures import COLOURS, line_style, save_figure, shown
 from italic.evaluation.quality import draw_grid, psnr, squared_errors
 from italic.evaluation.results import write_table
 from italic.evaluation.sources import Inputs
@@ -80,7 +80,7 @@ def progressive_figure(curves: Mapping[str, Sequence[Row]]) -> Figure:
         *lossy, last = rows  # whose PSNR is infinite
         points = [(row["bpsp"], row["psnr"]) for row in lossy]
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(*np.transpose(points), **line_style(index), label=name)
+        axes.plot(*np.transpose(points), **line_style(index), label=shown(name))
         axes.axvline(last["bpsp"], color=colour, linewidth=1, linestyle="--")
         exact = axes.annotate(
             f"{name}: exact after {last['steps_done']}",
