@@ -29,6 +29,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from torch import Tensor
 
 from italic import experiment
+from italic.allocator import keep_freed_memory
 from italic.batch_size import largest_batch_size
 from italic.coding.files import whole_file, write_whole
 from italic.errors import check_at_least
@@ -81,6 +82,7 @@ def train(cfg: DictConfig) -> float:
     cfg.trainer.precision = cfg.trainer.precision
     settings = _trainer_settings(cfg, run_dir)
     experiment.use_threads(cfg.threads)
+    keep_freed_memory()
     if cfg.threads:
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)  # or Lightning sets it for its processes
     # A run that goes on must not draw again what it has drawn.

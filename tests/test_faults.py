@@ -60,11 +60,9 @@ def file_of(layers: list, colour: Colour, method: Method, based: bool = False) -
 
 
 def test_damage_of_every_kind_is_refused_or_harmless(fuzz: ModuleType, layers: list) -> None:
-    # Model files have tests of their own, tests/coding/test_model.py.
-    layers = [layer for layer in layers if layer.name != "model"]
     results = fuzz.run(layers, fuzz.cases(layers, 800, seed=1))
     assert [line for result in results.values() for line, _ in result.failures] == []
-    assert {layer for layer, _ in results} == set(fuzz.LAYERS) - {"model"}
+    assert {layer for layer, _ in results} == set(fuzz.LAYERS)
     damages = {*fuzz.SYSTEMATIC, *fuzz.DAMAGES, "claim", "structure"}
     assert {damage for _, damage in results} == damages
     for (layer, _), result in results.items():

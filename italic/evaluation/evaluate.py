@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic import experiment
+from italic.allocator import keep_freed_memory
 from italic.datamodules.images import crops_of
 from italic.evaluation.modes import (
     ablations,
@@ -49,6 +50,7 @@ def evaluate(cfg: DictConfig) -> None:
     if cfg.mode not in MODES:
         raise RunError(f"unknown mode '{cfg.mode}': expected mode={'|'.join(MODES)}")
     experiment.use_threads(cfg.threads)
+    keep_freed_memory()
     if cfg.logger.same_run and cfg.ckpt_path is None:
         raise RunError("logger.same_run=true logs to a training's W&B run: name it by ckpt_path=…")
     for key, least in LEAST.items():
