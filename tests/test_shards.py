@@ -16,7 +16,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from test_cli import Capture, assert_equal, model, noisy, run, script, tree  # noqa: F401
 
 from italic import cluster as cluster_module
 from italic.cli import shards
@@ -24,6 +23,7 @@ from italic.cli.files import PICTURES, names_below
 from italic.cli.messages import Errors
 from italic.cluster import on_cluster
 from italic.coding.container import ArchiveReader
+from tests.test_cli import Capture, assert_equal, model, noisy, run, script, tree  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 PICTURE_NAMES = ["a-b/x.png", "a.png", "a/0.png", "a/1.bmp", "a/z/2.png", "b.png", "c.png"]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy_decoder import Decoder, Estimator, context_steps, cuts, strides
 from torch import Tensor, nn
 
 from italic.coding.codec import Codec
@@ -17,6 +16,7 @@ from italic.coding.model import Recipe, load_model, save_model
 from italic.models.lattice import LatticeNetwork
 from italic.models.network import Network
 from italic.schedule import Schedule
+from tests.coding.numpy_decoder import Decoder, Estimator, context_steps, cuts, strides
 
 SMALL = {"kind": "lattice", "features": 12, "blocks": 2, "window": 5, "components": 3}
 CONTEXT = {"context_features": 8, "context_blocks": 1, "attention_window": 4}

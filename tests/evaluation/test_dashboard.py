@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_entry_points import refused
 from wandb.proto import wandb_internal_pb2
 
 from italic.evaluation.dashboard import run_identity
+from tests.test_entry_points import refused
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCK = 2**15  # of the file, which is a log as LevelDB's

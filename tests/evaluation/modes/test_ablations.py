@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_entry_points import SMALL, images, refused, run  # noqa: F401
 
 from italic.evaluation.modes.ablations import AblationRow, check_references, differences, markdown
 from italic.experiment import RunError
+from tests.test_entry_points import SMALL, images, refused, run  # noqa: F401
 
 
 def row(preset: str, seed: int, bpsp: float, training_images: int = 48_000) -> AblationRow:
