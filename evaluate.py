@@ -8,8 +8,8 @@ import hydra
 from omegaconf import DictConfig
 
 from italic.config import quoted_paths, register
-from italic.evaluation.evaluate import evaluate
-from italic.experiment import is_refusal
+from italic.evaluation.run import evaluate
+from italic.training.experiment import is_refusal
 
 register()
 

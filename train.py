@@ -10,9 +10,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from italic.config import quoted_paths, register
-from italic.experiment import RunError, is_refusal
-from italic.resuming import configure
-from italic.training import train
+from italic.run_directory import RunError
+from italic.training.experiment import is_refusal
+from italic.training.resuming import configure
+from italic.training.run import train
 
 register()
 
@@ -24,7 +25,7 @@ def main(cfg: DictConfig) -> float:
     except Exception as error:
         if not is_refusal(error):
             raise
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see italic.sweep
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see training.sweep
             raise RunError(str(error)) from error
         sys.exit(f"train.py: {error}")
 

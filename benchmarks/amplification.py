@@ -37,11 +37,12 @@ import numpy as np
 import structures
 import torch
 
-from italic.coding import bpg, container, hevc_headers, limited
-from italic.coding.container import ArchiveWriter, Chunk, Colour, Method, Record
+from italic.coding.base_codes import bpg, hevc_headers
 from italic.coding.exact import make_exact
-from italic.coding.model import SEARCH_PATH, Model, Recipe, load_model, save_model
-from italic.evaluation.results import write_table
+from italic.coding.files import container, limited
+from italic.coding.files.container import ArchiveWriter, Chunk, Colour, Method, Record
+from italic.coding.model_files.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.measuring.results import write_table
 from italic.models.lattice import LatticeNetwork
 
 SIZES = (100, 1_000, 100_000)

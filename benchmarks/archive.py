@@ -33,12 +33,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from italic.atomic import TEMPORARY
 from italic.cli.messages import Errors
 from italic.cli.shards import list_pictures
-from italic.coding.container import ArchiveReader
-from italic.coding.files import TEMPORARY
+from italic.coding.files.container import ArchiveReader
 from italic.datamodules.images import CIFAR10
-from italic.evaluation.results import write_table
+from italic.measuring.results import write_table
 
 
 def main() -> None:

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from italic import experiment
-from italic.coding.codec import Codec
+from italic import run_directory
 from italic.coding.exact import exact_arithmetic
-from italic.evaluation.curve import Estimate
-from italic.evaluation.results import write_table
-from italic.export import exported
+from italic.coding.streams.codec import Codec
+from italic.measuring.curve import Estimate
+from italic.measuring.results import write_table
+from italic.training import experiment
+from italic.training.export import exported
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model = exported(arguments.run)
     untouched = experiment.load_network(arguments.run)
-    source = experiment.build_images(experiment.read_config(arguments.run))
+    source = experiment.build_images(run_directory.read_config(arguments.run))
     images = source.load("test")[: arguments.images]
     rows = []
     for steps in arguments.steps:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from italic.coding.entropy import MixtureParameters, Reader, Writer, bits
-from italic.evaluation.results import write_table
+from italic.coding.streams.entropy import MixtureParameters, Reader, Writer, bits
+from italic.measuring.results import write_table
 
 
 def main() -> None:

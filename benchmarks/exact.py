@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from italic.evaluation.results import write_table
+from italic.measuring.results import write_table
 
 LIBRARIES: list[dict[str, str]] = [
     {},
@@ -116,9 +116,10 @@ def work(run: Path, task: dict[str, Any]) -> None:
     """
     import torch
 
-    from italic import experiment
-    from italic.coding.codec import Coded
-    from italic.export import exported
+    from italic import run_directory
+    from italic.coding.streams.codec import Coded
+    from italic.training import experiment
+    from italic.training.export import exported
 
     torch.set_num_threads(task["threads"])
     model = exported(run)
@@ -134,7 +135,7 @@ def work(run: Path, task: dict[str, Any]) -> None:
             print(json.dumps(None))  # its layers call kernels that torch.compile can't see into
             return
         codec.network.compile()
-    images = experiment.build_images(experiment.read_config(run)).load("test")[: task["images"]]
+    images = experiment.build_images(run_directory.read_config(run)).load("test")[: task["images"]]
     batches = [images[i : i + task["batch"]] for i in range(0, len(images), task["batch"])]
     streams = [(item.base, item.stream) for batch in batches for item in codec.encode(batch)]
     reference = Path(task["reference"])

@@ -53,15 +53,23 @@ import structures
 import torch
 from torch import nn
 
-from italic.coding import bpg, container, limited, pictures
-from italic.coding.base import BPG, NoBase
-from italic.coding.codec import Codec
-from italic.coding.container import ArchiveReader, ArchiveWriter, Method, Record
+from italic.coding.base_codes import bpg
+from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import make_exact
-from italic.coding.model import NETWORKS, SEARCH_PATH, Model, Recipe, load_model, save_model
-from italic.coding.pictures import Picture
-from italic.compression import decompress_records, from_file, model_for
-from italic.evaluation.results import write_table
+from italic.coding.files import container, limited, pictures
+from italic.coding.files.container import ArchiveReader, ArchiveWriter, Method, Record
+from italic.coding.files.pictures import Picture
+from italic.coding.model_files.model import (
+    NETWORKS,
+    SEARCH_PATH,
+    Model,
+    Recipe,
+    load_model,
+    save_model,
+)
+from italic.coding.streams.codec import Codec
+from italic.compressor.compression import decompress_records, from_file, model_for
+from italic.measuring.results import write_table
 
 ADDRESS_SPACE = 6 * 2**30  # bytes of a worker; PyTorch's libraries alone take more than half
 SECONDS, SECONDS_PER_PIXEL = 10, 2e-6  # that a case may take, and more by the claimed size

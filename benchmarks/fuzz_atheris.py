@@ -20,9 +20,9 @@ from pathlib import Path
 import atheris
 
 # Compiled code takes no instruments.
-with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.mixture_coder"]):
-    from italic.coding.container import Method, Record
-    from italic.compression import decompress_records
+with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.streams.range_coder"]):
+    from italic.coding.files.container import Method, Record
+    from italic.compressor.compression import decompress_records
 
 import fuzz
 import torch

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from italic.coding.base import BPG
+from italic.coding.base_codes.base import BPG
 from italic.datamodules.imagenet import DownsampledImageNet
 from italic.datamodules.pairs import make_pairs
-from italic.evaluation.results import write_table
+from italic.measuring.results import write_table
 
 
 def write(path: Path, shape: tuple[int, int]) -> None:

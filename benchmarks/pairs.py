@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from italic.coding.base import BPG
+from italic.coding.base_codes.base import BPG
 from italic.datamodules.images import CIFAR10
 from italic.datamodules.pairs import make_pairs
 from italic.datamodules.step_masks import StepMasks
-from italic.evaluation.results import write_table
+from italic.measuring.results import write_table
 from italic.schedule import Schedule
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from italic.evaluation.results import write_table
+from italic.measuring.results import write_table
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -98,10 +98,10 @@ def measured(name: str, model_name: str | None, steps: int) -> dict[str, object]
     """One picture's row."""
     import imagecodecs
 
-    from italic.coding.container import unpack
-    from italic.coding.model import load_model
-    from italic.coding.pictures import from_array, split, to_png
-    from italic.compression import compress_pictures, decompress_records, to_file
+    from italic.coding.files.container import unpack
+    from italic.coding.files.pictures import from_array, split, to_png
+    from italic.coding.model_files.model import load_model
+    from italic.compressor.compression import compress_pictures, decompress_records, to_file
 
     array = PICTURES[name]()
     picture = from_array(array)

@@ -32,10 +32,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from italic.evaluation.results import write_table
+from italic.measuring.results import write_table
 
 if TYPE_CHECKING:  # what a row does not need must not count as its memory
-    from italic.coding.codec import Codec
+    from italic.coding.streams.codec import Codec
 
 WARM_UP = 3  # training steps
 
@@ -90,9 +90,9 @@ def training(precision: str, arguments: argparse.Namespace) -> dict[str, object]
     from pairs import Loaded
     from pytorch_lightning.callbacks import LambdaCallback, WeightAveraging
 
-    from italic import experiment
     from italic.config import register
-    from italic.training import moving_average
+    from italic.training import experiment
+    from italic.training.run import moving_average
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(arguments.threads)
@@ -126,7 +126,7 @@ def coding(steps: str, arguments: argparse.Namespace) -> dict[str, object]:
     """The row of a number of steps."""
     import torch
 
-    from italic.coding.model import load_model
+    from italic.coding.model_files.model import load_model
 
     torch.set_num_threads(arguments.threads)
     codec = load_model(arguments.model).codec(int(steps))
@@ -167,8 +167,8 @@ def timed(codec: Codec, images: np.ndarray) -> tuple[float, dict[str, float]]:
 @contextmanager
 def watched(codec: Codec) -> Iterator[dict[str, float]]:
     """Add up the seconds that parts of decoding take while a block runs."""
-    from italic.coding import codec as codec_module
-    from italic.coding.entropy import Reader
+    from italic.coding.streams import codec as codec_module
+    from italic.coding.streams.entropy import Reader
 
     network = codec.network
     places = {

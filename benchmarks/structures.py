@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from italic.coding import container, hevc_headers
-from italic.coding.container import Method, Record
-from italic.coding.hevc_headers import START_CODE, BitReader, BitWriter, CodingTools
+from italic.coding.base_codes import hevc_headers
+from italic.coding.base_codes.hevc_headers import START_CODE, BitReader, BitWriter, CodingTools
+from italic.coding.files import container
+from italic.coding.files.container import Method, Record
 
 Random = np.random.Generator
 

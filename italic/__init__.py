@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from italic.compression import compress, decompress
+    from italic.compressor.compression import compress, decompress
 
 __all__ = ["compress", "decompress"]
 
@@ -13,7 +13,7 @@ __all__ = ["compress", "decompress"]
 def __getattr__(name: str) -> Any:
     """Import the compressor when it is first asked for: PyTorch takes seconds."""
     if name in __all__:
-        from italic import compression
+        from italic.compressor import compression
 
         return getattr(compression, name)
     raise AttributeError(f"module 'italic' has no attribute '{name}'")

@@ -62,14 +62,14 @@ class LatticeConfig:
 class NoBaseConfig:
     """No base code: the estimator starts from mid-grey."""
 
-    _target_: str = "italic.coding.base.NoBase"
+    _target_: str = "italic.coding.base_codes.base.NoBase"
 
 
 @dataclass
 class BPGConfig:
     """BPG, an HEVC intra picture."""
 
-    _target_: str = "italic.coding.base.BPG"
+    _target_: str = "italic.coding.base_codes.base.BPG"
     qp: int = 49  # quality, 0 (best) to 51
     chroma: str = "420"  # 420, 422 or 444
 
@@ -78,7 +78,7 @@ class BPGConfig:
 class LadderConfig:
     """Several base codes for one network, for other numbers of steps; needs masks.sizes=planned."""
 
-    _target_: str = "italic.coding.base.Ladder"
+    _target_: str = "italic.coding.base_codes.base.Ladder"
     # Quality of each rung, 0 (best) to 51; null: no base code. The first is for many steps.
     qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])
     chroma: str = "420"
@@ -288,7 +288,7 @@ class EvaluationConfig:
 class EvaluateConfig:
     """Of `evaluate.py`."""
 
-    mode: str = "curve"  # what to do: a name in italic.evaluation.evaluate.MODES
+    mode: str = "curve"  # what to do: a name in italic.evaluation.run.MODES
     ckpt_path: str | None = None  # a run directory of train.py
     runs: str | None = None  # a directory with several of them, such as a multirun's
     weights: Any = None  # an installed model's name, a .safetensors file, or a list of these

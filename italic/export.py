@@ -1,196 +1,27 @@
-"""From a trained run to a model file: the exact network, calibrated on training images."""
+"""Give a run's model a name and a card: python -m italic.export RUN_DIR NAME.safetensors"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from omegaconf import DictConfig, OmegaConf
-
-from italic import experiment, planning
-from italic.coding.base import BPG, BaseCode, Ladder, NoBase
-from italic.coding.codec import Codec
-from italic.coding.exact import calibrated, silent_blocks
-from italic.coding.files import write_whole
-from italic.coding.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
-from italic.evaluation.history import read_history
-from italic.experiment import CONFIG
-from italic.meter import metered
-from italic.models.network import Network
-
-log = logging.getLogger(__name__)
-
-MODEL = "model.safetensors"  # in a run directory
-VERSION = 2  # of how it is made: models of another one are made anew
-CALIBRATION_IMAGES = 16  # training images, ...
-CALIBRATION_STEPS = (1, 4, 16)  # ... each coded in these numbers of steps
-PLANNING_IMAGES = 64  # training images that segments of the order are tried on
+from italic.training.experiment import is_refusal
+from italic.training.export import publish
 
 
-def exported(run_dir: Path) -> Model:
-    """The model of a run's result, made anew if that checkpoint or the configuration has changed.
-
-    Raises:
-        RunError: no run, no checkpoint, or one that the model file cannot be made from.
-    """
-    path = run_dir / MODEL
-    card = path.with_suffix(".json")
-    experiment.check_code(experiment.read_config(run_dir))
-    parts = experiment.find_result(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
-    source = hashlib.sha256(b"".join(parts) + bytes([FORMAT, VERSION])).hexdigest()
-    if not (
-        path.is_file()
-        and card.is_file()
-        and json.loads(card.read_text()).get("source_sha256") == source
-    ):
-        card.unlink(missing_ok=True)  # a card never stands beside a model that it is not of
-        sha256 = _export(run_dir, path)
-        text = json.dumps({"sha256": sha256, "source_sha256": source}, indent=2)
-        write_whole(card, text.encode())
-    return load_model(path)
-
-
-def _export(run_dir: Path, path: Path) -> str:
-    cfg = experiment.read_config(run_dir)
-    network = experiment.load_network(run_dir)
-    bases = experiment.build_bases(cfg)
-    images = _some(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
-    log.info("making the exact model of %s, calibrated on %d training images", run_dir, len(images))
-
-    made = recipe(cfg)
-
-    def calibrate(untouched: Network) -> None:
-        for steps in CALIBRATION_STEPS:
-            number = min(steps, images[0, ..., 0].size)
-            for rung, base in enumerate(bases):
-                Codec(untouched, base, made.schedule, number, rung).encode(images)
-
-    exact = calibrated(network, calibrate)
-    if silent := silent_blocks(exact):
-        log.warning(
-            "%d residual blocks never fire and cannot learn any more (%s, …): expected a "
-            "model.leak above 0, or a smaller learning rate",
-            len(silent),
-            silent[0],
-        )
-    if made.sizes == "planned":
-        made = _planned(made, exact, bases, cfg)
-    return save_model(path, exact, made)
-
-
-def _planned(made: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
-    """The recipe with, for each number of steps, the rung and the sizes of least bits."""
-    images = _some(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
-    height, width = images.shape[1:3]
-    log.info("planning the steps on %d training images", len(images))
-    places = planning.nodes(height * width)
-    plans: dict[str, list[int]] = {}
-    rungs: dict[str, int] = {}
-    least: dict[str, float] = {}
-    for rung, base in enumerate(bases):
-        codes = [base.encode(image) for image in images]
-        pictures = np.stack([base.decode(code, height, width) for code in codes])
-        costs = planning.segment_costs(exact, images, pictures, made.schedule, rung)
-        for steps, path in planning.plans(costs).items():
-            bits = 8 * sum(map(len, codes)) + sum(costs[a, b] for a, b in pairwise(path))
-            if bits < least.get(str(steps), np.inf):
-                least[str(steps)], rungs[str(steps)] = bits, rung
-                plans[str(steps)] = np.diff(places[path]).tolist()
-    return replace(made, plans=plans, rungs=rungs if len(bases) > 1 else {})
-
-
-def _some(images: np.ndarray, count: int) -> np.ndarray:
-    return images[:: max(1, len(images) // count)][:count]
-
-
-def recipe(cfg: DictConfig) -> Recipe:
-    """What a model file holds of a run's configuration, without plans."""
-    network = dict(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
-    base = dict(OmegaConf.to_container(cfg.base, resolve=True))  # type: ignore[arg-type]
-    with_base = base["_target_"] != _name(NoBase)
-    # A model file names the classes of its user alone.
-    kinds = {_name(known): kind for kind, known in NETWORKS.items()}
-    if network["_target_"] in kinds:
-        network["kind"] = kinds[network.pop("_target_")]
-    if base["_target_"] in map(_name, (BPG, Ladder, NoBase)):
-        del base["_target_"]
-    network |= experiment.rungs(cfg)
-    sizes = cfg.masks.sizes
-    return Recipe(
-        network=network,
-        base=base if with_base else None,
-        steps=cfg.steps,
-        order=cfg.masks.order,
-        sizes=list(sizes) if OmegaConf.is_list(sizes) else sizes,
-        exponent=cfg.masks.exponent,
-    )
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def publish(run_dir: Path, path: Path) -> None:
-    """Copy a run's model, and write its card beside it: what it is and how it was trained.
-
-    What the run has not measured or logged is null on the card.
-
-    Args:
-        run_dir: of train.py.
-        path: its name ends in .safetensors; weights/NAME.safetensors is found by NAME.
-
-    Raises:
-        RunError: as `exported`.
-        DataError: the training images are not there to be counted.
-    """
-    model = exported(run_dir)
-    cfg = experiment.read_config(run_dir)
-    images = experiment.build_images(cfg)
-    checkpoint = experiment.load_checkpoint(experiment.find_result(run_dir))
-    updates, counts = checkpoint["global_step"], metered(checkpoint)
-    curve = _validation_curve(run_dir)
-    own = [point["bpsp"] for point in curve if point["updates"] == updates]
-    card = {
-        "name": path.stem,
-        "sha256": model.sha256,
-        "licence": "Apache-2.0",
-        "validation_bpsp": own[-1] if own else None,
-        "optimiser_steps": updates,
-        "images_seen": counts.get("images"),
-        "training_seconds": counts.get("seconds"),
-        "training_data": type(images).__name__,
-        "training_images": len(images.load("train")),
-        "validation_curve": curve,
-        "configuration": OmegaConf.to_container(cfg, resolve=True),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    write_whole(path, (run_dir / MODEL).read_bytes())
-    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
-
-
-def _validation_curve(run_dir: Path) -> list[dict[str, float | None]]:
-    """Each validation's bpsp, the optimiser updates before it, and the seconds if logged."""
-    return [
-        {"updates": item.updates, "seconds": item.seconds, "bpsp": item.bpsp}
-        for item in read_history(run_dir)
-    ]
-
-
-if __name__ == "__main__":
+def main() -> None:
+    """Copy the model of a run and write its card."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(sys.argv) != 3 or not sys.argv[2].endswith(".safetensors"):
         sys.exit("usage: python -m italic.export RUN_DIR weights/NAME.safetensors")
     try:
         publish(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:
-        if not experiment.is_refusal(error):
+        if not is_refusal(error):
             raise
         sys.exit(f"italic.export: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,8 +17,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
 
-from italic.coding import pictures
-from italic.coding.container import (
+from italic.coding.files import pictures
+from italic.coding.files.container import (
     MAGIC,
     MAX_AREA,
     Colour,
@@ -88,7 +88,7 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _decode(model_hash: bytes, record: Record) -> Image.Image:
-    from italic.compression import decompress_records, model_for
+    from italic.compressor.compression import decompress_records, model_for
 
     (picture,) = decompress_records([record], model_for(model_hash, [record]))
     image = _as_png(picture)
@@ -108,8 +108,8 @@ def _as_png(picture: pictures.Picture) -> Image.Image:
 
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
-    from italic.coding.model import load_model
-    from italic.compression import compress_pictures, to_file, whole_number
+    from italic.coding.model_files.model import load_model
+    from italic.compressor.compression import compress_pictures, to_file, whole_number
 
     if image.mode not in MODES.values():
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}: convert the image first")

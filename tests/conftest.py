@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from italic.cluster import cluster
+from italic.processes.cluster import cluster
 
 ROOT = Path(__file__).parents[1]
 

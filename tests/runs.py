@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
 
 from italic.config import quoted_paths, register
-from italic.resuming import configure
-from italic.training import train
+from italic.training.resuming import configure
+from italic.training.run import train
 
 ROOT = Path(__file__).parents[1]
 TINY = [  # trains in a second

@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic import config
 from italic.config import register
-from italic.experiment import build_estimator
+from italic.training.experiment import build_estimator
 
 register()
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def composed(config: str, *overrides: str) -> DictConfig:

@@ -23,10 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic.cli import main as italic
 from italic.cli.arguments import COMMANDS, parser
-from italic.coding.model_files import installed_models
+from italic.coding.model_files.installed import installed_models
 from italic.config import register
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Commands that are run, in this order and in a directory of their own, with these settings added.

@@ -15,13 +15,14 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from italic import experiment
-from italic.coding.model import load_model
-from italic.evaluation.dashboard import run_identity
-from italic.export import publish
+from italic import run_directory
+from italic.coding.model_files.model import load_model
+from italic.measuring.dashboard import run_identity
+from italic.training import experiment
+from italic.training.export import publish
 from tests.runs import refused, trained
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 SMALL = [
     "model=rnan_small",
     "model.features=8",
@@ -269,7 +270,7 @@ def test_two_processes_validate_as_one_does(images: list[str], tmp_path: Path) -
     uneven = ["datamodule.eval_limit=5", "datamodule.eval_batch_size=2"]  # 2 batches and 1
     run("train.py", *SMALL, *uneven, *images, *several, "base=none", "steps=4",
         f"hydra.run.dir={path}")  # fmt: skip
-    cfg = experiment.read_config(path)
+    cfg = run_directory.read_config(path)
     estimator, data = experiment.build_estimator(cfg), experiment.build_datamodule(cfg)
     estimator.network = experiment.load_network(path)
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)

@@ -11,13 +11,14 @@ from torch import nn
 
 from italic import extensions, orders
 from italic.coding.exact import InexactError, check_layers
-from italic.coding.model import ModelError, load_model, save_model
+from italic.coding.model_files.model import ModelError, load_model, save_model
 from italic.config import RNAN as RNAN_NAME
 from italic.config import NoBaseConfig
-from italic.experiment import build_images, build_network, import_own_code
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
-from tests.coding.test_model import NETWORK, RECIPE, tiny_network
+from italic.training.experiment import build_images, build_network
+from italic.training.named_code import import_own_code
+from tests.coding.model_files.test_model import NETWORK, RECIPE, tiny_network
 
 MODULE = """
 from os import system

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from italic.coding import container, mixture_coder
-from italic.coding.codec import SYMBOLS_PER_BYTE
-from italic.coding.container import Colour, Method, Record
-from italic.coding.entropy import StreamError
-from italic.compression import from_file
+from italic.coding.files import container
+from italic.coding.files.container import Colour, Method, Record
+from italic.coding.streams import range_coder
+from italic.coding.streams.codec import SYMBOLS_PER_BYTE
+from italic.coding.streams.entropy import StreamError
+from italic.compressor.compression import from_file
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # what `fuzz` imports
 
 
@@ -128,10 +129,10 @@ def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list, steps: int) -
 def test_no_stream_is_shorter_than_its_symbols_allow(start: int, count: int) -> None:
     # The likeliest symbol that there can be, again and again: 255 other values have 1 each.
     starts = np.full(count, start, np.uint32)
-    frequencies = np.full(count, mixture_coder.TOTAL - 255, np.uint32)
+    frequencies = np.full(count, range_coder.TOTAL - 255, np.uint32)
     words = np.empty(count, np.uint32)
-    first = np.uint64(mixture_coder.FIRST_WIDTH)
-    used, _, _ = mixture_coder.encode(starts, frequencies, words, 0, np.uint64(0), first)
+    first = np.uint64(range_coder.FIRST_WIDTH)
+    used, _, _ = range_coder.encode(starts, frequencies, words, 0, np.uint64(0), first)
     assert count <= 0.75 * SYMBOLS_PER_BYTE * (4 * used + 4)
 
 

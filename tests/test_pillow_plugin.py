@@ -14,11 +14,11 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import italic.pillow_plugin
-from italic import compression
-from italic.coding.container import ArchiveWriter, FileFormatError, unpack
 from italic.coding.exact import make_exact
-from italic.coding.model import SEARCH_PATH, Recipe, save_model
-from italic.coding.pictures import from_array
+from italic.coding.files.container import ArchiveWriter, FileFormatError, unpack
+from italic.coding.files.pictures import from_array
+from italic.coding.model_files.model import SEARCH_PATH, Recipe, save_model
+from italic.compressor import compression
 from italic.models.rnan import RNAN
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}

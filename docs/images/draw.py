@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from italic.coding.base import BPG
-from italic.coding.model import load_model
-from italic.evaluation.figures import COLOURS, GREY, PUBLISHED_CIFAR10
+from italic.coding.base_codes.base import BPG
+from italic.coding.model_files.model import load_model
+from italic.measuring.figures import COLOURS, GREY, PUBLISHED_CIFAR10
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path, PurePath
 
-from italic.cli.archive_file import check_pictures, write_archive
-from italic.cli.files import PICTURES, Job, check_targets, find, in_the_way
+from italic.atomic import whole_file
+from italic.cli.archive_writing import check_pictures, write_archive
+from italic.cli.jobs import PICTURES, Job, check_targets, find, in_the_way
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
-from italic.coding.container import FileFormatError
-from italic.coding.files import whole_file
+from italic.coding.files.container import FileFormatError
 
 
 def archive(args: argparse.Namespace, errors: Errors) -> None:

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from italic.cli.archive import archive
 from italic.cli.commands import compress, decompress, enhance, models, test
 from italic.cli.info import info
-from italic.coding.container import DEFAULT_MAX_PIXELS
-from italic.coding.model_files import ENHANCER
+from italic.coding.files.container import DEFAULT_MAX_PIXELS
+from italic.coding.model_files.installed import ENHANCER
 
 COMMANDS: dict[Callable[..., None], str] = {
     compress: "compress picture files",

@@ -12,12 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from italic.cli import files, work
-from italic.cli.files import BPG, PICTURES, SUFFIX, Job
+from italic.atomic import write_whole
+from italic.cli import jobs as files
+from italic.cli import work
+from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.work import Failure, decode, encode, load, outcomes, read_pictures, read_records
-from italic.coding.files import write_whole
-from italic.coding.model_files import SEARCH_PATH, installed_models
+from italic.coding.model_files.installed import SEARCH_PATH, installed_models
 
 Outcomes = Generator[bytes | Failure, None, None]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from italic.cli.files import SUFFIX, find, pictures_in
+from italic.cli.jobs import SUFFIX, find, pictures_in
 from italic.cli.messages import Errors, shown
 from italic.cli.work import Failure, read_records
-from italic.coding.container import MAX_AREA, Chunk, Colour, Method, Record
-from italic.coding.model_files import file_of_hash
+from italic.coding.files.container import MAX_AREA, Chunk, Colour, Method, Record
+from italic.coding.model_files.installed import file_of_hash
 
 # In a pixel of the original; those that are not here have one.
 SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}

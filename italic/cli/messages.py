@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from italic.errors import reason
-
-Report = Callable[..., None]  # called with how much is done
+from italic.processes.local import Report
 
 
 def _on_stderr(line: str) -> None:

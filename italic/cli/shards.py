@@ -21,14 +21,14 @@ from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from italic.cli.archive_file import check_pictures, write_archive
-from italic.cli.files import PICTURES, Job, names_below, size_of
+from italic.atomic import whole_file, write_whole
+from italic.cli.archive_writing import check_pictures, write_archive
+from italic.cli.jobs import PICTURES, Job, names_below, size_of
 from italic.cli.messages import Errors, progress_bar, shown
 from italic.cli.work import load
-from italic.cluster import check_installed, cluster, on_cluster
-from italic.coding.container import MAX_AREA, ArchiveReader, FileFormatError
-from italic.coding.files import whole_file, write_whole
-from italic.coding.model_files import file_named
+from italic.coding.files.container import MAX_AREA, ArchiveReader, FileFormatError
+from italic.coding.model_files.installed import file_named
+from italic.processes.cluster import check_installed, cluster, on_cluster
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"

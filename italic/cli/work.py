@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from italic.cli.files import Job
+from italic.cli.jobs import Job
 from italic.cli.messages import Report, progress_bar, sentence
-from italic.cli.processes import in_processes
-from italic.coding.container import MAX_AREA, ArchiveReader, Record, unpack
+from italic.coding.files.container import MAX_AREA, ArchiveReader, Record, unpack
+from italic.processes.local import in_processes
 
 if TYPE_CHECKING:
-    from italic.coding.model import Model
-    from italic.coding.pictures import Picture
+    from italic.coding.files.pictures import Picture
+    from italic.coding.model_files.model import Model
 
 BATCH = 64  # pictures handed over together at most, ...
 BATCH_PIXELS = 2**22  # ... and their pixels, unless a single picture has more
@@ -30,7 +30,7 @@ class Failure(str):
 
 def load(model: str | None) -> Model:
     """The model of this name or path, None for the default one; ModelError."""
-    from italic.coding.model import load_model
+    from italic.coding.model_files.model import load_model
 
     return load_model(model)
 
@@ -39,7 +39,7 @@ def read_pictures(
     jobs: Sequence[Job], keep_metadata: bool
 ) -> Iterator[tuple[Picture | Failure, int]]:
     """Each picture and its number of pixels."""
-    from italic.coding.pictures import read
+    from italic.coding.files.pictures import read
 
     for job in jobs:
         try:
@@ -86,7 +86,7 @@ def encode(
 
     `amount` is what `compress_pictures` takes, `steps` and `seconds`.
     """
-    from italic.compression import compress_pictures, decompress_records, to_file
+    from italic.compressor.compression import compress_pictures, decompress_records, to_file
 
     chosen, share = load(model), 0.5 if verify else 1.0
     records = compress_pictures(pictures, chosen, progress=lambda x: report(share * x), **amount)
@@ -124,8 +124,8 @@ def decode(
     max_work: int | None,
 ) -> list[bytes]:
     """A PNG file of each record with the hash of its model; ValueError."""
-    from italic.coding.pictures import to_png
-    from italic.compression import decompress_records, model_for
+    from italic.coding.files.pictures import to_png
+    from italic.compressor.compression import decompress_records, model_for
 
     files: dict[int, bytes] = {}
     for model_hash in {model_hash for model_hash, _ in items}:
@@ -140,10 +140,10 @@ def decode(
 def enhance(files: list[bytes], report: Report, model: str, **how: Any) -> list[bytes]:
     """A PNG file of the enhanced picture of each BPG file; ValueError.
 
-    `how` is what `italic.enhancement.enhance` takes: steps, sample, mirrored.
+    `how` is what `italic.compressor.enhancement.enhance` takes: steps, sample, mirrored.
     """
-    from italic.coding.pictures import from_array, to_png
-    from italic.enhancement import enhance
+    from italic.coding.files.pictures import from_array, to_png
+    from italic.compressor.enhancement import enhance
 
     enhanced = []
     for number, file in enumerate(files, 1):

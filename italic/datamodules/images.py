@@ -16,8 +16,8 @@ import skimage
 from PIL import Image
 from rich.progress import track
 
-from italic.coding.files import whole_file
-from italic.coding.pictures import PictureError, read
+from italic.atomic import whole_file
+from italic.coding.files.pictures import PictureError, read
 from italic.datamodules.crops import RandomCrops, whole_images
 from italic.errors import SettingError
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from italic.cluster import check_installed, cluster, on_cluster
-from italic.coding.base import BaseCode, NoBase
-from italic.coding.files import whole_file
+from italic.atomic import whole_file
+from italic.coding.base_codes.base import BaseCode, NoBase
 from italic.datamodules.cached import made_once
 from italic.datamodules.images import DataError
+from italic.processes.cluster import check_installed, cluster, on_cluster
 
 FORMAT = "pairs 1"  # part of the key: a new layout never meets an old cache
 CHUNK = 250  # images that a worker codes at a time

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from italic.coding.base import BaseCode, NoBase
+from italic.coding.base_codes.base import BaseCode, NoBase
 from italic.datamodules.crops import RandomCrops, mirror_at_random
 from italic.datamodules.images import ImageSource, Split, crops_of
 from italic.datamodules.pairs import Pairs, make_pairs

@@ -13,13 +13,13 @@ import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from italic import experiment
-from italic.coding.codec import Codec
-from italic.coding.model import Model, load_model
-from italic.coding.model_files import file_named, file_of_hash
+from italic import run_directory
+from italic.coding.model_files.installed import file_named, file_of_hash
+from italic.coding.model_files.model import Model, load_model
+from italic.coding.streams.codec import Codec
 from italic.config import IMAGES
-from italic.experiment import CHECKPOINTS, LAST, RunError
-from italic.export import exported
+from italic.run_directory import CHECKPOINTS, LAST, RunError
+from italic.training.export import exported
 
 
 class Source(NamedTuple):
@@ -156,8 +156,8 @@ def images_for(cfg: DictConfig, sources: dict[str, Source]) -> DictConfig:
 
 
 def _of_run(run_dir: Path) -> Source:
-    cfg = experiment.read_config(run_dir)
-    experiment.find_checkpoint(run_dir)
+    cfg = run_directory.read_config(run_dir)
+    run_directory.find_checkpoint(run_dir)
     return Source(partial(exported, run_dir), cfg, run_dir)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from italic.coding.base import BPG, Ladder, NoBase
+from italic.coding.base_codes.base import BPG, Ladder, NoBase
 from italic.datamodules.crops import RandomCrops, mirror_at_random
 from italic.datamodules.images import DataError, Folder, crops_of
 from italic.datamodules.step_masks import StepMasks

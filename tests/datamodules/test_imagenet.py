@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from italic.coding.base import BPG
+from italic.coding.base_codes.base import BPG
 from italic.datamodules.batch_files import read_batch
 from italic.datamodules.imagenet import DownsampledImageNet, TinyImageNet
 from italic.datamodules.images import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from italic.coding.base import BPG, NoBase
+from italic.coding.base_codes.base import BPG, NoBase
 from italic.datamodules import pairs as pairs_module
 from italic.datamodules.images import DataError
 from italic.datamodules.pairs import make_pairs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from italic.coding.base import Ladder, NoBase
+from italic.coding.base_codes.base import Ladder, NoBase
 from italic.datamodules.step_masks import (
     EachOnce,
     StepMasks,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from italic.coding.model import ModelError
-from italic.coding.model_files import SEARCH_PATH, WEIGHTS
+from italic.coding.model_files.installed import SEARCH_PATH, WEIGHTS
+from italic.coding.model_files.model import ModelError
 from italic.config import CIFAR10Config, PhotosConfig
 from italic.evaluation.sources import find_sources, images_for
-from italic.experiment import RunError
+from italic.run_directory import RunError
 
 FILE = WEIGHTS / "cifar10.safetensors"
 PHOTOS = {"_target_": PhotosConfig._target_, "size": 16}

@@ -11,14 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from italic import experiment
-from italic.coding.files import write_whole
-from italic.evaluation.curve import measure_curve
-from italic.evaluation.figures import COLOURS, MARKERS, save_figure, shown
-from italic.evaluation.results import CurveRow, read_rows, write_rows
+from italic import run_directory
+from italic.atomic import write_whole
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
-from italic.meter import metered
+from italic.measuring.curve import measure_curve
+from italic.measuring.figures import COLOURS, MARKERS, save_figure, shown
+from italic.measuring.results import CurveRow, read_rows, write_rows
+from italic.run_directory import RunError
+from italic.training.meter import metered
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def ablate(inputs: Inputs) -> None:
     before = cfg.evaluate.before
     rows = read_rows(Path(before), AblationRow) if before else []
     presets = {name: _preset(inputs.run_dirs.get(name), name) for name in inputs.models}
-    runs = {name: experiment.read_config(inputs.run_dirs[name]) for name in inputs.models}
+    runs = {name: run_directory.read_config(inputs.run_dirs[name]) for name in inputs.models}
     check_references(
         [(row.preset, row.seed) for row in rows]
         + [(presets[name], run.seed) for name, run in runs.items()]
@@ -59,8 +59,8 @@ def ablate(inputs: Inputs) -> None:
         (row,) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, timed=0)
         if not row.lossless:
             raise RunError(f"images of {name} were not decoded to their originals")
-        path = experiment.find_result(inputs.run_dirs[name])
-        counts = metered(experiment.load_checkpoint(path))
+        path = run_directory.find_result(inputs.run_dirs[name])
+        counts = metered(run_directory.load_checkpoint(path))
         parameters = sum(parameter.numel() for parameter in model.network.parameters())
         rows.append(
             AblationRow(

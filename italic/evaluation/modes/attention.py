@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
 
-from italic.coding.codec import Codec
-from italic.evaluation.figures import COLOURS, save_figure
-from italic.evaluation.panel import known_before
+from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
+from italic.measuring.figures import COLOURS, save_figure
+from italic.measuring.panel import known_before
 from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
 from italic.models.rnan import RNAN
 from italic.models.step_network import TILE
+from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 

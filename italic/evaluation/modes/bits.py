@@ -14,12 +14,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from italic.coding.codec import Codec
-from italic.coding.files import write_whole
-from italic.evaluation.curve import Estimate
-from italic.evaluation.figures import save_figure
-from italic.evaluation.panel import UNKNOWN
+from italic.atomic import write_whole
+from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
+from italic.measuring.curve import Estimate
+from italic.measuring.figures import save_figure
+from italic.measuring.panel import UNKNOWN
 from italic.models.base_image import fill
 
 log = logging.getLogger(__name__)

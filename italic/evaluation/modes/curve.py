@@ -10,17 +10,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from italic.coding.files import write_whole
-from italic.coding.pictures import from_array
-from italic.compression import compress_pictures, to_file
-from italic.evaluation import classical, figures
-from italic.evaluation.curve import measure_curve
-from italic.evaluation.dashboard import log_evaluation
-from italic.evaluation.panel import make_panel
-from italic.evaluation.report import REPORT, write_evaluation_report
-from italic.evaluation.results import CodecRow, CurveRow, envelope, write_rows
+from italic.atomic import write_whole
+from italic.coding.files.pictures import from_array
+from italic.compressor.compression import compress_pictures, to_file
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
+from italic.measuring import classical, figures
+from italic.measuring.curve import measure_curve
+from italic.measuring.dashboard import log_evaluation
+from italic.measuring.panel import make_panel
+from italic.measuring.report import REPORT, write_evaluation_report
+from italic.measuring.results import CodecRow, CurveRow, envelope, write_rows
+from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 

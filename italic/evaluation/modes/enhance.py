@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from italic.coding.base import BPG
-from italic.coding.codec import Codec
-from italic.coding.model import Model
-from italic.evaluation.figures import save_figure
-from italic.evaluation.quality import draw_grid, psnr, squared_errors, ssim
-from italic.evaluation.results import write_table
+from italic.coding.base_codes.base import BPG
+from italic.coding.model_files.model import Model
+from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
+from italic.measuring.figures import save_figure
+from italic.measuring.quality import draw_grid, psnr, squared_errors, ssim
+from italic.measuring.results import write_table
+from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from italic.coding.codec import Codec
-from italic.evaluation.curve import Estimate
-from italic.evaluation.figures import COLOURS, line_style, save_figure, shown
-from italic.evaluation.quality import draw_grid, psnr, squared_errors
-from italic.evaluation.results import write_table
+from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
+from italic.measuring.curve import Estimate
+from italic.measuring.figures import COLOURS, line_style, save_figure, shown
+from italic.measuring.quality import draw_grid, psnr, squared_errors
+from italic.measuring.results import write_table
+from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 

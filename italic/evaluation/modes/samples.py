@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from italic.coding.codec import Codec
-from italic.evaluation.figures import save_figure
-from italic.evaluation.quality import draw_grid
+from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
+from italic.measuring.figures import save_figure
+from italic.measuring.quality import draw_grid
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from italic.coding.base import NoBase
-from italic.coding.codec import Codec
+from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
-from italic.coding.model import Model, Recipe
+from italic.coding.model_files.model import Model, Recipe
+from italic.coding.streams.codec import Codec
 from italic.config import EvaluateConfig, EvaluationConfig
 from italic.evaluation.sources import Inputs
 from italic.models.rnan import RNAN

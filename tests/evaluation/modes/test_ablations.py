@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from italic.evaluation.modes.ablations import AblationRow, check_references, differences, markdown
-from italic.experiment import RunError
+from italic.run_directory import RunError
 from tests.test_entry_points import SMALL, images, refused, run  # noqa: F401
 
 

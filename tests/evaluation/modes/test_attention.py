@@ -12,12 +12,12 @@ from torch import nn
 
 from italic.coding.exact import exact_arithmetic
 from italic.coding.exact.grids import ExactNonLocalBlock
-from italic.coding.model import Model
+from italic.coding.model_files.model import Model
 from italic.evaluation.modes.attention import Attention, attention_of, draw
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
 from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
+from italic.run_directory import RunError
 
 GATED = {"attention_window": 8}  # as rnan
 HOURGLASS = {  # as rnan_small

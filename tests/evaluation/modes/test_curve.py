@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from italic.coding.model import Model
+from italic.coding.model_files.model import Model
 from italic.config import EvaluateConfig, EvaluationConfig
-from italic.evaluation import classical
-from italic.evaluation.curve import measure_curve
 from italic.evaluation.modes import curve
-from italic.evaluation.results import CurveRow, read_rows
 from italic.evaluation.sources import Inputs
+from italic.measuring import classical
+from italic.measuring.curve import measure_curve
+from italic.measuring.results import CurveRow, read_rows
 
 MakeModel = Callable[..., Model]
 

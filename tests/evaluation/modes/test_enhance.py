@@ -7,15 +7,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from italic.coding.base import NoBase
-from italic.coding.codec import Codec
+from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
-from italic.coding.model import Model, ModelError, Recipe
+from italic.coding.model_files.model import Model, ModelError, Recipe
+from italic.coding.streams.codec import Codec
 from italic.config import EvaluateConfig
 from italic.evaluation.modes import enhance
 from italic.evaluation.sources import Inputs
-from italic.experiment import RunError
 from italic.models.rnan import RNAN
+from italic.run_directory import RunError
 from italic.schedule import Schedule
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "recurrent": False, "rungs": 2}

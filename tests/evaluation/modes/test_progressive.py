@@ -7,10 +7,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from italic.coding.base import BPG, NoBase
-from italic.coding.codec import Codec
+from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import make_exact
-from italic.coding.model import Model, Recipe
+from italic.coding.model_files.model import Model, Recipe
+from italic.coding.streams.codec import Codec
 from italic.config import EvaluateConfig
 from italic.evaluation.modes import progressive
 from italic.evaluation.sources import Inputs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from italic.coding.model import Model
+from italic.coding.model_files.model import Model
 from italic.evaluation.modes.samples import STEPS, draw, sample_columns
 from italic.evaluation.sources import Inputs
 

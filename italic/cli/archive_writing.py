@@ -1,0 +1,60 @@
+"""An archive's file: what can't go into it is refused before, and what is in it is checked."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+from italic.cli.commands import encoded
+from italic.cli.jobs import Job, renamed
+from italic.cli.messages import Errors, progress_bar
+from italic.cli.work import Failure, load, read_pictures
+from italic.coding.files import container
+from italic.coding.files.container import MAX_AREA, ArchiveReader, ArchiveWriter, FileFormatError
+
+SMALL = container.Record(container.Method.RAW, 1, 1, 0, container.Colour.GRAY)
+
+
+def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> None:
+    """Refuse, before hours of work, what can't be read or would not be unpacked."""
+    unpacked: dict[Path, Job] = {}
+    names = ArchiveWriter(io.BytesIO(), bytes(8))  # a trial
+    pictures = read_pictures(jobs, keep_metadata)
+    with progress_bar(len(jobs), "reading") as report:
+        for number, (job, (item, _)) in enumerate(zip(jobs, pictures, strict=True)):
+            report(number)
+            target = renamed(Path(job.name), ".png")
+            other = unpacked.setdefault(target, job)
+            try:
+                names.add(job.name.as_posix(), SMALL)
+            except FileFormatError as error:
+                errors.tell(job, error)
+            if isinstance(item, Failure):
+                errors.tell(job, item)
+            elif other is not job:
+                errors.tell(job, f"it and {other} would both be unpacked to {target}: rename one")
+    if errors.count:
+        raise SystemExit(1)
+
+
+def write_archive(
+    file: BinaryIO, jobs: Sequence[Job], args: argparse.Namespace, errors: Errors
+) -> None:
+    """Write an archive into a file; `args` are those of a command that codes."""
+    writer = ArchiveWriter(file, load(args.model).hash)
+    with closing(encoded(jobs, args)) as results:
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Failure):
+                errors.refuse(job, result)
+            writer.add(job.name.as_posix(), container.unpack(result, MAX_AREA)[1])
+    writer.finish()
+    file.flush()
+    if args.verify:  # that the file holds the records, each of which was decoded and compared
+        with open(file.name, "rb") as written:
+            reader = ArchiveReader(written, MAX_AREA)
+            for name in reader.names:
+                reader.read(name)

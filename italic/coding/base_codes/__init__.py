@@ -1,0 +1,1 @@
+"""Base codes: BPG through x265 and FFmpeg, none, and ladders of several."""

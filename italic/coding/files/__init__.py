@@ -1,0 +1,1 @@
+"""Compressed files, picture files, and the payloads of classical codecs in them."""

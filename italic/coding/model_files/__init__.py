@@ -1,0 +1,1 @@
+"""Model files: what they say, how they are loaded, which are installed."""

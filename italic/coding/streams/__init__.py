@@ -1,0 +1,1 @@
+"""Images to streams and back: the steps, the entropy coder, the range coder."""

@@ -1,0 +1,1 @@
+"""Pictures to files and back, BPG files to better pictures."""

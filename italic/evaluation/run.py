@@ -1,0 +1,88 @@
+"""What evaluate.py does: find the models and the images, then measure or draw as asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from italic.datamodules.images import crops_of
+from italic.evaluation.modes import (
+    ablations,
+    attention,
+    bits,
+    curve,
+    enhance,
+    progressive,
+    samples,
+)
+from italic.evaluation.sources import Inputs, find_sources, images_for
+from italic.run_directory import RunError
+from italic.training import experiment, named_code
+from italic.training.allocator import keep_freed_memory
+
+log = logging.getLogger(__name__)
+
+MODES: dict[str, Callable[[Inputs], None]] = {
+    "curve": curve.measure,
+    "ablations": ablations.ablate,
+    "attention": attention.draw,
+    "bits": bits.draw,
+    "samples": samples.draw,
+    "enhance": enhance.measure,
+    "progressive": progressive.measure,
+}
+
+LEAST = {"limit": 0, "batch_size": 1, "timed": 0, "pictures": 0}  # numbers under `evaluate`
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Do what `mode` says with the models of a run, of several, or of files, on the same images.
+
+    Raises:
+        RunError: an unknown mode, or a number out of range; no model is named or found, they don't
+            share their images, or what the mode refuses.
+        ModelError: a model file that is unknown or damaged.
+    """
+    if cfg.mode not in MODES:
+        raise RunError(f"unknown mode '{cfg.mode}': expected mode={'|'.join(MODES)}")
+    experiment.use_threads(cfg.threads)
+    keep_freed_memory()
+    if cfg.logger.same_run and cfg.ckpt_path is None:
+        raise RunError("logger.same_run=true logs to a training's W&B run: name it by ckpt_path=…")
+    for key, least in LEAST.items():
+        if cfg.evaluate[key] < least:
+            raise RunError(f"evaluate.{key} must be {least} or more; got {cfg.evaluate[key]}")
+    if cfg.datamodule is not None:  # the user's own, other than what a run's configuration names
+        named_code.import_own_code(cfg)
+    sources = find_sources(cfg)
+    data = images_for(cfg, sources)
+    if cfg.evaluate.split not in ("train", "validation", "test"):
+        raise RunError("evaluate.split must be train, validation or test")
+    source = experiment.build_images(data)
+    limit = cfg.evaluate.limit or None
+    images = source.load(cfg.evaluate.split)[:limit]
+    cropped = crops_of(source) if cfg.mode == "curve" else None
+    whole = None if cropped is None else cropped.whole(cfg.evaluate.split)[:limit]
+    pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))
+    if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
+        raise RunError(
+            f"steps must be a list of numbers from 1 to {pixels}, the pixels of an image"
+        )
+    models = {name: source.model() for name, source in sources.items()}
+    without = [name for name, model in models.items() if not model.recipe.plans]
+    if cfg.evaluate.sizes == "planned" and without:
+        raise RunError(
+            f"the model of {without[0]} has no plans: train it with masks.sizes=planned, "
+            "or leave out evaluate.sizes"
+        )
+    output = Path(HydraConfig.get().runtime.output_dir)
+    run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}
+    kind = data.datamodule.images._target_.rpartition(".")[2]
+    inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole)
+    size = "{}×{}".format(*images.shape[1:3]) if whole is None else "different numbers of"
+    log.info("%d images of %s pixels; results go to %s", len(inputs.measured), size, output)
+    MODES[cfg.mode](inputs)

@@ -1,0 +1,1 @@
+"""Rates, times, tables, figures and reports."""

@@ -1,0 +1,210 @@
+"""What a run shows of itself: its report, and what goes to W&B beside the scalars."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import wandb
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import WandbLogger
+
+from italic.coding.streams.codec import Codec
+from italic.datamodules.step_masks import StepMasks
+from italic.measuring.curve import measure_curve
+from italic.measuring.history import Validation, read_history
+from italic.measuring.panel import make_panel
+from italic.measuring.report import write_run_report
+from italic.measuring.results import CodecRow, CurveRow
+
+CURVE_STEPS = (1, 2, 4, 8, 16, 32)
+CURVE_IMAGES = 16
+
+
+class Dashboard(pl.Callback):
+    """Writes the run's report, and what W&B shows beside scalars: pictures, parts, curves.
+
+    At each validation the panel of images and the bits by part; every few of them, and after
+    training, the curve. Place it before the callback that averages the weights, so that it sees
+    the average.
+
+    Args:
+        pictures: images in the panel; 0 for neither panels nor curves.
+        curve_every: validations from one curve to the next; 0 for the one after training alone.
+    """
+
+    def __init__(self, pictures: int, curve_every: int = 0) -> None:
+        self.pictures, self.curve_every = pictures, curve_every
+        self.validations = 0
+        self.curve: list[CurveRow] = []
+        self.panel: Figure | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell W&B which data it is."""
+        logger = _wandb_logger(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if logger is not None and isinstance(data, StepMasks):
+            keys = {split: [pairs.key for pairs in made] for split, made in data.pairs.items()}
+            logger.experiment.config.update({"data": keys}, allow_val_change=True)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Code the panel's images, and some more for the curve, with the averaged weights."""
+        if not self.pictures or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        images, codec = _codec(trainer, pl_module, None)
+        self.panel = make_panel(codec, images[: self.pictures])
+        self.validations += 1
+        if self._curve_is_due:
+            self.curve = _measured(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write and log, now that the losses are in the run's logs."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._show(trainer, validated=True, measured=self._curve_is_due)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the curve of the final weights, and write again."""
+        if not trainer.is_global_zero:
+            return
+        if self.pictures:
+            pl_module.eval()
+            self.curve = _measured(trainer, pl_module)
+        self._show(trainer, validated=False, measured=True)
+
+    @property
+    def _curve_is_due(self) -> bool:
+        return self.curve_every > 0 and self.validations % self.curve_every == 0
+
+    def _show(self, trainer: pl.Trainer, validated: bool, measured: bool) -> None:
+        """Write the report; log what a validation, or measuring a curve, has given."""
+        run_dir = Path(trainer.default_root_dir)
+        write_run_report(run_dir, self.curve, self.panel)
+        logger = _wandb_logger(trainer)
+        if logger is None:
+            return
+        items: dict[str, Any] = {}
+        if validated and (history := read_history(run_dir)):
+            items["val/parts"] = _parts_chart(history)
+        if validated and self.panel is not None:
+            items["val/panel"] = wandb.Image(self.panel)
+        if measured and self.curve:
+            items |= curve_items({"val": self.curve})
+        if items:
+            logger.experiment.log({**items, "trainer/global_step": trainer.global_step})
+
+
+def run_identity(run_dir: Path) -> str:
+    """W&B's id of a run directory: a resumed run, and its evaluation, go on under the same."""
+    return hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
+
+
+def log_evaluation(
+    cfg: DictConfig,
+    curves: Mapping[str, Sequence[CurveRow]],
+    codecs: Sequence[CodecRow],
+    output: Path,
+    run_dir: Path | None,
+) -> None:
+    """Log an evaluation's curves, codecs and pictures to W&B, if configured.
+
+    Args:
+        cfg: the logger's configuration.
+        curves: rows of each named curve.
+        codecs: classical codecs on the same images.
+        output: where the evaluation's files lie.
+        run_dir: the training to whose W&B run they are added; None for a run of their own.
+    """
+    if not cfg.wandb:
+        return
+    alone = run_dir is None
+    run = wandb.init(
+        project=cfg.project,
+        name=f"evaluation {output.name}" if alone else None,
+        job_type="evaluation" if alone else None,
+        id=None if run_dir is None else run_identity(run_dir),
+        resume=None if alone else "allow",
+        mode=cfg.mode,
+        dir=str(output),
+    )
+    try:
+        items = curve_items(curves, "evaluation")
+        if codecs:
+            items["evaluation/codecs"] = _table([asdict(row) for row in codecs])
+        pictures = sorted(output.glob("**/curve.png")) + sorted(output.glob("**/panel.png"))
+        for path in pictures:
+            if "wandb" not in path.parts:
+                items[f"evaluation/{path.relative_to(output).with_suffix('')}"] = wandb.Image(
+                    str(path)
+                )
+        run.log(items)
+    finally:
+        run.finish()
+
+
+def curve_items(curves: Mapping[str, Sequence[CurveRow]], section: str = "curve") -> dict[str, Any]:
+    """Curves as one W&B table and one chart of bpsp over decode time."""
+    rows = [{"run": name, **asdict(row)} for name, curve in curves.items() for row in curve]
+    chart = wandb.plot.line_series(
+        xs=[[row.decode_ms for row in curve] for curve in curves.values()],
+        ys=[[row.bpsp_coded for row in curve] for curve in curves.values()],
+        keys=list(curves),
+        title="time/bpsp curve",
+        xname="decode time of an image, ms",
+    )
+    columns = ["run", *(field.name for field in fields(CurveRow))]
+    return {f"{section}/table": _table(rows, columns), f"{section}/chart": chart}
+
+
+def _parts_chart(history: Sequence[Validation]) -> Any:
+    """What the base code and each step cost, a line for each part."""
+    updates = [item.updates for item in history]
+    names = list(history[-1].parts)
+    return wandb.plot.line_series(
+        xs=updates,
+        ys=[[item.parts.get(name) for item in history] for name in names],
+        keys=["base code" if name == "base" else f"step {name}" for name in names],
+        title="bpsp by part",
+        xname="updates",
+    )
+
+
+def _measured(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CurveRow]:
+    images, _ = _codec(trainer, pl_module, None)
+    steps = [steps for steps in CURVE_STEPS if steps <= images[0, ..., 0].size]
+    return list(
+        measure_curve(
+            lambda number: _codec(trainer, pl_module, number)[1],
+            images[:CURVE_IMAGES],
+            steps,
+            timed=2,
+            progress=False,
+        )
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> wandb.Table:
+    names: list[str | int] = list(columns or rows[0])
+    return wandb.Table(columns=names, data=[[row[str(name)] for name in names] for row in rows])
+
+
+def _wandb_logger(trainer: pl.Trainer) -> WandbLogger | None:
+    if not trainer.is_global_zero:
+        return None
+    return next((item for item in trainer.loggers if isinstance(item, WandbLogger)), None)
+
+
+def _codec(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, steps: int | None
+) -> tuple[np.ndarray, Codec]:
+    """Validation images, and the codec of the network as it stands."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, StepMasks)
+    network = pl_module.network
+    codec = Codec(network, data.bases[0], data.schedule, steps or data.steps)  # type: ignore[arg-type]
+    return data.pairs["validation"][0].images, codec

@@ -1,0 +1,353 @@
+"""The figures: time/bpsp curves, and panels of what coding saw and spent."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from italic.atomic import write_whole
+from italic.measuring.results import CodecRow, CurveRow, pareto_front
+
+# CIFAR-10 test, bpsp, as the original ITALIC reports them. Its own figure is an estimate at 16
+# steps (negative log-likelihood plus BPG files), not coded. Papers have FLIF from 4.14 to 4.37.
+PUBLISHED_CIFAR10 = {
+    "ITALIC (estimate)": 3.31,
+    "IDF": 3.34,
+    "Bit-Swap": 3.82,
+    "FLIF": 4.37,
+}
+# Okabe & Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"
+LINES = ("-", "--", ":")
+GREY = "#666666"
+ENVELOPE = "#e0dccb"
+WIDE = 7.0  # inches
+
+Label = tuple[str, tuple[float, float], str]  # text, the point in data units, colour
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """What tells the lines of a chart apart, the one of this number from 0."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index // len(COLOURS) % len(LINES)],
+    }
+
+
+def shown(name: str) -> str:
+    """A name as a figure shows it: $ begins no formula, and _ hides nothing from the legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def draw_curve(
+    curves: Mapping[str, Sequence[CurveRow]],
+    codecs: Sequence[CodecRow],
+    published: Mapping[str, float],
+    path: Path,
+) -> None:
+    """Save `curve_figure` at a path without suffix, as .png and .svg."""
+    figure = curve_figure(curves, codecs, published)
+    save_figure(figure, path.with_name(f"{path.name}.png"))
+    save_figure(figure, path.with_name(f"{path.name}.svg"))
+
+
+def curve_figure(
+    curves: Mapping[str, Sequence[CurveRow]],
+    codecs: Sequence[CodecRow],
+    published: Mapping[str, float],
+    size: tuple[float, float] = (9.6, 6.8),
+) -> Figure:
+    """Decode time against bpsp: curves labelled with their steps, codecs as points.
+
+    Behind several curves lies their lower envelope, as far as it is on the Pareto front. Rows
+    that carry no time (nothing was timed) are left out.
+
+    Args:
+        curves: rows of each named curve.
+        codecs: classical codecs measured on the same images; may be empty.
+        published: named bpsp to draw as thin lines; may be empty.
+        size: width and height in inches; narrower ones than 7 have no title.
+
+    Raises:
+        ValueError: there is no row to draw.
+    """
+    if not any(curves.values()):
+        raise ValueError("expected at least one curve with a row to draw")
+    figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    labels: list[Label] = []
+    for index, (name, unsorted) in enumerate(curves.items()):
+        rows = sorted(unsorted, key=lambda row: row.steps)
+        points = [(row.decode_ms, row.bpsp_coded) for row in rows if math.isfinite(row.decode_ms)]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(
+            *np.reshape(points, (-1, 2)).T,
+            **line_style(index),
+            label=shown(name),
+            zorder=3,
+        )
+        steps = [row.steps for row in rows if math.isfinite(row.decode_ms)]
+        for number, point in zip(steps, points, strict=True):
+            text = f"{number} step{'s'[: number > 1]}" if len(curves) == 1 else f"{number}"
+            labels.append((text, point, colour))
+    front = [(row.decode_ms, row.bpsp_coded) for row in pareto_front(curves)]
+    if len(curves) > 1 and len(front) > 1:
+        axes.plot(
+            *np.transpose(front),
+            color=ENVELOPE,
+            linewidth=9,
+            solid_capstyle="round",
+            solid_joinstyle="round",
+            label="lower envelope",
+            zorder=2,
+        )
+    if codecs:
+        points = [(row.decode_ms, row.bpsp) for row in codecs]
+        axes.scatter(
+            *np.transpose(points), color=GREY, marker="x", label="classical codecs", zorder=3
+        )
+        labels += [(row.codec, point, GREY) for row, point in zip(codecs, points, strict=True)]
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=40))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.06, y=0.06)
+    axes.set_xlabel("decode time of an image, one at a time (ms)")
+    axes.set_ylabel("bits per sub-pixel (coded bytes, base code included)")
+    count = next(rows[0].images for rows in curves.values() if rows)
+    if size[0] >= WIDE:
+        axes.set_title(f"Lossless coding of {count} images: decode time against size")
+    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
+    _draw_published(axes, published)
+    meaning = "number of steps at each point" if len(curves) > 1 else None
+    legend = axes.legend(loc="best", fontsize=9, framealpha=0.9, title=meaning, title_fontsize=8)
+    figure.draw_without_rendering()  # makes the layout; it stays as labels are placed in it
+    figure.set_layout_engine("none")
+    _place_labels(axes, labels, legend.get_window_extent())
+    return figure
+
+
+def losses_figure(
+    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]], size: tuple[float, float]
+) -> Figure:
+    """Validation bpsp of named runs against the updates of their training.
+
+    Args:
+        losses: for each run its updates and bpsp.
+        size: width and height in inches.
+    """
+    figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    for index, (name, points) in enumerate(losses.items()):
+        axes.plot(
+            *points,
+            **line_style(index),
+            markersize=4,
+            label=shown(name),
+        )
+    axes.set_xlabel("updates")
+    axes.set_ylabel("validation bpsp")
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    if len(losses) > 1:
+        axes.legend(fontsize=9, framealpha=0.9)
+    return figure
+
+
+def parts_figure(parts: Mapping[str, Mapping[str, float]], size: tuple[float, float]) -> Figure:
+    """Validation bpsp of base code and steps as bars, those of named times side by side.
+
+    Args:
+        parts: for each time (such as "first", "best") the bpsp of each part.
+        size: width and height in inches.
+    """
+    figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(name for values in parts.values() for name in values))
+    width = 0.8 / max(1, len(parts))
+    for index, (time, values) in enumerate(parts.items()):
+        places = np.arange(len(names)) + (index - (len(parts) - 1) / 2) * width
+        heights = [values.get(name, 0.0) for name in names]
+        axes.bar(places, heights, width, color=COLOURS[index % len(COLOURS)], label=time)
+    axes.set_xticks(np.arange(len(names)), names, fontsize=8)
+    axes.set_xlabel("base code and steps")
+    axes.set_ylabel("bpsp")
+    axes.grid(True, axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if len(parts) > 1:
+        axes.legend(fontsize=9, framealpha=0.9)
+    return figure
+
+
+def draw_panel(
+    images: np.ndarray,
+    bases: np.ndarray,
+    known: np.ndarray,
+    known_steps: Sequence[int],
+    bits: np.ndarray,
+    samples: np.ndarray,
+) -> Figure:
+    """A row an image: original, base reconstruction, what steps knew, bits of each pixel, a sample.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        bases: uint8 (N, H, W, 3).
+        known: uint8 (N, S, H, W, 3), what is known before each of the S shown steps.
+        known_steps: the numbers of these steps.
+        bits: float (N, H, W), bits spent on each pixel.
+        samples: uint8 (N, H, W, 3), drawn from the model, given the base codes.
+    """
+    columns = 4 + len(known_steps)
+    count = len(images)
+    figure = Figure(figsize=(1.6 * columns + 0.8, 1.6 * count + 0.6), dpi=110, layout="constrained")
+    grid = figure.subplots(count, columns, squeeze=False)
+    titles = ["original", "base reconstruction", *(f"known at step {step}" for step in known_steps)]
+    titles += ["a sample of the model", "bits per pixel"]
+    for row in range(count):
+        shown = [images[row], bases[row], *known[row], samples[row]]
+        for column, picture in enumerate(shown):
+            grid[row, column].imshow(picture, interpolation="nearest")
+        heat = grid[row, -1].imshow(
+            bits[row], vmin=0, vmax=float(bits.max()), cmap="inferno", interpolation="nearest"
+        )
+        for axes in grid[row]:
+            axes.set_axis_off()
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
+    figure.colorbar(heat, ax=grid[:, -1].tolist(), fraction=0.08, label="bits per pixel")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as the suffix says, whole or not at all; the same figure, the same bytes."""
+    buffer = io.BytesIO()
+    kind = path.suffix.removeprefix(".")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name}):
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    write_whole(path, buffer.getvalue())
+
+
+def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
+    """Thin lines over the whole width, named beyond the right edge, names pushed apart."""
+    if not published:
+        return
+    names = sorted(published, key=lambda name: published[name])
+    values = [published[name] for name in names]
+    axes.update_datalim([(1, value) for value in values], updatex=False)
+    axes.autoscale_view(scalex=False)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    for index, (name, value, height) in enumerate(
+        zip(names, values, _apart(values, 0.027 * (high - low)), strict=True)
+    ):
+        axes.axhline(
+            value,
+            color=GREY,
+            linewidth=0.8,
+            linestyle="--",
+            zorder=1,
+            label=None if index else "published figures",
+        )
+        axes.annotate(
+            f"{name} {value:.2f}",
+            xy=(1, value),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(1.02, height),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            color=GREY,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": GREY, "shrinkB": 0},
+        )
+
+
+def _apart(values: Sequence[float], gap: float) -> np.ndarray:
+    """Ascending values, neighbours moved by equal amounts until they are `gap` apart."""
+    heights = np.array(values, dtype=float)
+    for _ in range(100):
+        lack = np.maximum(gap - np.diff(heights), 0) / 2
+        heights[:-1] -= lack
+        heights[1:] += lack
+    return heights
+
+
+def _place_labels(axes: Axes, labels: Sequence[Label], legend: Bbox) -> None:
+    """Put each label near its point where it covers least: labels, markers, lines, the edges."""
+    pixels_per_point = axes.get_figure().dpi / 72  # type: ignore[union-attr]
+    inside = axes.get_window_extent()
+    taken = [legend]
+    marks = np.concatenate([_on_line(line) for line in axes.get_lines()] or [np.empty((0, 2))])
+    # From the top down: of two points at one place the upper one takes the room above.
+    labels = sorted(labels, key=lambda label: -label[1][1])
+    points = axes.transData.transform(np.reshape([point for _, point, _ in labels], (-1, 2)))
+    for (text, point, colour), centre in zip(labels, points, strict=True):
+        label = axes.annotate(
+            text,
+            point,
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=colour,
+            zorder=4,
+        )
+        label.set_in_layout(False)
+        extent = label.get_window_extent()
+
+        def cost(
+            offset: tuple[float, float], centre: np.ndarray = centre, extent: Bbox = extent
+        ) -> float:
+            x, y = centre + np.array(offset) * pixels_per_point
+            box = Bbox.from_bounds(
+                x - extent.width / 2, y - extent.height / 2, extent.width, extent.height
+            )
+            outside = not (
+                inside.x0 < box.x0
+                and box.x1 < inside.x1
+                and inside.y0 < box.y0
+                and box.y1 < inside.y1
+            )
+            return (
+                1000 * (outside + box.count_overlaps(taken))
+                + 100 * _count_inside(box.padded(4 * pixels_per_point), points)
+                + 5 * _count_inside(box.padded(pixels_per_point), marks)
+                + math.hypot(*offset)
+            )
+
+        half = extent.width / 2 / pixels_per_point
+        offsets = [
+            ((half + distance) * math.cos(angle), (6 + distance) * math.sin(angle))
+            for distance in (6, 9, 13, 18, 24)
+            for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False)
+        ]
+        best = min(offsets, key=cost)
+        label.set_position(best)
+        taken.append(label.get_window_extent())
+
+
+def _on_line(line: Line2D) -> np.ndarray:
+    """Pixels (M, 2) along a drawn line, some 3 apart."""
+    corners = line.get_transform().transform(np.reshape(line.get_xydata(), (-1, 2)))
+    pieces = [corners]
+    for start, end in pairwise(corners):
+        count = int(np.hypot(*(end - start)) / 3) + 2
+        pieces.append(np.linspace(start, end, count))
+    return np.concatenate(pieces)
+
+
+def _count_inside(box: Bbox, points: np.ndarray) -> int:
+    return int(((points > box.min) & (points < box.max)).all(-1).sum())

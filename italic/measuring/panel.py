@@ -1,0 +1,32 @@
+"""The panel: original, base reconstruction, what steps knew, the bits of each pixel, a sample."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from italic.coding.streams.codec import Codec
+from italic.measuring.curve import Estimate
+from italic.measuring.figures import draw_panel
+
+UNKNOWN = 128  # grey level shown for a pixel that is not known yet
+
+
+def known_before(codec: Codec, images: np.ndarray, step: int) -> np.ndarray:
+    """Images, uint8 (N, H, W, 3), as far as they are known before a step (from 0), else grey."""
+    known = codec.partition(*images.shape[1:3]).step_of_pixel < step
+    return np.where(known[..., None], images, np.uint8(UNKNOWN))
+
+
+def make_panel(codec: Codec, images: np.ndarray) -> Figure:
+    """Encode images, uint8 (N, H, W, 3), and draw what the codec saw, spent and expects."""
+    count, height, width, _ = images.shape
+    estimate = Estimate(count, height * width)
+    codes = [coded.base for coded in codec.encode(images, estimate)]
+    bases = np.stack([codec.base.decode(code, height, width) for code in codes])
+    shown = sorted({codec.steps // 4, codec.steps // 2, codec.steps - 1} - {0})
+    known = [known_before(codec, images, step) for step in shown]
+    stack = np.stack(known, axis=1) if known else np.empty((count, 0, *images.shape[1:]), np.uint8)
+    bits = estimate.maps.reshape(count, height, width)
+    samples = codec.sample(codes, height, width, np.random.default_rng(0))
+    return draw_panel(images, bases, stack, [step + 1 for step in shown], bits, samples)

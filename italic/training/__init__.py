@@ -1,0 +1,1 @@
+"""A run of train.py: its parts, its trainer, its result."""

@@ -1,0 +1,142 @@
+"""The runs of a sweep (train.py -m …): what became of each, in one table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from italic.atomic import write_whole
+from italic.measuring.results import write_table
+from italic.run_directory import RunError
+
+log = logging.getLogger(__name__)
+
+OUTCOME = "outcome.json"  # in a run's directory
+TABLE = "sweep.csv"  # in the sweep's
+NOT_ENDED = "not ended"  # a run that was killed, or still trains
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's overrides, best validation bpsp (None without one), seconds, and why it failed."""
+
+    overrides: list[str]
+    bpsp: float | None
+    seconds: float
+    error: str | None
+
+
+class Sweep(Callback):
+    """Hydra's callback: writes the table whenever a run ends, prints it after the last one.
+
+    A run that fails does not end the sweep, but the command fails when all have run.
+    """
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Start the clock."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            # Joblib's workers start processes in a way that others, such as a pool's, don't know.
+            multiprocessing.set_start_method(None, force=True)
+            self.start = time.monotonic()
+            self._record(config, None, NOT_ENDED)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Record what became of the run."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        bpsp, reason = None, None
+        try:
+            bpsp = job_return.return_value
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            expected = isinstance(error, RunError)
+            log.error("this run failed: %s", reason, exc_info=None if expected else error)
+        # Hydra would end the sweep at a run that failed, and Optuna at one without a number.
+        job_return.status = JobStatus.COMPLETED
+        job_return.return_value = bpsp if bpsp is not None and math.isfinite(bpsp) else None
+        self._record(config, job_return.return_value, reason)
+        sweep_dir = Path(config.hydra.sweep.dir)
+        write_table(table(sweep_dir), sweep_dir / TABLE)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print the table and name the best run."""
+        sweep_dir = Path(config.hydra.sweep.dir)
+        rows = table(sweep_dir)
+        if not rows:
+            sys.exit("train.py: the sweep has no runs: does a glob match nothing?")
+        write_table(rows, sweep_dir / TABLE)
+        print(f"\n{printed(rows)}\n")
+        best = rows[0]
+        if best["bpsp"] is not None:
+            path = shlex.quote(str(sweep_dir / best["directory"]))
+            print(f"best: {path}, {best['bpsp']:.4f} bpsp")
+        print(f"the table is in {shlex.quote(str(sweep_dir / TABLE))}")
+        if failed := [row for row in rows if row["error"]]:
+            sys.exit(f"train.py: {len(failed)} of {len(rows)} runs failed, see the table's errors")
+
+    def _record(self, config: DictConfig, bpsp: float | None, error: str | None) -> None:
+        seconds = time.monotonic() - self.start
+        outcome = Outcome(list(config.hydra.overrides.task), bpsp, round(seconds, 1), error)
+        path = Path(config.hydra.runtime.output_dir) / OUTCOME
+        write_whole(path, json.dumps(asdict(outcome), indent=2).encode())
+
+
+def table(sweep_dir: Path) -> list[dict[str, Any]]:
+    """A row for each run below a directory, the best first, those without a bpsp last.
+
+    Returns:
+        Its directory, the overrides in which runs differ by key, bpsp, seconds, error.
+    """
+    outcomes = {
+        path.parent.relative_to(sweep_dir).as_posix(): Outcome(**json.loads(path.read_text()))
+        for path in sorted(sweep_dir.rglob(OUTCOME))
+    }
+    settings = {
+        run: {key: value for key, _, value in (item.partition("=") for item in outcome.overrides)}
+        for run, outcome in outcomes.items()
+    }
+    keys = dict.fromkeys(key for run in settings.values() for key in run)
+    varied = [key for key in keys if len({run.get(key) for run in settings.values()}) > 1]
+    rows = [
+        {
+            "directory": run,
+            **{key: settings[run].get(key) for key in varied},
+            "bpsp": outcome.bpsp,
+            "seconds": outcome.seconds,
+            "error": outcome.error,
+        }
+        for run, outcome in outcomes.items()
+    ]
+    return sorted(rows, key=lambda row: math.inf if row["bpsp"] is None else row["bpsp"])
+
+
+def printed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with aligned columns; those that say nothing are left out."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)

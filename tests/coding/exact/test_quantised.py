@@ -1,0 +1,547 @@
+"""Exact networks on 8-bit operands."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Context, Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from italic.coding.exact import (
+    InexactError,
+    calibrated,
+    check,
+    check_layers,
+    exact_arithmetic,
+    exchange_modules,
+    floating_state,
+    grids,
+    integer_state,
+    kernels,
+    layers,
+    load_integer_state,
+    make_exact,
+    products,
+    quantised,
+)
+from italic.coding.exact.quantised import (
+    QuantisedConv2d,
+    QuantisedConvTranspose2d,
+    QuantisedLayer,
+    QuantisedLinear,
+    QuantisedNonLocalBlock,
+    QuantisedResidualBlock,
+)
+from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
+
+LEAK = 0.0625
+WAYS = ("int8", "float32")
+
+
+class Rows(nn.Module):
+    """A residual block of two linear layers."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.leak = LEAK
+        self.first = nn.Linear(features, features)
+        self.second = nn.Linear(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.leaky_relu(self.first(x), self.leak))
+
+
+class Predictor(nn.Module):
+    """A stand-in of the pixel predictor's and the context network's shape."""
+
+    arithmetic = "int8"
+
+    def __init__(self, features: int = 32, inputs: int = 75) -> None:
+        super().__init__()
+        self.context = nn.Sequential(
+            *(conv3x3(4, features), ResidualBlock(features, LEAK), NonLocalBlock(features, 4)),
+            *(conv3x3(features, features, stride=2), nn.Conv2d(features, features, 1)),
+        )
+        self.up = nn.ConvTranspose2d(features, features, 2, stride=2)
+        self.entry = nn.Linear(inputs, features)
+        self.known_entry = nn.Linear(inputs, features, bias=False)
+        self.embedding = nn.Embedding(4, features)
+        self.body = nn.Sequential(*(Rows(features) for _ in range(2)))
+        self.exit = nn.Linear(features, 12)
+
+    def forward(self, lattice: Tensor, rows: Tensor, known: Tensor) -> Tensor:
+        context = self.up(self.context(lattice)).permute(0, 2, 3, 1).flatten(0, 2)
+        x = self.entry(rows * (1 / 16)) + self.known_entry(known) + self.embedding.weight[1]
+        return self.exit(self.body(x + context[: len(x)]))
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights that look trained."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            size = 0.8 / max(1.0, parameter[0].numel() ** 0.5) if parameter.ndim > 1 else 0.1
+            values = torch.randn(parameter.shape, generator=random) * size
+            parameter.copy_(values.sign() * values.abs().pow(1.3) * 1.5)
+    return network.eval()
+
+
+def inputs(seed: int = 0, count: int = 200) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    integers = torch.randint(-127, 128, (2, 4, 12, 10), generator=random)
+    lattice = integers.float() / 64
+    rows = torch.randn(count, 75, generator=random).mul(25).round().clamp(-127, 127)
+    known = (torch.rand(count, 75, generator=random) < 0.4).float()
+    return lattice, rows, known
+
+
+def calibrate(network: nn.Module) -> None:
+    for seed in range(4):
+        network(*inputs(seed))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> nn.Module:
+    return calibrated(randomised(Predictor()), calibrate)
+
+
+def by(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(products, "integers_are_right", lambda: way == "int8")
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What switches to each way of computing that is right on this machine."""
+    right = WAYS if products._exact() else WAYS[1:]
+    return [lambda way=way: by(monkeypatch, way) for way in right]
+
+
+def random_layer(layer: nn.Module, zero: int, seed: int = 0) -> QuantisedLayer:
+    """A quantised layer of random weights with the largest among them."""
+    kinds = {
+        nn.Linear: QuantisedLinear,
+        nn.Conv2d: QuantisedConv2d,
+        nn.ConvTranspose2d: QuantisedConvTranspose2d,
+    }
+    made = kinds[type(layer)](layer)
+    random = torch.Generator().manual_seed(seed)
+    made.weight.copy_(torch.randint(-127, 128, made.weight.shape, generator=random))
+    made.bias.copy_(torch.randint(-(2**16), 2**16, made.bias.shape, generator=random))
+    made.scale.copy_(torch.rand(made.scale.shape, generator=random) * 1e-4 + 1e-6)
+    made.steps.fill_(float(torch.rand((), generator=random)) * 40)
+    made.zero.fill_(zero)
+    assert made.is_exact()
+    return made
+
+
+def reference(layer: QuantisedLayer, x: Tensor, conv: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The layer in float64, which holds its sums as int64 would, from the definition."""
+    zero = int(layer.zero)
+    counts = (x * layer.steps).round().clamp(-zero, 255 - zero).double()
+    # With the zero point's part taken out of the bias again.
+    bias = (layer.bias - layer.zero_bias()).double()
+    shape = (-1,) if isinstance(layer, QuantisedLinear) else (-1, 1, 1)
+    sums = conv(counts, layer.weight.double()) + bias.view(shape)
+    return sums.float() * layer.scale.view(shape)
+
+
+@pytest.mark.parametrize("zero", [0, 17, 128, 255])
+@pytest.mark.parametrize("rows", [0, 1, 7, 64, 2100])
+@pytest.mark.parametrize("widths", [(3, 5), (75, 32), (243, 96)])
+def test_linear_layers(
+    ways: list[Callable[[], None]], widths: tuple[int, int], rows: int, zero: int
+) -> None:
+    layer = random_layer(nn.Linear(*widths), zero)
+    x = torch.randn(rows, widths[0], generator=torch.Generator().manual_seed(1)) * 4
+    expected = reference(layer, x, F.linear)
+    for choose in ways:
+        choose()
+        assert torch.equal(layer(x), expected)
+        assert torch.equal(layer(x[None]), expected[None])
+        assert torch.equal(layer(layer.quantised(x)), expected)
+
+
+@pytest.mark.parametrize("zero", [0, 100, 255])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1), ((3, 2), (0, 1)), (3, 2)])
+@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (3, 8, 17, 40), (1, 4, 9, 700)])
+def test_convolutions(
+    ways: list[Callable[[], None]],
+    shape: tuple[int, ...],
+    kernel: object,
+    padding: object,
+    stride: object,
+    zero: int,
+) -> None:
+    conv = nn.Conv2d(shape[1], 6, kernel, stride, padding)  # type: ignore[arg-type]
+    layer = random_layer(conv, zero)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 4
+    expected = reference(layer, x, lambda x, w: F.conv2d(x, w, None, conv.stride, conv.padding))  # type: ignore[arg-type]
+    for choose in ways:
+        choose()
+        assert torch.equal(layer(x), expected)
+        assert torch.equal(layer(x.to(memory_format=torch.channels_last)), expected)
+
+
+def test_transposed_convolutions(ways: list[Callable[[], None]]) -> None:
+    layer = random_layer(nn.ConvTranspose2d(5, 6, (2, 3), (2, 3)), 128)
+    x = torch.randn(2, 5, 7, 4, generator=torch.Generator().manual_seed(1)) * 4
+    expected = reference(layer, x, lambda x, w: F.conv_transpose2d(x, w, None, (2, 3)))
+    for choose in ways:
+        choose()
+        assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("kind", [Rows, lambda features: ResidualBlock(features, LEAK)])
+def test_residual_blocks_do_what_their_layers_do(
+    ways: list[Callable[[], None]], kind: Callable[[int], nn.Module]
+) -> None:
+    block = QuantisedResidualBlock(kind(32))
+    block.first = random_layer(block.first, 120, 1)
+    block.second = random_layer(block.second, 11, 2)
+    shape = (1500, 32) if isinstance(block.first, QuantisedLinear) else (2, 32, 9, 30)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    expected = x + block.second(F.leaky_relu(block.first(x), LEAK))
+    for choose in ways:
+        choose()
+        assert torch.equal(block(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
+@pytest.mark.parametrize("zero", [0, 1, 97, 128, 255])
+def test_compiled_passes_do_what_pytorch_does(dtype: torch.dtype, zero: int) -> None:
+    random = torch.Generator().manual_seed(zero)
+    sums = torch.randint(-(2**23), 2**23, (333, 50), generator=random).to(dtype)
+    bias = torch.randint(-(2**22), 2**22, (50,), generator=random, dtype=torch.int32)
+    scale = torch.rand(50, generator=random) * 1e-5
+    x = torch.randn(333, 50, generator=random) * 3
+    steps, zero_point = torch.tensor(7.7), torch.tensor(zero, dtype=torch.int32)
+    assert torch.equal(
+        kernels.quantise(x, steps, zero_point), kernels.quantise_reference(x, steps, zero_point)
+    )
+    counts = torch.empty(333, 50, dtype=torch.int8)
+    kernels.requantise(sums, bias, scale, LEAK, steps, zero_point, counts)
+    again = kernels.requantise_reference(sums, bias, scale, LEAK, steps, zero_point)
+    assert torch.equal(counts, again)
+    out = torch.empty_like(x)
+    for before in (None, x):
+        kernels.rescale(sums, bias, scale, out, before)
+        assert torch.equal(out, kernels.rescale_reference(sums, bias, scale, before))
+
+
+def test_halves_are_rounded_to_even() -> None:
+    x = torch.arange(-200, 200) / 2
+    zero = torch.tensor(128, dtype=torch.int32)
+    counts = kernels.quantise(x, torch.tensor(1.0), zero)
+    assert torch.equal(counts.float(), x.round().clamp(-128, 127))
+
+
+def test_products_are_not_fused_with_sums() -> None:
+    # 4097² needs 25 bits: rounded to 2^24 + 8192 before 1 is added, but not if fused.
+    sums = torch.full((64, 48), 4097, dtype=torch.int32)
+    bias = torch.zeros(48, dtype=torch.int32)
+    scale, x = torch.full((48,), 4097.0), torch.full((64, 48), -16777216.0)
+    out = torch.empty_like(x)
+    kernels.rescale(sums, bias, scale, out, x)
+    assert (out == 8192).all()
+
+
+def test_largest_inputs_stay_exact(ways: list[Callable[[], None]]) -> None:
+    """The worst case that the bound allows, every input at its limit with its weight's sign."""
+    layer = QuantisedLinear(nn.Linear(1030, 3))
+    layer.weight.copy_(torch.tensor([127, -127, 0])[:, None].expand(3, 1030))
+    room = 2**24 - 1 - 128 * 127 * 1030
+    layer.bias.copy_(torch.tensor([-room, room, 2**24 - 1]))
+    assert layer.is_exact() and int(layer.reach().max()) == 2**24 - 1
+    for choose in ways:
+        choose()
+        sums = layer(torch.full((2, 1030), -128, dtype=torch.int8))
+        assert sums[1].tolist() == [1 - 2**24, 2**24 - 1, 2**24 - 1]
+
+
+def test_ways_batches_threads_and_layouts_agree(
+    predictor: nn.Module, ways: list[Callable[[], None]]
+) -> None:
+    lattice, rows, known = inputs(9)
+    expected = predictor(lattice, rows, known)
+    before = torch.get_num_threads()
+    try:
+        for choose in ways:
+            choose()
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                assert torch.equal(predictor(lattice, rows, known), expected)
+                some = lattice.to(memory_format=torch.channels_last), rows[:13], known[:13]
+                assert torch.equal(predictor(*some), expected[:13])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_lower_precision_changes_nothing(
+    predictor: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = predictor(*inputs(9))
+    by(monkeypatch, "float32")
+    with torch.autocast("cpu", torch.bfloat16), exact_arithmetic():
+        assert torch.equal(predictor(*inputs(9)), expected)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        assert torch.equal(predictor(*inputs(9)), expected)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+        {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
+        {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"},
+        {"ITALIC_PRODUCTS": "float32"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_every_instruction_set_computes_the_same(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = calibrated(randomised(Predictor()), calibrate)
+    state = tmp_path / "state.pt"
+    torch.save(integer_state(network), state)
+    expected = network(*inputs(9))
+    np.save(tmp_path / "expected.npy", expected.numpy())
+    code = (
+        "import sys, numpy as np, torch;"
+        "from tests.coding.exact import test_quantised as t;"
+        "network = t.exchange_modules(t.Predictor());"
+        f"t.load_integer_state(network, torch.load({str(state)!r}));"
+        "out = network(*t.inputs(9)).numpy();"
+        f"same = np.array_equal(out, np.load({str(tmp_path / 'expected.npy')!r}));"
+        "print(t.products.integers_are_right(), same)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **settings},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    way, same = done.stdout.split()
+    assert same == "True"
+    if "AVX2" in settings.values() or "float32" in settings.values():
+        assert way == "False"
+
+
+def test_the_probe_finds_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturating(rows: Tensor, weight: Tensor) -> Tensor:
+        pairs = (rows[:, None].int() + 128) * weight.int()  # as unsigned, as oneDNN does
+        pairs = F.pad(pairs, (0, pairs.shape[-1] % 2)).unflatten(-1, (-1, 2)).sum(-1)
+        return pairs.clamp(-(2**15), 2**15 - 1).sum(-1).int() - 128 * weight.int().sum(1)
+
+    def absent(rows: Tensor, weight: Tensor) -> Tensor:
+        raise RuntimeError("not implemented")
+
+    for way in (saturating, absent):
+        monkeypatch.setattr(products, "by_integers", way)
+        assert not products._exact()
+
+
+def test_unknown_ways_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ITALIC_PRODUCTS", "int4")
+    with pytest.raises(ValueError, match="expected int8 or float32"):
+        products.integers_are_right.__wrapped__()
+
+
+def test_attention_is_near_and_its_sums_exact() -> None:
+    block = NonLocalBlock(16, 16)
+    torch.manual_seed(0)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    network = nn.Sequential(block)
+    network.arithmetic = "int8"
+    x = torch.randn(2, 16, 16, 16)
+    exact = calibrated(network, lambda network: [network(x)].clear())
+    attention = exact[0]
+    assert isinstance(attention, QuantisedNonLocalBlock)
+    query, key, value = (torch.randn(3, 256, 8) for _ in range(3))
+    share = attention._shares(query, key)
+    assert torch.equal(share, share.round()) and share.max() == 255 and share.min() >= 0
+    counts = (value * attention.steps[2]).round().clamp(-127, 127)
+    sums = (share.double() @ counts.double()).float() * attention.value_scale
+    assert torch.equal(attention.attend(query, key, value), sums / share.sum(-1, keepdim=True))
+    error = (exact(x) - network(x)).square().mean() / (network(x) - x).square().mean()
+    assert float(error) < 2e-3
+
+
+def test_attention_over_large_windows_is_refused() -> None:
+    network = nn.Sequential(NonLocalBlock(16, 23))
+    network.arithmetic = "int8"
+    with pytest.raises(InexactError, match="expected 22 at most"):
+        exchange_modules(network)
+
+
+def test_inputs_of_8_bits_stay_as_they_are(predictor: nn.Module) -> None:
+    assert float(predictor.entry.steps) == 16 and int(predictor.entry.zero) == 128
+    assert float(predictor.known_entry.steps) == 1
+    assert float(predictor.context[0].steps) == 64
+
+
+def test_leaky_activations_get_nearly_all_levels(predictor: nn.Module) -> None:
+    for block in predictor.body:
+        assert 3 <= int(block.second.zero) <= 40
+
+
+@torch.no_grad()
+def test_calibration_errs_little(predictor: nn.Module) -> None:
+    network = randomised(Predictor())
+    expected = network(*inputs(9))
+    size = expected.var()
+    for exact in (predictor, make_exact(network, calibrate)):
+        assert (exact(*inputs(9)) - expected).square().mean() < 3e-3 * size
+
+
+def test_states_are_written_and_read_again(predictor: nn.Module) -> None:
+    state = integer_state(predictor)
+    kinds = {state[f"{name}.weight"].dtype for name in ("entry", "up", "context.0", "body.1.first")}
+    assert kinds == {torch.int8}
+    again = exchange_modules(Predictor())
+    load_integer_state(again, state)
+    check(again)
+    assert torch.equal(again(*inputs(9)), predictor(*inputs(9)))
+
+
+def test_floating_states_make_the_network_again(predictor: nn.Module) -> None:
+    network = Predictor()
+    network.load_state_dict(floating_state(predictor))
+    expected = randomised(Predictor())(*inputs(9))
+    assert (network(*inputs(9)) - expected).square().mean() < 3e-3 * expected.var()
+
+
+DAMAGES: list[Callable[[nn.Module], object]] = [
+    lambda network: network.entry.bias.fill_(2**24),
+    lambda network: network.entry.scale.fill_(torch.nan),
+    lambda network: network.entry.scale.fill_(0),
+    lambda network: network.entry.steps.fill_(torch.inf),
+    lambda network: network.entry.zero.fill_(256),
+    lambda network: network.entry.weight.fill_(-128),
+    lambda network: network.context[2].exponential.mul_(1.5),
+    lambda network: network.context[2].score_scale.fill_(-1),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found(predictor: nn.Module, damage: Callable[[nn.Module], object]) -> None:
+    network = copy.deepcopy(predictor)
+    check(network)
+    damage(network)
+    with pytest.raises(InexactError, match="damaged"):
+        check(network)
+
+
+class OwnLinear(nn.Linear):
+    """A layer of one's own."""
+
+
+@pytest.mark.parametrize("layer", [OwnLinear(12, 12), nn.LayerNorm(12), nn.Bilinear(2, 2, 2)])
+def test_layers_that_are_not_exact_are_refused(layer: nn.Module) -> None:
+    network = Predictor()
+    network.exit = nn.Sequential(network.exit, layer)
+    with pytest.raises(InexactError, match=r"exit\.1"):
+        check_layers(network)
+    with pytest.raises(InexactError, match=r"exit\.1"):
+        check(exchange_modules(network))
+
+
+def test_unknown_schemes_are_refused() -> None:
+    network = Predictor()
+    network.arithmetic = "int4"
+    with pytest.raises(InexactError, match="expected one of grids, int8"):
+        exchange_modules(network)
+
+
+def test_infinite_weights_are_refused() -> None:
+    network = randomised(Predictor())
+    with torch.no_grad():
+        network.exit.weight[0, 0] = torch.inf
+    with pytest.raises(InexactError, match="not finite"):
+        calibrated(network, calibrate)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("embedding.weight", lambda x: x.fill_(torch.nan), "embedding.weight holds a number"),
+        ("embedding.weight", lambda x: x.fill_(-1e30), "embedding.weight holds a number"),
+        ("context.2.exponential", lambda x: x.add_(1), r"sums of context\.2 are not exact"),
+        ("context.2.steps", lambda x: x.zero_(), r"sums of context\.2 are not exact"),
+        ("entry.zero", lambda x: x.fill_(256), "sums of entry are not exact"),
+        ("entry.weight", lambda x: x.fill_(-128), "sums of entry are not exact"),
+        ("entry.scale", lambda x: x.neg_(), "sums of entry are not exact"),
+    ],
+)
+def test_damaged_numbers_are_found(
+    predictor: nn.Module, name: str, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    network = copy.deepcopy(predictor)
+    with torch.no_grad():
+        change(network.state_dict()[name])
+    with pytest.raises(InexactError, match=message):
+        check(network)
+
+
+def test_no_entry_of_a_table_is_near_a_rounding_boundary() -> None:
+    """So that every library's functions give the same tables."""
+    context = Context(prec=40)
+
+    def exp(x: float) -> Decimal:
+        return context.exp(Decimal(x))
+
+    tables = [
+        # Unrounded, rounded, and how much is added before it is rounded down.
+        ([255 * exp(-i / 64) for i in range(401)], quantised.exponential_table(), "0.5"),
+        ([2**14 * exp(-i / 64) for i in range(623)], grids.exponential_table(), "0"),
+        (
+            [256 / (1 + exp(-i / 128)) for i in range(-1024, 1025)],
+            256 * layers.sigmoid_table(),
+            "0.5",
+        ),
+    ]
+    for numbers, table, half in tables:
+        assert len(numbers) == len(table)
+        for number, entry in zip(numbers, table.tolist(), strict=True):
+            if number == 2**14:  # exp(0), exactly
+                assert entry == number
+                continue
+            number += Decimal(half)
+            assert int(number) == entry and abs(number - round(number)) > Decimal("1e-6")
+
+
+def test_weights_whose_sums_would_not_fit_get_coarser_grids() -> None:
+    layer = QuantisedLinear(nn.Linear(3000, 2))
+    layer.set_weights(torch.full((2, 3000), 0.5), torch.zeros(2), torch.full((2,), 0.5 / 127))
+    assert layer.is_exact() and int(layer.weight[0, 0]) < 50
+    torch.testing.assert_close(layer.floating()[0], torch.full((2, 3000), 0.5), rtol=0.02, atol=0)
+
+
+def test_layers_that_calibration_never_applies_are_refused() -> None:
+    network = Predictor()
+    network.more = nn.Linear(2, 2)
+    with pytest.raises(InexactError, match="more was never applied"):
+        calibrated(network, calibrate)
+
+
+def test_no_residual_block_but_those_of_two_layers() -> None:
+    assert quantised.is_residual_block(Rows(2))
+    assert quantised.is_residual_block(ResidualBlock(2))
+    block = Rows(2)
+    block.third = nn.Linear(2, 2)
+    assert not quantised.is_residual_block(block)

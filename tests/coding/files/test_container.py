@@ -1,0 +1,479 @@
+from __future__ import annotations
+
+import io
+import random
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from italic.coding.files import container
+from italic.coding.files.container import (
+    MAX_STEPS,
+    ArchiveReader,
+    ArchiveWriter,
+    Chunk,
+    Colour,
+    FileFormatError,
+    Method,
+    Plan,
+    Record,
+    kind_of,
+    pack,
+    unpack,
+)
+
+HASH = b"modelsha"
+CHUNKS = ((Chunk.PALETTE, b"abc"), (Chunk.TEXT, b"t"), (Chunk.TEXT, b""))
+ESTIMATED = Record(
+    *(Method.ESTIMATOR, 2, 300, 0x12345678, Colour.PALETTE, CHUNKS),
+    *(4, Plan("power", 2.2), b"base", b"stream"),
+)
+KEPT = Record(Method.PNG, 1, 1, 5, Colour.BILEVEL, stream=b"png")
+
+ESTIMATED_HEX = (
+    "00 02 ac02 78563412 02 03 02 03 616263 06 01 74 06 00"  # size, CRC, colour, chunks
+    "04 02 dc00 04 62617365 06 73747265616d"  # steps, plan, base code, stream
+)
+PICTURE = bytes.fromhex("8949544c 03 00 6d6f64656c736861" + ESTIMATED_HEX + "ff307564")
+ARCHIVE = bytes.fromhex(
+    "8949544c 03 01 0000000000000000"
+    + ESTIMATED_HEX
+    + "7f729d25 02 01 01 05000000 09 00 03 706e67 868fc99a"
+    + "78da63624dd42bc84b57e12a2e4dd23fbc07c4e605003cd00682"
+    + "1a00000000000000 2a454faf 4c544989"
+)
+
+INDEX = b"\2" + b"\5a.png" + b"\x24" + b"\x0asub/\xc3\xbc.png" + b"\x0d"
+
+quick = settings(derandomize=True, deadline=None, max_examples=100)
+contents = st.binary(max_size=40)
+sides = st.integers(1, 2**31 - 1)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    method = draw(st.sampled_from(Method))
+    height = draw(sides)
+    width = draw(st.integers(1, min(2**31 - 1, 2**32 // height)))
+    single = st.integers(0, 255).filter(lambda kind: kind not in (Chunk.TEXT, Chunk.OTHER))
+    chunks = draw(st.lists(st.tuples(single, contents), max_size=8, unique_by=lambda c: c[0]))
+    chunks += draw(st.lists(st.tuples(st.sampled_from([Chunk.TEXT, Chunk.OTHER]), contents)))[:24]
+    colour, checksum = draw(st.sampled_from(Colour)), draw(st.integers(0, 2**32 - 1))
+    record = (method, height, width, checksum, colour, tuple(draw(st.permutations(chunks))))
+    if method != Method.ESTIMATOR:
+        return Record(*record, stream=draw(contents))
+    steps = draw(st.integers(1, min(height * width, MAX_STEPS)))
+    powers = st.integers(0, 65535).map(lambda exponent: Plan("power", exponent / 100))
+    plan = draw(st.one_of(st.sampled_from([Plan("own"), Plan("equal")]), powers))
+    return Record(*record, steps, plan, draw(contents), draw(contents))
+
+
+names = st.lists(
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
+        lambda part: part not in (".", "..")
+    ),
+    min_size=1,
+    max_size=3,
+).map("/".join)
+
+
+def archive(pictures: dict[str, Record], model_hash: bytes = HASH) -> bytes:
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, model_hash)
+    for name, record in pictures.items():
+        writer.add(name, record)
+    writer.finish()
+    return file.getvalue()
+
+
+def with_index(compressed: bytes, body: bytes = b"") -> bytes:
+    """An archive whose checksums are right, whatever its index is."""
+    header = container.MAGIC + b"\3\1" + HASH
+    checksum = zlib.crc32(header + compressed)
+    return header + body + compressed + struct.pack("<QI4s", len(compressed), checksum, b"LTI\x89")
+
+
+def sealed(body: bytes) -> bytes:
+    """A file of one picture whose checksum is right, whatever its record is."""
+    data = container.MAGIC + b"\3\0" + HASH + body
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def read_all(data: bytes) -> list[Record]:
+    reader = ArchiveReader(io.BytesIO(data))
+    return [reader.read(name) for name in reader.names]
+
+
+def test_golden_picture() -> None:
+    assert pack(HASH, ESTIMATED) == PICTURE
+    assert unpack(PICTURE) == (HASH, ESTIMATED)
+
+
+def test_golden_archive() -> None:
+    pictures = {"a.png": ESTIMATED, "sub/ü.png": KEPT}
+    assert read_all(ARCHIVE) == list(pictures.values())
+    assert ArchiveReader(io.BytesIO(ARCHIVE)).names == tuple(pictures)
+    written = archive(pictures, bytes(8))
+    # Another build of zlib may compress the index in other ways.
+    start = 14 + len(ESTIMATED.to_bytes()) + 4 + len(KEPT.to_bytes()) + 4
+    assert written[:start] == ARCHIVE[:start]
+    assert zlib.decompress(written[start:-16]) == zlib.decompress(ARCHIVE[start:-16]) == INDEX
+
+
+@quick
+@given(st.binary(min_size=8, max_size=8), records())
+def test_pictures_come_back(model_hash: bytes, record: Record) -> None:
+    data = pack(model_hash, record)
+    assert kind_of(data) == kind_of(data[:6]) == "picture"
+    assert unpack(data, max_pixels=2**32) == (model_hash, record)
+
+
+@quick
+@given(st.binary(min_size=8, max_size=8), st.dictionaries(names, records(), max_size=4))
+def test_archives_come_back(model_hash: bytes, pictures: dict[str, Record]) -> None:
+    data = archive(pictures, model_hash)
+    assert kind_of(data) == kind_of(data[:6]) == "archive"
+    reader = ArchiveReader(io.BytesIO(data), max_pixels=2**32)
+    assert (reader.model_hash, reader.names, len(reader)) == (
+        model_hash,
+        tuple(pictures),
+        len(pictures),
+    )
+    assert reader.sizes == tuple(len(record.to_bytes()) for record in pictures.values())
+    for place in reversed(range(len(pictures))):
+        record = pictures[reader.names[place]]
+        assert reader.read(place) == reader.read(reader.names[place]) == record
+        assert reader.read(place - len(pictures)) == record
+
+
+@pytest.mark.parametrize("whole, read", [(PICTURE, unpack), (ARCHIVE, read_all)])
+def test_every_cut_and_every_changed_byte_is_refused(
+    whole: bytes, read: Callable[[bytes], object]
+) -> None:
+    read(whole)
+    for position in range(len(whole)):
+        with pytest.raises(FileFormatError):
+            read(whole[:position])
+        for change in (0x01, 0x80, 0xFF):
+            damaged = bytearray(whole)
+            damaged[position] ^= change
+            with pytest.raises(FileFormatError):
+                read(bytes(damaged))
+    with pytest.raises(FileFormatError):
+        read(whole + b"\0")
+
+
+def test_one_damaged_record_leaves_the_others() -> None:
+    damaged = bytearray(ARCHIVE)
+    damaged[20] ^= 1
+    reader = ArchiveReader(io.BytesIO(damaged))
+    assert reader.read("sub/ü.png") == KEPT
+    with pytest.raises(
+        FileFormatError, match=r"picture 'a.png': its record is damaged: its CRC-32"
+    ):
+        reader.read("a.png")
+
+
+def accepted(read: Callable[[bytes], Record], data: bytes) -> bool:
+    """Whether `data` is a record; if it is, it must be the only way to write that record."""
+    try:
+        record = read(data)
+    except FileFormatError:
+        return False
+    assert record.to_bytes() == data
+    return True
+
+
+def test_garbage_is_refused_without_other_errors() -> None:
+    generator = random.Random(0)
+    good = [ESTIMATED.to_bytes(), KEPT.to_bytes()]
+    count = 0
+    for _ in range(3000):
+        noise = generator.randbytes(generator.randrange(60))
+        for prefix in (b"", PICTURE[:14], ARCHIVE[:14]):
+            with pytest.raises(FileFormatError):
+                unpack(prefix + noise)
+            with pytest.raises(FileFormatError):
+                read_all(prefix + noise)
+        # Behind right checksums, where only the parsers stand guard.
+        accepted(lambda data: unpack(sealed(data))[1], noise)
+        changed = bytearray(generator.choice(good))
+        changed[generator.randrange(len(changed))] = generator.randrange(256)
+        count += accepted(lambda data: unpack(sealed(data))[1], bytes(changed))
+        body = bytes(36) + bytes(4) + bytes(13) + bytes(4)
+        for compressed in (noise, zlib.compress(noise)):
+            with pytest.raises(FileFormatError):
+                read_all(with_index(compressed, body))
+        damaged = bytearray(INDEX)
+        damaged[generator.randrange(len(INDEX))] = generator.randrange(256)
+        with pytest.raises(FileFormatError):
+            read_all(with_index(zlib.compress(damaged), body))
+    assert 100 < count < 2900  # a change of contents is none of the parser's business
+
+
+HEAD = container.MAGIC + b"\3"
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", r"not an ITALIC file: it begins with b'', expected b'\\x89ITL'"),
+        (b"\x89PNG\r\n", r"not an ITALIC file: it begins with b'\\x89PNG'"),
+        (b"ITALIC\1", "version 1, of an earlier ITALIC: .* decode it with the program that wrote"),
+        (container.MAGIC + b"\2\0", "version 2, of an earlier ITALIC: .* version 3; decode it"),
+        (HEAD, "cut short: it ends after 5 bytes"),
+        (container.MAGIC + b"\7\0", "version 7, written by a newer ITALIC: .* version 3; update"),
+        (container.MAGIC + b"\1\0", "damaged: it has version 1 and kind 0, expected version 3"),
+        (HEAD + b"\2", "damaged: it has version 3 and kind 2, expected version 3 and kind 0 or 1"),
+        (HEAD + b"\0", "cut short: it ends after 6 bytes"),
+        (PICTURE[:27], "cut short: it ends after 27 bytes, the shortest has 28"),
+        (PICTURE[:-1], "the file is damaged: its CRC-32 is [0-9a-f]{8}, expected [0-9a-f]{8}"),
+        (ARCHIVE, "holds an archive of pictures: read it with ArchiveReader"),
+    ],
+)
+def test_messages_of_pictures(data: bytes, message: str) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        unpack(data)
+
+
+ENTRY, ROOM = b"\1a\x0a", bytes(14)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"ITALIC\1", "version 1"),
+        (PICTURE, "holds one picture: read it with unpack"),
+        (ARCHIVE[:10], "cut short: it ends after 10 bytes"),
+        (ARCHIVE[:29], "cut short: it ends after 29 bytes, the shortest has more than 30"),
+        (ARCHIVE[:-1], "no end: its last bytes are .*, expected b'LTI.*; it was cut short"),
+        (ARCHIVE[:-16] + b"\xff" * 8 + ARCHIVE[-8:], "index of 18446744073709551615 bytes"),
+        (ARCHIVE[:-17] + b"x" + ARCHIVE[-16:], "the archive's index is damaged: its CRC-32"),
+        (with_index(b"zlib?"), "does not decompress"),
+        (with_index(b""), "longer or shorter than its compressed data"),
+        (with_index(zlib.compress(b"\0") + b"x"), "longer or shorter than its compressed data"),
+        (with_index(zlib.compress(b"\0")[:-1]), "longer or shorter than its compressed data"),
+        (with_index(zlib.compress(bytes(2**26 + 1))), "more than the 64 MiB"),
+        (with_index(zlib.compress(b"\0x")), "index is damaged: 1 bytes follow its end"),
+        (with_index(zlib.compress(b"\0"), b"x"), "lists 0 bytes of records, the file has 1"),
+        (with_index(zlib.compress(b"\1" + ENTRY)), "lists 1 pictures, more than fit into 0"),
+        (with_index(zlib.compress(b"\1"), ROOM), "has 1 bytes, expected 2 or more"),
+        (with_index(zlib.compress(b"\1\0\x0a"), ROOM), "'' is no name for a picture: expected"),
+        (with_index(zlib.compress(b"\1\2..\x0a"), ROOM), "'..' is no name for a picture"),
+        (with_index(zlib.compress(b"\1\2/a\x0a"), ROOM), "'/a' is no name for a picture"),
+        (with_index(zlib.compress(b"\1\1\xff\x0a"), ROOM), "not valid UTF-8"),
+        (with_index(zlib.compress(b"\1\xb9\x60" + b"a" * 12345), ROOM), "name has 12345 bytes"),
+        (with_index(zlib.compress(b"\1\x41" + b"a/" * 32 + b"b\x0a"), ROOM), "a name has 33 parts"),
+        (with_index(zlib.compress(b"\2" + 2 * ENTRY), 2 * ROOM), "it has 'a' twice"),
+        (with_index(zlib.compress(b"\1" + ENTRY), ROOM + b"x"), "lists 14 bytes .* file has 15"),
+    ],
+)
+def test_messages_of_archives(data: bytes, message: str) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        ArchiveReader(io.BytesIO(data))
+
+
+CRC = "05000000"
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        ("", "the record is damaged: it has 0 bytes, expected 1 or more"),
+        ("05 01 01", "has method 5: expected 0 to 4"),
+        ("02 00 01", "0 × 1 pixels: expected sides of 1 to"),
+        ("02 ffffffff0f 01", "4294967295 × 1 pixels: expected sides of 1 to"),
+        ("02 81808008 80808004", "16777217 × 8388608 pixels: .* at most 2\\^32 pixels"),
+        ("02 80808001 81808000", "not in its shortest form"),
+        ("02 8000 01", "not in its shortest form"),
+        ("02 8080808010 01", "not below 2\\^32"),
+        ("02 808080808001 01", "not below 2\\^32"),
+        ("02 808001 818001", "16384 × 16385 = 268451840 pixels, more .* 268435456: .* max_pixels"),
+        (f"02 01 01 {CRC} 0a 00 00", "has colour 10: expected 0 to 9"),
+        (f"02 01 01 {CRC} 00 21", "has 33 chunks: expected at most 32"),
+        (f"02 01 01 {CRC} 00 02 0100 0100 00", "several chunks of type 1: expected one"),
+        (f"02 01 01 {CRC} 00 02 ff00 ff00 00", "several chunks of type 255: expected one"),
+        (f"02 01 01 {CRC} 00 00 02 70", "damaged: it has 11 bytes, expected 12 or more"),
+        (f"02 01 01 {CRC} 00 00 01 70 6e", "damaged: 1 bytes follow its end"),
+        (f"00 01 02 {CRC} 00 00 00 00 00 00", "has 0 steps: expected 1 to 2, as many as pixels"),
+        (f"00 01 02 {CRC} 00 00 03 00 00 00", "has 3 steps: expected 1 to 2, as many as pixels"),
+        (f"00 01 02 {CRC} 00 00 01 03 00 00", "has plan 3: expected 0 to 2"),
+    ],
+)
+def test_messages_of_records(record: str, message: str) -> None:
+    data = bytes.fromhex(record)
+    with pytest.raises(FileFormatError, match=message):
+        Record.from_bytes(data)
+    with pytest.raises(FileFormatError):
+        unpack(sealed(data))
+
+
+def estimated(**changes: object) -> Record:
+    fields = {name: getattr(ESTIMATED, name) for name in ESTIMATED.__dataclass_fields__}
+    return Record(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: estimated(method=7), "method 7"),
+        (lambda: estimated(colour=-1), "colour -1"),
+        (lambda: estimated(height=2**31), "2147483648 × 300 pixels"),
+        (lambda: estimated(checksum=2**32), "checksum is 4294967296"),
+        (lambda: estimated(steps=601), "601 steps: expected 1 to 600, as many as pixels"),
+        (lambda: estimated(chunks=((6, b""),) * 33), "33 chunks: expected at most 32"),
+        (lambda: estimated(chunks=((256, b""),)), "type 256: expected 0 to 255"),
+        (lambda: estimated(chunks=((3, b""), (3, b"x"))), "several chunks of type 3"),
+        (lambda: estimated(method=Method.PNG), "only the estimator, method 0, has those"),
+        (lambda: Plan("quad"), "unknown plan 'quad': expected own, equal or power"),  # type: ignore
+        (lambda: Plan("power", 2.205), "exponent 2.205: expected 0 to 655.35 in whole hundredths"),
+        (lambda: Plan("power", 655.36), "exponent 655.36"),
+        (lambda: Plan("power", float("nan")), "exponent nan"),
+        (lambda: Plan("own", 1.0), "exponent 1.0: expected 0 to 0.0"),
+        (lambda: pack(b"short", ESTIMATED), "hash has 5 bytes: expected 8"),
+        (lambda: ArchiveWriter(io.BytesIO(), b""), "hash has 0 bytes: expected 8"),
+        (
+            lambda: estimated(height=2**16, width=2**16, steps=2**16 + 1),
+            "65537 steps: expected 1 to 65536",
+        ),
+    ],
+)
+def test_what_the_format_cannot_hold_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        make()
+
+
+def test_large_pictures_need_leave() -> None:
+    data = pack(HASH, KEPT)
+    assert unpack(data, max_pixels=1)[1] == KEPT
+    large = pack(HASH, ESTIMATED)
+    with pytest.raises(FileFormatError, match="2 × 300 = 600 pixels, more than the limit of 599"):
+        unpack(large, max_pixels=599)
+    reader = ArchiveReader(io.BytesIO(ARCHIVE), max_pixels=599)
+    assert reader.read(1) == KEPT
+    with pytest.raises(FileFormatError, match=r"picture 'a.png': the picture has 2 × 300 = 600"):
+        reader.read(0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "a/../b",
+        "./a",
+        "a\0",
+        "\ud800",
+        "ü" * 2049,
+        "a/" * 32 + "b",
+    ],
+)
+def test_unsafe_names_are_refused_and_the_archive_goes_on(name: str) -> None:
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, HASH)
+    with pytest.raises(FileFormatError, match="name"):
+        writer.add(name, KEPT)
+    writer.add("a..b/...", KEPT)
+    with pytest.raises(FileFormatError, match=r"there is a picture 'a\.\.b/\.\.\.' in the archive"):
+        writer.add("a..b/...", KEPT)
+    writer.add("ü" * 2048, KEPT)
+    writer.add("a/" * 31 + "b", KEPT)
+    writer.finish()
+    assert read_all(file.getvalue()) == [KEPT, KEPT, KEPT]
+    for late in (writer.finish, lambda: writer.add("b", KEPT)):
+        with pytest.raises(ValueError, match="the archive is finished"):
+            late()
+
+
+def test_a_full_index_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_INDEX", 1 + 3)
+    file = io.BytesIO()
+    writer = ArchiveWriter(file, HASH)
+    writer.add("a", KEPT)
+    with pytest.raises(FileFormatError, match="the archive is full: with 1 pictures"):
+        writer.add("b", KEPT)
+    writer.finish()
+    assert read_all(file.getvalue()) == [KEPT]
+
+
+def test_no_such_picture() -> None:
+    reader = ArchiveReader(io.BytesIO(ARCHIVE))
+    with pytest.raises(KeyError):
+        reader.read("b.png")
+    with pytest.raises(IndexError):
+        reader.read(2)
+
+
+class CountingFile(io.BytesIO):
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def test_only_what_is_needed_is_read() -> None:
+    large = Record(Method.RAW, 100, 100, 1, Colour.RGB, stream=bytes(30000))
+    data = archive({f"{place}.png": large if place else KEPT for place in range(50)})
+    file = CountingFile(data)
+    reader = ArchiveReader(file)
+    records = sum(reader.sizes) + 4 * len(reader)
+    assert file.count == len(data) - records < 1000
+    file.count = 0
+    assert reader.read("0.png") == KEPT
+    assert file.count == reader.sizes[0] + 4 == len(KEPT.to_bytes()) + 4
+    file.count = 0
+    assert reader.read(7) == large
+    assert file.count == reader.sizes[7] + 4
+
+
+class Pipe(io.RawIOBase):
+    """Takes bytes and can do nothing else."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.data += data
+        return len(data)
+
+
+def test_archives_are_written_without_seeking() -> None:
+    pipe = Pipe()
+    writer = ArchiveWriter(pipe, bytes(8))  # type: ignore[arg-type]
+    writer.add("a.png", ESTIMATED)
+    writer.add("sub/ü.png", KEPT)
+    writer.finish()
+    assert read_all(pipe.data) == [ESTIMATED, KEPT]
+
+
+def test_lengths_that_lie_cost_no_memory() -> None:
+    big = "ffffffff0f"
+    huge = [
+        sealed(bytes.fromhex(f"02 01 01 {CRC} 00 00 {big}")),
+        sealed(bytes.fromhex(f"02 01 01 {CRC} 00 01 01 {big}")),
+        sealed(bytes.fromhex(f"02 01 01 {CRC} 00 {big}")),
+    ]
+    lists = [zlib.compress(bytes.fromhex(f"{big}")), zlib.compress(b"\1\1a" + bytes.fromhex(big))]
+    tracemalloc.start()
+    for data in huge:
+        with pytest.raises(FileFormatError):
+            unpack(data)
+    for index in lists:
+        with pytest.raises(FileFormatError):
+            ArchiveReader(io.BytesIO(with_index(index, ROOM)))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

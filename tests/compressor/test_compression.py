@@ -1,0 +1,353 @@
+import io
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import italic
+import italic.pillow_plugin
+from italic.coding.base_codes import bpg
+from italic.coding.base_codes.base import NoBase
+from italic.coding.exact import make_exact
+from italic.coding.files.container import Colour, FileFormatError, Method, Record, unpack
+from italic.coding.files.pictures import from_array, read, to_png
+from italic.coding.model_files.model import (
+    SEARCH_PATH,
+    Model,
+    ModelError,
+    Recipe,
+    load_model,
+    save_model,
+)
+from italic.coding.streams.codec import Codec
+from italic.coding.streams.entropy import StreamError
+from italic.compressor import compression
+from italic.compressor.compression import (
+    compress_pictures,
+    decompress_records,
+    from_file,
+    model_for,
+    steps_within,
+    to_file,
+)
+from italic.compressor.enhancement import enhance
+from italic.models.rnan import RNAN
+from italic.schedule import Schedule
+
+NETWORK = {
+    "features": 8,
+    "groups": 1,
+    "components": 2,
+    "space_to_depth": 2,
+    "mask_branch": False,
+    "recurrent": False,
+}
+
+
+GREY = np.arange(20, dtype=np.uint8).reshape(4, 5)
+FLAT_BPG = bpg.encode(np.zeros((8, 8, 3), np.uint8), 40)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    images = smooth(2, 16, 16)
+
+    def calibrate(untouched: nn.Module) -> None:
+        Codec(untouched, NoBase(), Schedule(), 2).encode(images)
+
+    network = make_exact(RNAN(**NETWORK).eval(), calibrate)
+    save_model(path, network, Recipe(NETWORK, None, 4, "nested", "power", 1.0))
+    return load_model(path)
+
+
+@pytest.fixture(autouse=True)
+def installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "tiny.safetensors", model.network, model.recipe)
+    monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
+
+
+@pytest.fixture
+def no_classical_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The untrained estimator would lose to them."""
+    monkeypatch.setattr(compression, "_ENCODERS", {})
+
+
+def smooth(count: int, height: int, width: int) -> np.ndarray:
+    """Noisy waves, which even an untrained estimator makes smaller."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    waves = 120 + 60 * np.sin(x / 5 + y / 7) + 20 * np.cos(x / 3)
+    grey = waves[None, ..., None] + random.normal(0, 2, (count, height, width, 1))
+    return (grey + random.normal(0, 2, (count, height, width, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (16, 16, 3), (9, 5), (7, 8, 2), (6, 11, 4)])
+def test_arrays_come_back(shape: tuple[int, ...], dtype: type) -> None:
+    array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, True)
+    decoded = italic.decompress(italic.compress(array, "tiny", 3))
+    assert decoded.dtype == dtype and np.array_equal(decoded, array)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_pictures_of_any_sizes_in_one_call(model: Model) -> None:
+    pictures = [
+        from_array(array)
+        for array in (*smooth(3, 16, 16), *smooth(1, 8, 20), smooth(1, 16, 16)[0, ..., 0])
+    ]
+    seen: list[float] = []
+    records = compress_pictures(pictures, model, progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
+    assert {record.method for record in records[:4]} == {Method.ESTIMATOR}
+    assert records == [compress_pictures([picture], model)[0] for picture in pictures]
+    decoded = decompress_records(records, model)
+    for one, other in zip(pictures, decoded, strict=True):
+        assert np.array_equal(one.samples, other.samples)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_pictures_as_they_are_known_after_some_steps(model: Model) -> None:
+    colour, grey = from_array(smooth(1, 16, 16)[0]), from_array(smooth(1, 16, 16)[0, ..., 0])
+    records = compress_pictures([colour, grey], model)
+    damaged = [replace(record, checksum=0) for record in records]
+    for done in (0, 3):
+        early = decompress_records(damaged, model, steps_done=done)
+        assert [picture.samples.shape for picture in early] == [(16, 16, 3)] * 2
+        assert not np.array_equal(early[0].samples, colour.samples)
+    whole = decompress_records(records, model, steps_done=4)
+    for picture, original in zip(whole, (colour, grey), strict=True):
+        assert np.array_equal(picture.samples, original.samples)
+    with pytest.raises(FileFormatError, match="not the one that was coded"):
+        decompress_records(damaged, model, steps_done=4)
+    with pytest.raises(ValueError, match="4 steps: expected from 0 to 4 of them; got 5"):
+        decompress_records(records, model, steps_done=5)
+    with pytest.raises(ValueError, match="as PNG, without steps"):
+        decompress_records([replace(records[0], method=Method.PNG, steps=0)], None, steps_done=0)
+
+
+def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    flat = np.zeros((32, 32, 3), np.uint8)
+    for array, bound in ((noise, noise.size + 50), (flat, 100)):
+        (record,) = compress_pictures([from_array(array)], model)
+        file = to_file(record, model)
+        assert record.method != Method.ESTIMATOR and len(file) < bound
+        assert file[6:14] == bytes(8) and model_for(bytes(8), [record]) is None
+        assert np.array_equal(from_file(file).samples, array)
+
+
+def test_pictures_too_large_for_the_base_code_go_without_the_estimator(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpg, "MAX_SIDE", 15)
+    based = replace(model, recipe=replace(model.recipe, base={"qp": 40, "chroma": "420"}))
+    array = smooth(1, 16, 16)[0]
+    (record,) = compress_pictures([from_array(array)], based)
+    assert record.method != Method.ESTIMATOR
+    assert np.array_equal(from_file(to_file(record, based)).samples, array)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_the_default_type_of_the_host_program_changes_nothing(model: Model) -> None:
+    array = smooth(1, 16, 16)[0]
+    file = italic.compress(array, model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert italic.compress(array, model) == file
+        assert np.array_equal(italic.decompress(file, model), array)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_pictures_above_a_limit_are_refused(model: Model) -> None:
+    file = italic.compress(smooth(1, 9, 5)[0], model)
+    assert italic.decompress(file, model, max_pixels=45).shape == (9, 5, 3)
+    with pytest.raises(ValueError, match="max_pixels"):
+        italic.decompress(file, model, max_pixels=44)
+
+
+def test_a_few_bytes_demand_no_long_work(model: Model) -> None:
+    record = Record(Method.ESTIMATOR, 64, 64, 0, Colour.RGB, (), 4096, stream=b"\1" * 60)
+    file = to_file(record, model)
+    match = r"work for 20971520 pixels \(64 × 64 in 4096 steps\), more than the limit of 277504"
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=match):
+        italic.decompress(file, model)
+    assert time.perf_counter() - start < 1
+    with pytest.raises(ValueError, match="raise max_work"):
+        decompress_records([record], model, max_work=20971519)
+    few = replace(record, steps=2)
+    with pytest.raises(StreamError):
+        decompress_records([few], model)
+    with pytest.raises(ValueError, match="limit of 10239"):
+        decompress_records([few], model, max_work=10239)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_nothing_is_written_that_would_be_refused_for_its_work(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = smooth(1, 16, 16)[0]
+    assert unpack(italic.compress(array, model))[1].method == Method.ESTIMATOR
+    monkeypatch.setattr(compression, "WORK", 0)
+    monkeypatch.setattr(compression, "WORK_PER_BYTE", 1)
+    file = italic.compress(array, model)
+    assert unpack(file)[1].method == Method.RAW
+    assert np.array_equal(italic.decompress(file), array)
+
+
+def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
+    (record,) = compress_pictures([from_array(smooth(1, 12, 12)[0])], model, 10**6)
+    assert record.steps in (0, 144)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        *(
+            (partial(italic.compress, GREY, steps=steps), "steps must be a whole number, 1 or more")
+            for steps in (0, -1, 2.5, 4.0, "4", True, [4], float("nan"))
+        ),
+        *(
+            (partial(italic.compress, array), "expected uint8 or uint16")
+            for array in ("a.png", None, [[1]], GREY.astype(float), GREY[:0])
+        ),
+        *(
+            (partial(call, model=model), "expected the name of an installed model or the path")
+            for model in (5, b"tiny", "", ["tiny"])
+            for call in (partial(italic.compress, GREY), partial(enhance, FLAT_BPG))
+        ),
+        *(
+            (partial(call, data), "expected the bytes of a file, as Path.* gives them; got")
+            for data in ("x.italic", Path("x.italic"), None, 5, io.BytesIO(), GREY)
+            for call in (italic.decompress, enhance)
+        ),
+        *(
+            (partial(italic.decompress, b"", max_pixels=most), "max_pixels must be a whole number")
+            for most in (0, 1e6, "100", None)
+        ),
+        *((partial(enhance, FLAT_BPG, steps=steps), "steps must be") for steps in (0, 1.5, None)),
+        (partial(compress_pictures, [], None, 0), "steps must be"),
+        *(
+            (partial(compress_pictures, [], None, seconds=time), "seconds must be a number above 0")
+            for time in (0, -1.0, float("inf"), float("nan"), "1")
+        ),
+        *(
+            (partial(decompress_records, [], None, steps_done=done), "steps_done must be")
+            for done in (-1, 1.5, "1")
+        ),
+    ],
+)
+def test_arguments_that_are_none_get_a_sentence(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call()
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_numbers_and_bytes_of_other_types_are_taken(model: Model) -> None:
+    file = italic.compress(GREY, model, np.int64(2))
+    for data in (bytearray(file), memoryview(file)):
+        assert np.array_equal(italic.decompress(data, model, np.uint32(100)), GREY)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_a_time_budget_gives_a_number_of_steps(model: Model) -> None:
+    assert steps_within(1e-9, 16, 16, model) == 1
+    assert steps_within(1e9, 16, 16, model) == 256
+    (record,) = compress_pictures([from_array(smooth(1, 16, 16)[0])], model, seconds=1e-9)
+    assert record.steps == 1
+
+
+def test_a_time_budget_is_filled_by_a_trial_on_a_part_of_the_image(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def seconds(_: Model, height: int, width: int, steps: int) -> float:
+        tried.append((height, width, steps))
+        return 1.0 + steps / 2
+
+    monkeypatch.setattr(compression, "_seconds", seconds)
+    assert steps_within(9.0, 16, 16, model) == 16
+    assert steps_within(4.0 * 9.0, 384, 384, model) == 16  # four times what was tried
+    assert {size[:2] for size in tried} == {(16, 16), (192, 192)}
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_a_model_that_is_given_need_not_be_installed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = smooth(1, 16, 16)[0]
+    file = italic.compress(array, model)
+    other = tmp_path / "other.safetensors"
+    save_model(other, model.network, replace(model.recipe, steps=2))
+    with pytest.raises(ModelError, match=rf"'other' .*, but with 'tiny' \({model.hash.hex()}\)"):
+        italic.decompress(file, other)
+    monkeypatch.delenv(SEARCH_PATH)
+    path = tmp_path / "tiny.safetensors"
+    for given in (path, str(path), model):
+        assert np.array_equal(italic.decompress(file, given), array)
+    with pytest.raises(ModelError, match=f"with {model.hash.hex()}, which is not installed"):
+        italic.decompress(file, other)
+    with pytest.raises(ModelError, match=r"not installed: name its .* with --model"):
+        italic.decompress(file)
+    with pytest.raises(FileFormatError, match="limit of 255"):
+        from_file(file, model, max_pixels=255)
+
+
+def test_a_picture_that_needs_no_model_takes_any(model: Model) -> None:
+    flat = np.zeros((32, 32, 3), np.uint8)
+    assert np.array_equal(italic.decompress(italic.compress(flat, model), model), flat)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_a_wrong_picture_is_never_given_out(model: Model) -> None:
+    file = bytearray(italic.compress(smooth(1, 16, 16)[0], model))
+    with pytest.raises(FileFormatError):
+        italic.decompress(bytes(file[:-1]))
+    file[40] ^= 1
+    with pytest.raises(FileFormatError):
+        italic.decompress(bytes(file))
+
+
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(model: Model) -> None:
+    array, threads = smooth(1, 64, 64)[0], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        data = italic.compress(array, model, 2)
+        torch.ones(2**17).mul_(2)  # by two threads in any case
+
+        def code() -> None:
+            assert italic.compress(array, load_model("tiny"), 2) == data
+            torch.ones(2**17).mul_(2)
+
+        process = get_context("fork").Process(target=code)
+        process.start()
+        process.join(60)
+        process.kill()
+        assert process.exitcode == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"\0" * 9])
+def test_exif_that_pillow_cannot_read_is_kept(model: Model, exif: bytes) -> None:
+    """Nobody has to understand it, on the way to PNG files and in Pillow's plugin either."""
+    file = to_png(replace(from_array(smooth(1, 8, 8)[0]), exif=exif))
+    (record,) = compress_pictures([read(file)], model, 1)
+    data = to_file(record, model)
+    assert from_file(data).exif == read(to_png(from_file(data))).exif == exif
+    with Image.open(BytesIO(data)) as image:
+        image.load()
+        image.save(BytesIO(), "ITALIC", model="tiny", steps=1)

@@ -1,0 +1,117 @@
+"""Parts of a configuration; a network that begins with the weights of a model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from italic.coding.exact import make_exact, silent_blocks
+from italic.coding.model_files.model import Recipe, load_model, save_model
+from italic.config import MasksConfig
+from italic.models.layers import ResidualBlock
+from italic.models.rnan import RNAN
+from italic.run_directory import RunError
+from italic.schedule import Schedule
+from italic.training.experiment import begin_with, build_schedule
+from tests.coding.exact.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
+
+FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("models") / "hourglass.safetensors"
+    save_model(path, trained(HOURGLASS), Recipe(HOURGLASS, None, 4, "nested", "power", 1.0))
+    return str(path)
+
+
+@torch.no_grad()
+def means(network: RNAN) -> torch.Tensor:
+    image = torch.from_numpy(pictures(1)).permute(0, 3, 1, 2).float()
+    mixture, _ = network(image, torch.full_like(image, 128), FOUR_PIXELS.float())
+    return mixture.means
+
+
+@pytest.mark.parametrize("more", [{}, {"deep": 3}, {"groups": 2}], ids=str)
+def test_it_says_what_the_model_says_though_it_may_be_larger(
+    model: str, more: dict[str, Any]
+) -> None:
+    network = RNAN(**{**HOURGLASS, **more})
+    untrained = means(network)
+    begin_with(network, model)
+    expected = means(load_model(model).network)
+    assert (means(network) - expected).abs().max() < 0.1  # grey levels; the exact one rounds
+    assert (untrained - expected).abs().max() > 1
+
+
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("silent", [0, 1])
+def test_silent_blocks_may_be_left_out(attention: bool, silent: int, tmp_path: Path) -> None:
+    settings = {**HOURGLASS, "leak": 0.0, "attention": attention}
+    network = weights(RNAN(**settings))
+    blocks = [m for m in network.groups[0].trunk.bottom if isinstance(m, ResidualBlock)]
+    torch.nn.init.constant_(blocks[silent].first.bias, -1000)
+    path = tmp_path / "silent.safetensors"
+    exact = make_exact(network, lambda untouched: [means(untouched)].clear())
+    assert silent_blocks(exact) == [f"groups.0.trunk.bottom.{silent + attention}"]
+    save_model(path, exact, Recipe(settings, None, 4, "nested", "power", 1.0))
+    smaller = RNAN(**{**settings, "deep": 1})
+    begin_with(smaller, str(path))
+    assert (means(smaller) - means(network)).abs().max() < 0.1
+    with pytest.raises(RunError, match="or without its silent ones"):
+        begin_with(RNAN(**{**settings, "deep": 0}), str(path))
+
+
+def test_groups_with_mask_branches_cannot_be_added() -> None:
+    with pytest.raises(ValueError, match="mask branch"):
+        RNAN(**FULL).groups[1].become_identity()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"features": 24}, {"deep": 1}),
+        *({"recurrent": True, "largest_stride": 1}, {"mask_branch": True, "deep": None}),
+    ],
+    ids=str,
+)
+def test_a_network_of_other_parts_is_refused(model: str, other: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="don't fit the network"):
+        begin_with(RNAN(**{**HOURGLASS, **other}), model)
+
+
+@pytest.mark.parametrize("part", ["recurrent", "mask_branch"])
+def test_parts_that_do_not_begin_as_the_identity_cannot_be_added(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "small.safetensors"
+    save_model(path, trained(SMALL), Recipe(SMALL, None, 4, "nested", "power", 1.0))
+    with pytest.raises(RunError, match="don't fit the network"):
+        begin_with(RNAN(**{**SMALL, part: True}), str(path))
+
+
+def test_a_group_that_is_not_the_estimators_own_is_not_made_up(model: str) -> None:
+    network = RNAN(**HOURGLASS)
+    network.groups.append(torch.nn.Identity())
+    with pytest.raises(RunError, match=r"lack the network's groups\.1"):
+        begin_with(network, model)
+
+
+def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
+    def schedule(**masks: Any) -> Schedule:
+        return build_schedule(OmegaConf.create({"steps": 2, "masks": vars(MasksConfig(**masks))}))
+
+    assert schedule() == Schedule()
+    assert schedule(order="normal", sizes=[1, 3]) == Schedule("normal", (1, 3))
+    planned = schedule(sizes="planned", exponent=1.5)  # once there is a model; until then power
+    assert planned.bounds(64, 2).tolist() == Schedule(exponent=1.5).bounds(64, 2).tolist()
+    with pytest.raises(RunError, match="must be 2 numbers above 0"):
+        schedule(sizes=[1, 2, 3])
+    plans = {"1": [256], "2": [100, 156]}
+    path = tmp_path / "planned.safetensors"
+    save_model(path, trained(SMALL), Recipe(SMALL, None, 2, "nested", "planned", 1.0, plans))
+    found = schedule(plans=str(path))
+    assert found.plans == {1: (256,), 2: (100, 156)}
+    assert found.bounds(256, 2).tolist() == [0, 100, 256]
+    with pytest.raises(RunError, match="no plans for the order normal"):
+        schedule(plans=str(path), order="normal")

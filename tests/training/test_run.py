@@ -1,0 +1,212 @@
+import itertools
+import os
+import runpy
+import subprocess
+import sys
+import time
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+from unittest.mock import patch
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning_fabric.connector import _PRECISION_INPUT
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from italic import extensions
+from italic.errors import SettingError
+from italic.run_directory import RunError
+from italic.training.experiment import build_datamodule, build_estimator, is_refusal
+from italic.training.run import Checkpoints, WholeCheckpoints, _trainer_settings, moving_average
+from tests.runs import ROOT, TINY, refused, trained
+from tests.test_config import composed
+
+SAVE = """
+import itertools, sys
+import torch
+from italic.training.run import WholeCheckpoints
+
+for count in itertools.count():
+    WholeCheckpoints().save_checkpoint({"weights": torch.full((10**6,), count)}, sys.argv[1])
+"""
+
+
+def test_the_moving_average_begins_short_and_ends_at_its_decay() -> None:
+    update = moving_average(0.9)
+    average, value = [torch.zeros(2)], [torch.ones(2)]
+    update(average, value, 0)
+    assert average[0].tolist() == pytest.approx([0.9, 0.9])  # decay 1/10
+    average = [torch.zeros(2)]
+    update(average, value, torch.tensor(10**6))
+    assert average[0].tolist() == pytest.approx([0.1, 0.1])
+    constant = [torch.full((2,), 3.0)]
+    for count in range(50):
+        update(constant, [torch.full((2,), 3.0)], count)
+    assert constant[0].tolist() == pytest.approx([3.0, 3.0])
+
+
+def test_a_checkpoint_is_whole_however_its_writer_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    for pause in (0.0, 0.007):
+        path.unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", SAVE, str(path)])
+        while not path.exists() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+        weights = torch.load(path)["weights"]
+        assert (weights == weights[0]).all()
+    WholeCheckpoints().save_checkpoint({"weights": torch.ones(3)}, path)
+    assert torch.load(path)["weights"].tolist() == [1, 1, 1]
+
+
+def test_the_checkpoint_of_least_bpsp_is_the_best(tmp_path: Path) -> None:
+    saved: list[str] = []
+    trainer: Any = SimpleNamespace(
+        sanity_checking=True,
+        is_global_zero=True,
+        default_root_dir=tmp_path,
+        callback_metrics={"val/bpsp": torch.tensor(1.0)},
+        save_checkpoint=lambda path, weights_only: saved.append(path.name),
+    )
+    module: Any = None
+    checkpoints = Checkpoints()
+    checkpoints.on_validation_end(trainer, module)
+    assert not saved
+    trainer.sanity_checking = False
+    for bpsp, names in ((4.0, 2), (5.0, 1), (float("nan"), 1), (3.5, 2), (3.5, 1)):
+        saved.clear()
+        trainer.callback_metrics["val/bpsp"] = torch.tensor(bpsp)
+        checkpoints.on_validation_end(trainer, module)
+        assert saved == ["best.ckpt", "last.ckpt"][-names:]
+    assert checkpoints.state_dict() == {"bpsp": 3.5}
+
+
+def test_every_precision_of_lightnings_works_or_is_refused(tmp_path: Path) -> None:
+    every = [str(name) for name in itertools.chain(*map(get_args, get_args(_PRECISION_INPUT)))]
+    assert {"64-true", "bf16-true", "16-true", "transformer-engine", "bf16-mixed"} <= set(every)
+    works = set()
+    cfg = composed("train")
+    for name in every:
+        cfg.trainer.precision = name
+        try:
+            works.add(_trainer_settings(cfg, tmp_path)["precision"])
+        except RunError as error:
+            assert "expected 32-true, bf16-mixed or 16-mixed" in str(error)
+    assert set(map(str, works)) == {"32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"}
+
+
+@pytest.fixture(scope="module")
+def small() -> DictConfig:
+    return composed("train", "model=rnan", "datamodule=photos", "base=none")
+
+
+def changed(cfg: DictConfig, setting: str) -> DictConfig:
+    """A configuration with one setting changed, faster than Hydra composes another."""
+    override = OverridesParser.create().parse_override(setting)
+    cfg = deepcopy(cfg)
+    OmegaConf.update(cfg, override.key_or_group, override.value())
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("trainer.max_epochs=0", "trainer.max_epochs must be 1 or more"),
+        ("trainer.max_epochs=-2", "trainer.max_epochs must be 1 or more"),
+        ("trainer.max_steps=0", "trainer.max_steps must be 1 or more"),
+        ("trainer.max_epochs=-1", "without an end"),
+        ("trainer.max_time=00:00:00:00", "max_time must be above 0"),
+        ("trainer.max_time={minutes:0}", "max_time must be above 0"),
+        ("trainer.max_time=soon", "DD:HH:MM:SS"),
+        ("trainer.limit_train_batches=0", "limit_train_batches must be above 0"),
+        ("trainer.val_check_interval=0.0", "val_check_interval must be above 0"),
+        ("trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch must be 1 or more"),
+        ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be 1 or more"),
+        ("trainer.fast_dev_run=true", "debug=fast"),
+    ],
+)
+def test_trainings_that_would_not_begin_or_end_are_refused(
+    setting: str, message: str, small: DictConfig, tmp_path: Path
+) -> None:
+    with pytest.raises((RunError, SettingError, MisconfigurationException), match=message):
+        _trainer_settings(changed(small, setting), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("datamodule.batch_size=0", "batch_size must be 1 or more"),
+        ("datamodule.eval_batch_size=0", "eval_batch_size must be 1 or more"),
+        ("datamodule.workers=-1", "workers must be 0 or more"),
+        ("datamodule.eval_limit=-1", "eval_limit must be 0 or more"),
+        ("masks.unroll=-1", "unroll must be 0 or more"),
+        ("steps=0", "steps must be 1 or more"),
+        ("training.learning_rate=-1", "training.learning_rate must be 0 or more"),
+        ("training.learning_rate=nan", "training.learning_rate must be 0 or more"),
+        ("training.warmup=-1", "training.warmup must be 0 or more"),
+        ("model.features=0", "features must be 1 or more"),
+        ("model.components=0", "components must be 1 or more"),
+        ("model.space_to_depth=0", "space_to_depth must be 1 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_named(setting: str, message: str, small: DictConfig) -> None:
+    cfg = changed(small, setting)
+    with pytest.raises((RunError, SettingError), match=message):
+        build_estimator(cfg)
+        build_datamodule(cfg)
+
+
+def test_more_steps_than_there_are_plans_are_refused() -> None:
+    plans = ["model=rnan_small", "base=none", "masks.plans=cifar10"]
+    with pytest.raises(SettingError, match=r"masks\.min_steps of at most that"):
+        build_datamodule(composed("train", *plans, "masks.min_steps=65", "masks.max_steps=80"))
+    build_datamodule(composed("train", *plans, "masks.min_steps=64", "masks.max_steps=80"))
+
+
+BROKEN = """
+from italic.models.lattice import LatticeNetwork
+
+class Broken(LatticeNetwork):
+    def raw(self, *args):
+        first, second = [1]
+
+class Unbuilt(LatticeNetwork):
+    def __init__(self, **settings):
+        first, second = [1]
+
+class Refusing(LatticeNetwork):
+    def __init__(self, **settings):
+        from italic.errors import SettingError
+        raise SettingError("three features at least")
+"""
+
+
+def test_errors_in_an_estimator_of_ones_own_keep_their_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_broken_module.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extensions, "_own", {})
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    words = [*TINY, *places, "model._target_=my_broken_module.Broken"]
+    with pytest.raises(ValueError, match="not enough values") as error:
+        trained(*words)
+    assert not is_refusal(error.value)
+    words[-1] = "model._target_=my_broken_module.Unbuilt"
+    changes = patch.object(sys, "argv", ["train.py", *words]), patch.dict(os.environ)
+    with changes[0], changes[1], pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and "first, second = [1]" in said and "not enough values" in said
+    words[-1] = "model._target_=my_broken_module.Refusing"
+    assert refused("train.py", *words) == "train.py: three features at least"
+    words[-1] = "trainer.val_check_interval=100"  # Lightning's to refuse
+    assert "must be less than or equal" in refused("train.py", *words)
+    words[-1] = "+model.depth=3"
+    assert "unexpected keyword argument 'depth'" in refused("train.py", *words)
