@@ -19,8 +19,9 @@ demo: setup
 	$(BIN)/python evaluate.py ckpt_path=demo/run output=demo/curve evaluate.limit=64 'steps=[1,2,4,8,16,32]'
 	@echo "Look at demo/curve: curve.png, curve.csv, codecs.csv, panel.png and example.italic"
 
+# A file to a process; the threads of OpenMP would spin for each other's core.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
