@@ -16,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from italic.compressor import compression
 
         return getattr(compression, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("italic")
     raise AttributeError(f"module 'italic' has no attribute '{name}'")

@@ -26,3 +26,10 @@ def check_at_least(least: float, settings: Mapping[str, float]) -> None:
 def reason(error: BaseException) -> str:
     """What an error says, in a line that is not too long: PyTorch's may fill pages."""
     return shorten(str(error), LONGEST, placeholder=" …")
+
+
+def missing_extra(extra: str, error: ModuleNotFoundError) -> str:
+    """What to install where a package of an extra is missing; what ITALIC lacks itself is raised."""
+    if error.name is None or error.name.startswith("italic"):
+        raise error
+    return f"{error.name} is not installed: expected the extra '{extra}', pip install 'italic[{extra}]'"

@@ -6,15 +6,20 @@ import logging
 import sys
 from pathlib import Path
 
-from italic.training.experiment import is_refusal
-from italic.training.export import publish
+from italic.errors import missing_extra
+
+try:
+    from italic.training.experiment import is_refusal
+    from italic.training.export import publish
+except ModuleNotFoundError as error:
+    sys.exit(missing_extra("train", error))
 
 
 def main() -> None:
     """Copy the model of a run and write its card."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(sys.argv) != 3 or not sys.argv[2].endswith(".safetensors"):
-        sys.exit("usage: python -m italic.export RUN_DIR weights/NAME.safetensors")
+        sys.exit("usage: python -m italic.export RUN_DIR italic/weights/NAME.safetensors")
     try:
         publish(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:

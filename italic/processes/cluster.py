@@ -26,8 +26,8 @@ def check_installed(option: str) -> None:
         import ray.data  # noqa: F401
     except ImportError:
         raise SettingError(
-            f"{option} needs Ray, which is not installed: pip install -c constraints.txt -e "
-            "'.[scale]'"
+            f"{option} needs Ray, which is not installed: expected the extra 'scale', "
+            "pip install 'italic[scale]'"
         ) from None
 
 

@@ -144,7 +144,7 @@ def publish(run_dir: Path, path: Path) -> None:
 
     Args:
         run_dir: of train.py.
-        path: its name ends in .safetensors; weights/NAME.safetensors is found by NAME.
+        path: its name ends in .safetensors; italic/weights/NAME.safetensors is found by NAME.
 
     Raises:
         RunError: as `exported`.

@@ -33,7 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def composed(*words: str) -> DictConfig:
     primary = configure(words)
-    with initialize(version_base="1.3", config_path="../conf"):
+    with initialize(version_base="1.3", config_path="../../conf"):
         return compose(primary, list(words), return_hydra_config=True)
 
 

@@ -57,7 +57,7 @@ def test_every_command_of_a_wandb_sweep_composes(
             assert 0 < parameter["min"] < parameter["max"]
         ranges[name] = parameter.get("values") or [parameter["min"], parameter["max"]]
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
-    with initialize(version_base="1.3", config_path="../conf"):
+    with initialize(version_base="1.3", config_path="../../conf"):
         for place in range(max(map(len, ranges.values()))):  # each value at least once
             chosen = {name: {"value": found[place % len(found)]} for name, found in ranges.items()}
             overrides = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
@@ -73,7 +73,7 @@ def test_the_path_of_a_run_needs_no_quotes_of_hydras(name: str, tmp_path: Path) 
     path.mkdir()
     words = quoted_paths([f"ckpt_path={path}", "steps=[1,2]", f"output={path}"])
     assert quoted_paths(words) == words  # a process that Lightning starts gets them again
-    with initialize(version_base="1.3", config_path="../conf"):
+    with initialize(version_base="1.3", config_path="../../conf"):
         cfg = compose("evaluate", words)
     assert cfg.ckpt_path == cfg.output == str(path) and cfg.steps == [1, 2]
     others = ["-m", "weights=[a,b]", "steps=1,2", "--config-dir=conf", f"output={path}/absent"]

@@ -7,18 +7,15 @@ import os
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from sysconfig import get_path
 
 SUFFIX = ".safetensors"
-CHECKOUT = Path(__file__).parents[2] / "weights"
-# Models that come with the project: in a checkout, or where an installed package keeps its data.
-WEIGHTS = CHECKOUT if CHECKOUT.is_dir() else Path(get_path("data"), "share", "italic", "weights")
+WEIGHTS = Path(__file__).parents[2] / "weights"  # of the models that come along
 ENHANCER = "cifar10_fast"  # of those that come along the one that enhances BPG files
 SEARCH_PATH = "ITALIC_MODELS"  # environment variable: more folders, separated as in PATH
 
 
 def installed_models() -> list[Path]:
-    """The files of the models in `weights/` and in the folders of ITALIC_MODELS."""
+    """The files of the models that come along and in the folders of ITALIC_MODELS."""
     named = filter(None, os.environ.get(SEARCH_PATH, "").split(os.pathsep))
     folders = [WEIGHTS, *map(Path, named)]
     return [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]

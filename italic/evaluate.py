@@ -1,0 +1,40 @@
+"""Measure models: python evaluate.py in a checkout, python -m italic.evaluate anywhere."""
+
+from __future__ import annotations
+
+import sys
+
+from italic.errors import missing_extra
+
+try:
+    import hydra
+    from omegaconf import DictConfig
+
+    from italic.config import quoted_paths, register
+    from italic.evaluation.run import evaluate
+    from italic.training.experiment import is_refusal
+except ModuleNotFoundError as error:
+    sys.exit(missing_extra("train", error))
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def _evaluate(cfg: DictConfig) -> None:
+    """Evaluate one model, or several together."""
+    try:
+        evaluate(cfg)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        sys.exit(f"evaluate.py: {error}")
+
+
+def main() -> None:
+    """Compose the configuration from the command line, and evaluate."""
+    sys.argv[1:] = quoted_paths(sys.argv[1:])
+    _evaluate()
+
+
+if __name__ == "__main__":
+    main()

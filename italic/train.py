@@ -1,0 +1,49 @@
+"""Train an estimator: python train.py in a checkout, python -m italic.train anywhere."""
+
+from __future__ import annotations
+
+import sys
+
+from italic.errors import missing_extra
+
+try:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+
+    from italic.config import quoted_paths, register
+    from italic.run_directory import RunError
+    from italic.training.experiment import is_refusal
+    from italic.training.resuming import configure
+    from italic.training.run import train
+except ModuleNotFoundError as error:
+    sys.exit(missing_extra("train", error))
+
+register()
+
+
+def _train(cfg: DictConfig) -> float:
+    """Train; a sweep's objective is the best validation bpsp."""
+    try:
+        return train(cfg)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see training.sweep
+            raise RunError(str(error)) from error
+        sys.exit(f"train.py: {error}")
+
+
+def main() -> None:
+    """Compose the configuration from the command line, and train."""
+    sys.argv[1:] = quoted_paths(sys.argv[1:])
+    try:
+        name = configure(sys.argv[1:])
+    except RunError as error:
+        sys.exit(f"train.py: {error}")
+    hydra.main(version_base="1.3", config_path="conf", config_name=name)(_train)()
+
+
+if __name__ == "__main__":
+    main()
