@@ -29,7 +29,8 @@ def reason(error: BaseException) -> str:
 
 
 def missing_extra(extra: str, error: ModuleNotFoundError) -> str:
-    """What to install where a package of an extra is missing; what ITALIC lacks itself is raised."""
-    if error.name is None or error.name.startswith("italic"):
+    """What to install where a package of an extra is missing; if it is ITALIC's own, the error."""
+    name = error.name or ""
+    if name.startswith("italic"):
         raise error
-    return f"{error.name} is not installed: expected the extra '{extra}', pip install 'italic[{extra}]'"
+    return f"{name} is not installed: expected the extra '{extra}', pip install 'italic[{extra}]'"
