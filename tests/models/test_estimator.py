@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from italic.models import optimiser
 from italic.models.estimator import BitsPerSubPixel, Estimator
 from italic.models.rnan import RNAN
 from italic.orders import pixel_order
@@ -151,8 +152,12 @@ def trained_on(batches: list[Batch], accumulated: int) -> tuple[Estimator, list[
     return module, updates.rates
 
 
-def test_gradients_gathered_over_batches_are_those_of_large_ones() -> None:
+def test_gradients_gathered_over_batches_are_those_of_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The same updates, and the learning rates rise and fall by updates, not by batches."""
+    # In bfloat16 Muon makes much of differences in the last bits.
+    monkeypatch.setattr(optimiser, "multiplies_bfloat16", lambda _: False)
     torch.manual_seed(1)
     small = [batch(4) for _ in range(5)]  # the last update of an epoch has but one of them
     pairs = (small[:2], small[2:4], small[4:])
