@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from italic.errors import missing_extra
 
@@ -16,10 +17,12 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(missing_extra("train", error))
 
+CONF = str(Path(__file__).with_name("conf"))
+
 register()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
 def _evaluate(cfg: DictConfig) -> None:
     """Evaluate one model, or several together."""
     try:

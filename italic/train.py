@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from italic.errors import missing_extra
 
@@ -19,6 +20,8 @@ try:
     from italic.training.run import train
 except ModuleNotFoundError as error:
     sys.exit(missing_extra("train", error))
+
+CONF = str(Path(__file__).with_name("conf"))
 
 register()
 
@@ -42,7 +45,7 @@ def main() -> None:
         name = configure(sys.argv[1:])
     except RunError as error:
         sys.exit(f"train.py: {error}")
-    hydra.main(version_base="1.3", config_path="conf", config_name=name)(_train)()
+    hydra.main(version_base="1.3", config_path=CONF, config_name=name)(_train)()
 
 
 if __name__ == "__main__":
