@@ -149,9 +149,9 @@ def test_trainings_that_would_not_begin_or_end_are_refused(
         ("training.learning_rate=-1", "training.learning_rate must be 0 or more"),
         ("training.learning_rate=nan", "training.learning_rate must be 0 or more"),
         ("training.warmup=-1", "training.warmup must be 0 or more"),
-        ("model.features=0", "features must be 1 or more"),
-        ("model.components=0", "components must be 1 or more"),
-        ("model.space_to_depth=0", "space_to_depth must be 1 or more"),
+        ("model.features=0", "features must be from 1 to"),
+        ("model.components=0", "components must be from 1 to"),
+        ("model.space_to_depth=0", "space_to_depth must be from 1 to"),
     ],
 )
 def test_numbers_out_of_range_are_named(setting: str, message: str, small: DictConfig) -> None:

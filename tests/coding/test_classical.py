@@ -1,5 +1,11 @@
+import array
+import fcntl
+import gc
 import multiprocessing
+import shutil
 import struct
+import sys
+import termios
 import zlib
 from collections.abc import Callable
 
@@ -169,3 +175,36 @@ def test_jpeg_xl_works_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(Method.JPEG_XL, data, 256, 256)
     monkeypatch.undo()
     assert np.array_equal(decode(Method.JPEG_XL, data, 256, 256), noise(256, 256))
+
+
+def test_a_process_that_does_not_start_is_no_damage_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = encoded(Method.JPEG_XL, noise(3, 3))
+    for name, value in (
+        ("executable", shutil.which("false")),
+        ("executable", ""),
+        ("frozen", True),
+    ):
+        with monkeypatch.context() as patch:
+            limited.end()
+            patch.setattr(sys, name, value, raising=False)
+            with pytest.raises(OSError, match="JPEG XL pictures") as error:
+                decode(Method.JPEG_XL, data, 3, 3)
+            assert not isinstance(error.value, FileFormatError) and limited.pid() is None
+    assert np.array_equal(decode(Method.JPEG_XL, data, 3, 3), noise(3, 3))
+
+
+def test_a_fork_sends_nothing_that_its_parent_was_sending() -> None:
+    data = encoded(Method.JPEG_XL, noise(3, 3))
+    decode(Method.JPEG_XL, data, 3, 3)
+    process = limited._process.running
+    assert process is not None and process.stdin is not None
+    process.stdin.write(b"half")  # as another thread may have done
+    forked = multiprocessing.get_context("fork").Process(target=gc.collect)
+    forked.start()
+    forked.join(20)
+    waiting = array.array("i", [0])
+    fcntl.ioctl(process.stdin, termios.FIONREAD, waiting)
+    limited.end()
+    assert waiting[0] == 0
