@@ -2,7 +2,9 @@ import array
 import fcntl
 import gc
 import multiprocessing
+import os
 import shutil
+import signal
 import struct
 import sys
 import termios
@@ -198,13 +200,12 @@ def test_a_process_that_does_not_start_is_no_damage_of_the_picture(
 def test_a_fork_sends_nothing_that_its_parent_was_sending() -> None:
     data = encoded(Method.JPEG_XL, noise(3, 3))
     decode(Method.JPEG_XL, data, 3, 3)
-    process = limited._process.running
-    assert process is not None and process.stdin is not None
-    process.stdin.write(b"half")  # as another thread may have done
+    os.kill(limited.pid() or 0, signal.SIGSTOP)  # it reads nothing of it
+    limited._process.running.stdin.write(b"half")  # type: ignore[union-attr]  # as a thread may do
     forked = multiprocessing.get_context("fork").Process(target=gc.collect)
     forked.start()
     forked.join(20)
     waiting = array.array("i", [0])
-    fcntl.ioctl(process.stdin, termios.FIONREAD, waiting)
+    fcntl.ioctl(limited._process.running.stdin, termios.FIONREAD, waiting)  # type: ignore
     limited.end()
     assert waiting[0] == 0
