@@ -61,7 +61,8 @@ def compress(
     Args:
         array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
         model: a model, its name or the path of its file; None for the default one.
-        steps: from 1 (fast) to the number of pixels (small); None for the model's default.
+        steps: from 1 (fast) to the number of pixels (small); None for the model's default. So many
+            that readers would refuse the work leave the picture to a classical codec.
 
     Returns:
         The file, to be written as it is.
@@ -129,17 +130,12 @@ def compress_pictures(
     track = _Track(progress, sum(main[..., 0].size for _, main, _ in parts))
     records: dict[int, Record] = {}
     for members in _batches([main.shape[:2] for _, main, _ in parts]):
-        mains = np.stack([parts[member][1] for member in members])
-        height, width = mains.shape[1:3]
+        height, width = parts[members[0]][1].shape[:2]
         wanted = steps or model.steps
         if seconds is not None:
             wanted = steps_within(seconds, height, width, model)
         number = min(wanted, height * width, MAX_STEPS)
-        codec = model.codec(number)
-        coded: Sequence[Coded | None] = [None] * len(members)
-        with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
-            coded = codec.encode(mains, track.observer(len(members)))
-        for member, item in zip(members, coded, strict=True):
+        for member in members:
             colour, main, chunks = parts[member]
             raw = Record(
                 Method.RAW,
@@ -150,16 +146,27 @@ def compress_pictures(
                 tuple(chunks),
                 stream=main.tobytes(),
             )
-            candidates = [raw, *_classical(main, raw)]
-            if item is not None:
-                estimated = replace(
-                    raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
-                )
-                if _work(estimated, model) <= _usual_work(estimated):  # else readers refuse it
-                    candidates.insert(0, estimated)  # of equal ones
-            records[member] = min(
-                candidates, key=lambda record: len(record.stream) + len(record.base)
+            records[member] = min([raw, *_classical(main, raw)], key=_size)
+        # Readers refuse too much work for a stream's bytes: of a shorter one even more so.
+        members = [
+            member
+            for member in members
+            if model.network.work(height * width, number) <= _usual_work(records[member])
+        ]
+        if not members:
+            continue
+        coded: Sequence[Coded] = []
+        with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
+            mains = np.stack([parts[member][1] for member in members])
+            coded = model.codec(number).encode(mains, track.observer(len(members)))
+        for member, item in zip(members, coded, strict=bool(coded)):
+            best = records[member]
+            estimated = replace(
+                best, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
             )
+            within = _work(estimated, model) <= _usual_work(estimated)
+            if within and _size(estimated) <= _size(best):
+                records[member] = estimated
     return [records[member] for member in range(len(parts))]
 
 
@@ -338,8 +345,12 @@ def _work(record: Record, model: Model) -> int:
     return model.network.work(record.height * record.width, record.steps)
 
 
+def _size(record: Record) -> int:
+    return len(record.stream) + len(record.base)
+
+
 def _usual_work(record: Record) -> int:
-    return WORK + WORK_PER_BYTE * (len(record.stream) + len(record.base))
+    return WORK + WORK_PER_BYTE * _size(record)
 
 
 def _check_work(record: Record, model: Model, max_work: float | None) -> None:

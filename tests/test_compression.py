@@ -200,6 +200,17 @@ def test_nothing_is_written_that_would_be_refused_for_its_work(
     assert np.array_equal(italic.decompress(file), array)
 
 
+def test_pictures_that_take_too_much_work_are_not_coded_to_find_that_out(model: Model) -> None:
+    flat, photo = np.full((64, 64, 3), 9, np.uint8), smooth(1, 64, 64)[0]
+    seen: list[float] = []
+    pictures = [from_array(flat), from_array(photo)]
+    first, second = compress_pictures(pictures, model, 60, progress=seen.append)
+    assert first.method not in (Method.ESTIMATOR, Method.RAW) and len(first.stream) < 200
+    assert seen and max(seen) == 0.5  # of the second one alone
+    (alone,) = compress_pictures(pictures[1:], model, 60)
+    assert second == alone
+
+
 def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
     (record,) = compress_pictures([from_array(smooth(1, 12, 12)[0])], model, 10**6)
     assert record.steps in (0, 144)
