@@ -89,6 +89,8 @@ class _Process:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         """Where the process reads and writes, once it does; OSError."""
+        if self.running is not None and self.running.poll() is not None:
+            self.end()  # killed since the last picture, which says nothing of the next one
         if self.running is None:
             # A frozen program would start itself.
             if not sys.executable or getattr(sys, "frozen", False):
@@ -156,6 +158,8 @@ def _serve() -> None:
     import imagecodecs
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends this process
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may have ignored or blocked it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     imagecodecs.jpegxl_version()  # loads the library
     source, target = sys.stdin.buffer, sys.stdout.buffer
     target.write(READY)
