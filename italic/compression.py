@@ -62,7 +62,7 @@ def compress(
         array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
         model: a model, its name or the path of its file; None for the default one.
         steps: from 1 (fast) to the number of pixels (small); None for the model's default. So many
-            that readers would refuse the work leave the picture to a classical codec.
+            that readers would refuse the work, see `decompress`, are halved.
 
     Returns:
         The file, to be written as it is.
@@ -147,26 +147,28 @@ def compress_pictures(
                 stream=main.tobytes(),
             )
             records[member] = min([raw, *_classical(main, raw)], key=_size)
-        # Readers refuse too much work for a stream's bytes: of a shorter one even more so.
-        members = [
-            member
+        # A stream that is kept is no longer than this, and readers bound the work by its bytes.
+        waiting = {
+            member: _affordable(number, records[member], height * width, model)
             for member in members
-            if model.network.work(height * width, number) <= _usual_work(records[member])
-        ]
-        if not members:
-            continue
-        coded: Sequence[Coded] = []
-        with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
-            mains = np.stack([parts[member][1] for member in members])
-            coded = model.codec(number).encode(mains, track.observer(len(members)))
-        for member, item in zip(members, coded, strict=bool(coded)):
-            best = records[member]
-            estimated = replace(
-                best, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
-            )
-            within = _work(estimated, model) <= _usual_work(estimated)
-            if within and _size(estimated) <= _size(best):
-                records[member] = estimated
+        }
+        while number := max(waiting.values(), default=0):
+            group = [member for member, steps in waiting.items() if steps == number]
+            mains = np.stack([parts[member][1] for member in group])
+            coded: Sequence[Coded] = []
+            with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
+                coded = model.codec(number).encode(mains, track.observer(len(group)))
+            waiting |= dict.fromkeys(group, 0)
+            for member, item in zip(group, coded, strict=bool(coded)):
+                best = records[member]
+                estimated = replace(
+                    best, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
+                )
+                if _size(estimated) > _size(best):
+                    continue
+                waiting[member] = _affordable(number, estimated, height * width, model)
+                if waiting[member] == number:
+                    records[member], waiting[member] = estimated, 0
     return [records[member] for member in range(len(parts))]
 
 
@@ -347,6 +349,13 @@ def _work(record: Record, model: Model) -> int:
 
 def _size(record: Record) -> int:
     return len(record.stream) + len(record.base)
+
+
+def _affordable(steps: int, record: Record, pixels: int, model: Model) -> int:
+    """So many steps, or half as often as it takes, that readers take for a record's bytes; or 0."""
+    while steps and model.network.work(pixels, steps) > _usual_work(record):
+        steps //= 2
+    return steps
 
 
 def _usual_work(record: Record) -> int:
