@@ -27,12 +27,11 @@ from italic.cli.messages import Errors, progress_bar, shown
 from italic.cli.work import load
 from italic.cluster import check_installed, cluster, on_cluster
 from italic.coding.container import MAX_AREA, ArchiveReader, FileFormatError
-from italic.coding.files import whole_file, write_whole
+from italic.coding.files import UNFINISHED, whole_file, write_whole
 from italic.coding.model_files import file_named
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
-UNFINISHED = ".italic-"  # how the names of temporary files begin
 KEPT = "there already"
 
 Entry = dict[str, Any]  # of a shard in the manifest

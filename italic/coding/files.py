@@ -14,9 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+UNFINISHED = ".italic-"  # how the names of all files that are not yet whole begin
 # How temporary names begin and end. Each machine has its own: on some network file systems locks
 # are not seen by the others.
-TEMPORARY_BEGIN = f".italic-{zlib.crc32(platform.node().encode()):08x}-"
+TEMPORARY_BEGIN = f"{UNFINISHED}{zlib.crc32(platform.node().encode()):08x}-"
 TEMPORARY = ".part"
 
 
