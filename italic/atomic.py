@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -12,7 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY_BEGIN, TEMPORARY = ".italic-", ".part"  # how temporary names begin and end
+UNFINISHED = ".italic-"  # how the names of all files that are not yet whole begin
+# How temporary names begin and end. Each machine has its own: on some network file systems locks
+# are not seen by the others.
+TEMPORARY_BEGIN = f"{UNFINISHED}{zlib.crc32(platform.node().encode()):08x}-"
+TEMPORARY = ".part"
 
 
 @contextmanager
@@ -49,14 +55,14 @@ def _locked(path: Path) -> BinaryIO:
         file = open(path, "xb")  # noqa: SIM115
         with suppress(OSError):  # a file system without locks
             flock(file, LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
+        if path.exists():
             return file
         file.close()  # another process took it for abandoned before it was locked
 
 
 @lru_cache
 def _remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed, once a folder."""
+    """Remove what killed processes of this machine left, once a folder."""
     for path in folder.glob(f"{TEMPORARY_BEGIN}{'[0-9a-f]' * 16}{TEMPORARY}"):
         with suppress(OSError), path.open("rb") as file:
             flock(file, LOCK_EX | LOCK_NB)

@@ -314,7 +314,9 @@ def _quoted(word: str) -> str:
     if word.startswith("-") or not path or not os.path.exists(path):
         return word
     with suppress(HydraException):
-        if OverridesParser.create().parse_override(word).value() == path:
+        value = OverridesParser.create().parse_override(word).value()
+        # Numbers, truth values and null are these, whatever lies in the current folder.
+        if value == path or isinstance(value, int | float | None):
             return word
     escaped = path.replace("'", r"\'")
     return f"{key}='{escaped}'"

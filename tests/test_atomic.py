@@ -6,7 +6,8 @@ import pytest
 from italic import atomic as files
 from italic.atomic import whole_file, write_whole
 
-ABANDONED = ".italic-0123456789abcdef.part"
+ABANDONED = f"{files.TEMPORARY_BEGIN}0123456789abcdef.part"
+ELSEWHERE = ".italic-00000000-0123456789abcdef.part"  # of another machine
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -33,16 +34,19 @@ def test_the_file_in_the_place_of_another_has_its_permissions(tmp_path: Path) ->
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    """But not what another one is writing, nor what has another name."""
-    (tmp_path / ABANDONED).touch()
-    (tmp_path / ".italic-mine.part").touch()
+    """But not what another one, or one of another machine, is writing, nor what is named else."""
+    for name in (ABANDONED, ELSEWHERE, ".italic-mine.part"):
+        (tmp_path / name).touch()
     with whole_file(tmp_path / "a") as file:
         assert not (tmp_path / ABANDONED).exists()
         files._remove_abandoned.cache_clear()
         write_whole(tmp_path / "b", b"")  # while a is being written
         file.write(b"a")
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [".italic-mine.part", "a", "b"] and (tmp_path / "a").read_bytes() == b"a"
+    assert (
+        names == [ELSEWHERE, ".italic-mine.part", "a", "b"]
+        and (tmp_path / "a").read_bytes() == b"a"
+    )
 
 
 def test_a_file_that_was_taken_for_abandoned_is_made_again(

@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from italic.atomic import whole_file, write_whole
+from italic.atomic import UNFINISHED, whole_file, write_whole
 from italic.cli.archive_writing import check_pictures, write_archive
 from italic.cli.jobs import PICTURES, Job, names_below, size_of
 from italic.cli.messages import Errors, progress_bar, shown
@@ -32,7 +32,6 @@ from italic.processes.cluster import check_installed, cluster, on_cluster
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
-UNFINISHED = ".italic-"  # how the names of temporary files begin
 KEPT = "there already"
 
 Entry = dict[str, Any]  # of a shard in the manifest

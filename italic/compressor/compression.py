@@ -61,7 +61,8 @@ def compress(
     Args:
         array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
         model: a model, its name or the path of its file; None for the default one.
-        steps: from 1 (fast) to the number of pixels (small); None for the model's default.
+        steps: from 1 (fast) to the number of pixels (small); None for the model's default. So many
+            that readers would refuse the work, see `decompress`, are halved.
 
     Returns:
         The file, to be written as it is.
@@ -129,17 +130,12 @@ def compress_pictures(
     track = _Track(progress, sum(main[..., 0].size for _, main, _ in parts))
     records: dict[int, Record] = {}
     for members in _batches([main.shape[:2] for _, main, _ in parts]):
-        mains = np.stack([parts[member][1] for member in members])
-        height, width = mains.shape[1:3]
+        height, width = parts[members[0]][1].shape[:2]
         wanted = steps or model.steps
         if seconds is not None:
             wanted = steps_within(seconds, height, width, model)
         number = min(wanted, height * width, MAX_STEPS)
-        codec = model.codec(number)
-        coded: Sequence[Coded | None] = [None] * len(members)
-        with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
-            coded = codec.encode(mains, track.observer(len(members)))
-        for member, item in zip(members, coded, strict=True):
+        for member in members:
             colour, main, chunks = parts[member]
             raw = Record(
                 Method.RAW,
@@ -150,16 +146,29 @@ def compress_pictures(
                 tuple(chunks),
                 stream=main.tobytes(),
             )
-            candidates = [raw, *_classical(main, raw)]
-            if item is not None:
+            records[member] = min([raw, *_classical(main, raw)], key=_size)
+        # A stream that is kept is no longer than this, and readers bound the work by its bytes.
+        waiting = {
+            member: _affordable(number, records[member], height * width, model)
+            for member in members
+        }
+        while number := max(waiting.values(), default=0):
+            group = [member for member, steps in waiting.items() if steps == number]
+            mains = np.stack([parts[member][1] for member in group])
+            coded: Sequence[Coded] = []
+            with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
+                coded = model.codec(number).encode(mains, track.observer(len(group)))
+            waiting |= dict.fromkeys(group, 0)
+            for member, item in zip(group, coded, strict=bool(coded)):
+                best = records[member]
                 estimated = replace(
-                    raw, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
+                    best, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
                 )
-                if _work(estimated, model) <= _usual_work(estimated):  # else readers refuse it
-                    candidates.insert(0, estimated)  # of equal ones
-            records[member] = min(
-                candidates, key=lambda record: len(record.stream) + len(record.base)
-            )
+                if _size(estimated) > _size(best):
+                    continue
+                waiting[member] = _affordable(number, estimated, height * width, model)
+                if waiting[member] == number:
+                    records[member], waiting[member] = estimated, 0
     return [records[member] for member in range(len(parts))]
 
 
@@ -338,8 +347,19 @@ def _work(record: Record, model: Model) -> int:
     return model.network.work(record.height * record.width, record.steps)
 
 
+def _size(record: Record) -> int:
+    return len(record.stream) + len(record.base)
+
+
+def _affordable(steps: int, record: Record, pixels: int, model: Model) -> int:
+    """So many steps, or half as often as it takes, that readers take for a record's bytes; or 0."""
+    while steps and model.network.work(pixels, steps) > _usual_work(record):
+        steps //= 2
+    return steps
+
+
 def _usual_work(record: Record) -> int:
-    return WORK + WORK_PER_BYTE * (len(record.stream) + len(record.base))
+    return WORK + WORK_PER_BYTE * _size(record)
 
 
 def _check_work(record: Record, model: Model, max_work: float | None) -> None:

@@ -201,13 +201,19 @@ class Checkpoints(Callback):
         """Go on from the best of a resumed run."""
         best = self._path(trainer, BEST)
         if self.goes_on and best.is_file():
-            saved = run_directory.load_checkpoint(best)["callbacks"].get(self.state_key, {})
-            self.bpsp = saved.get("bpsp", math.nan)
+            saved = run_directory.load_checkpoint(best)["callbacks"]
+            own = saved.get(self.state_key, {}).get("bpsp")
+            # Runs of earlier versions have what Lightning's own callback knew when it saved.
+            earlier = [
+                state["current_score"] for state in saved.values() if "current_score" in state
+            ]
+            self.bpsp = float(next(iter(earlier), math.nan) if own is None else own)
 
     def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """A new run takes the place of one that its directory held."""
         if trainer.is_global_zero and not self.goes_on:
-            self._path(trainer, BEST).unlink(missing_ok=True)
+            for name in (BEST, LAST):
+                self._path(trainer, name).unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """After the last batch Lightning shall stop, which it does with a validation."""

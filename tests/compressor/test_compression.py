@@ -207,6 +207,29 @@ def test_nothing_is_written_that_would_be_refused_for_its_work(
     assert np.array_equal(italic.decompress(file), array)
 
 
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_too_many_steps_for_a_picture_are_halved(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [from_array(array) for array in smooth(2, 16, 16)]
+    monkeypatch.setattr(compression, "WORK", 0)
+    # Work for 12 steps of 256 pixels, each as much as 1024 more: enough for raw samples, 768 bytes.
+    monkeypatch.setattr(compression, "WORK_PER_BYTE", 20)
+    for steps, fewer in ((4, 4), (12, 6), (40, 5)):
+        records = compress_pictures(pictures, model, steps)
+        assert [record.method for record in records] == [Method.ESTIMATOR] * 2
+        assert [record.steps for record in records] == [fewer] * 2
+        assert records == compress_pictures(pictures, model, fewer)
+        decompress_records(records, model)
+
+
+def test_pictures_that_take_too_much_work_are_not_coded_to_find_that_out(model: Model) -> None:
+    flat = from_array(np.full((600, 600, 3), 9, np.uint8))
+    seen: list[float] = []
+    (record,) = compress_pictures([flat], model, 60, progress=seen.append)
+    assert record.method not in (Method.ESTIMATOR, Method.RAW) and not seen
+
+
 def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
     (record,) = compress_pictures([from_array(smooth(1, 12, 12)[0])], model, 10**6)
     assert record.steps in (0, 144)

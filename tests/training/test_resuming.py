@@ -83,6 +83,15 @@ def test_a_configuration_that_is_not_the_checkpoints_is_refused(run: Path, tmp_p
         configure([f"resume={path}"])
 
 
+def test_an_empty_name_is_not_the_current_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    for word in ("resume=", "resume=''"):
+        with pytest.raises(RunError, match="names no run"):
+            configure([word])
+
+
 def test_changes_are_read_by_hydras_grammar_and_on_the_runs_own_choices(run: Path) -> None:
     words = ["trainer.max_time=1:00:00:00", "datamodule.images.scale=1.0", "seed=3"]
     cfg = composed(f"resume={run}", *words, "trainer.max_epochs=null")

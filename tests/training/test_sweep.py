@@ -78,3 +78,13 @@ def test_the_path_of_a_run_needs_no_quotes_of_hydras(name: str, tmp_path: Path) 
     assert cfg.ckpt_path == cfg.output == str(path) and cfg.steps == [1, 2]
     others = ["-m", "weights=[a,b]", "steps=1,2", "--config-dir=conf", f"output={path}/absent"]
     assert quoted_paths(others) == others
+
+
+def test_no_file_takes_the_place_of_a_plain_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("null", "8", "1e3", "true", "a=b"):
+        Path(name).touch()
+    words = ["masks.plans=null", "steps=8", "training.warmup=1e3", "logger.wandb=true"]
+    assert quoted_paths([*words, "ckpt_path=a=b"]) == [*words, "ckpt_path='a=b'"]

@@ -29,6 +29,7 @@ SHORTEST_ROW = 64
 MEMORY, MEMORY_PER_PIXEL = 2**26, 64  # bytes
 SECONDS, SECONDS_PER_PIXEL = 1.0, 1e-5  # of one core
 
+READY = b"R"  # the process's first byte, once it has its libraries
 _REQUEST = struct.Struct("<IIQQd")  # height, width, length, bytes of memory, seconds
 
 
@@ -38,6 +39,7 @@ def decode_jpeg_xl(data: bytes, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: it is damaged, of another size, does not end where `data` do, or takes more
             memory or time than a picture of its size may.
+        OSError: the process can't be started.
     """
     pixels = height * max(width, SHORTEST_ROW)
     memory, seconds = MEMORY + MEMORY_PER_PIXEL * pixels, SECONDS + SECONDS_PER_PIXEL * pixels
@@ -65,18 +67,9 @@ class _Process:
         self.running: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: bytes, size: int) -> bytes:
-        """The samples of a picture, so many bytes; ValueError."""
+        """The samples of a picture, so many bytes; ValueError, OSError."""
         with self._lock:
-            if self.running is None:
-                self.running = subprocess.Popen(
-                    [sys.executable, "-P", __file__],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                )
-            stdin, stdout = self.running.stdin, self.running.stdout
-            assert stdin is not None and stdout is not None
+            stdin, stdout = self._pipes()
             try:
                 stdin.write(request)
                 stdin.flush()
@@ -93,6 +86,42 @@ class _Process:
             except BaseException:  # what is left in the pipes would be the next answer
                 self.end()
                 raise
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Where the process reads and writes, once it does; OSError."""
+        if self.running is not None and self.running.poll() is not None:
+            self.end()  # killed since the last picture, which says nothing of the next one
+        if self.running is None:
+            # A frozen program would start itself.
+            if not sys.executable or getattr(sys, "frozen", False):
+                raise OSError(
+                    "JPEG XL pictures need a Python that can be started, see sys.executable"
+                )
+            self.running = subprocess.Popen(
+                [sys.executable, "-P", __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+            )
+            try:
+                if self.running.stdout is None or self.running.stdout.read(1) != READY:
+                    raise OSError(
+                        "the process that decodes JPEG XL pictures does not start: "
+                        f"{sys.executable} -P {__file__} says why"
+                    )
+            except BaseException:
+                self.end()
+                raise
+        stdin, stdout = self.running.stdin, self.running.stdout
+        assert stdin is not None and stdout is not None
+        return stdin, stdout
+
+    def leave(self) -> None:
+        """Close this process's ends of the pipes, without what may be left in their buffers."""
+        if self.running is not None:
+            for pipe in (self.running.stdin, self.running.stdout):
+                pipe.raw.close()  # type: ignore[union-attr]
 
     def end(self) -> None:
         """End the process, if there is one."""
@@ -115,6 +144,7 @@ _process = _Process()
 def _forget() -> None:
     """After a fork: the process is the parent's."""
     global _process
+    _process.leave()
     _process = _Process()
 
 
@@ -128,8 +158,12 @@ def _serve() -> None:
     import imagecodecs
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends this process
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may have ignored or blocked it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     imagecodecs.jpegxl_version()  # loads the library
     source, target = sys.stdin.buffer, sys.stdout.buffer
+    target.write(READY)
+    target.flush()
     with suppress(EOFError):
         while True:
             head = _REQUEST.unpack(_read(source, _REQUEST.size))

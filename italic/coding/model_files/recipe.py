@@ -141,7 +141,7 @@ def recipe_of(text: Any) -> Recipe:
         ValueError: a value is missing, not listed, of another type, or out of range.
         ExtensionError: code of one's own that nobody has named.
     """
-    check_arguments(Recipe, text, "it")
+    check_arguments(Recipe, text, "recipe")
     recipe = Recipe(**text)
     recipe.check()
     return recipe

@@ -1,5 +1,13 @@
+import array
+import fcntl
+import gc
 import multiprocessing
+import os
+import shutil
+import signal
 import struct
+import sys
+import termios
 import zlib
 from collections.abc import Callable
 
@@ -139,8 +147,15 @@ def work_without_end(transforms: int) -> bytes:
 def test_jpeg_xl_works_within_time(monkeypatch: pytest.MonkeyPatch) -> None:
     data = work_without_end(8)  # for 4 seconds; twice as many would take 16
     monkeypatch.setattr(limited, "SECONDS", 0.1)
-    with pytest.raises(FileFormatError, match="more memory or time than a picture of its size"):
-        decode(Method.JPEG_XL, data, 1, 1)
+    limited.end()
+    before = signal.signal(signal.SIGPROF, signal.SIG_IGN)  # which processes pass on
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+    try:
+        with pytest.raises(FileFormatError, match="more memory or time than a picture of its size"):
+            decode(Method.JPEG_XL, data, 1, 1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+        signal.signal(signal.SIGPROF, before)
     assert decode(Method.JPEG_XL, encoded(Method.JPEG_XL, noise(2, 2)), 2, 2).shape == (2, 2, 3)
 
 
@@ -169,3 +184,46 @@ def test_jpeg_xl_works_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(Method.JPEG_XL, data, 256, 256)
     monkeypatch.undo()
     assert np.array_equal(decode(Method.JPEG_XL, data, 256, 256), noise(256, 256))
+
+
+def test_a_process_that_does_not_start_is_no_damage_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = encoded(Method.JPEG_XL, noise(3, 3))
+    for name, value in (
+        ("executable", shutil.which("false")),
+        ("executable", ""),
+        ("frozen", True),
+    ):
+        with monkeypatch.context() as patch:
+            limited.end()
+            patch.setattr(sys, name, value, raising=False)
+            with pytest.raises(OSError, match="JPEG XL pictures") as error:
+                decode(Method.JPEG_XL, data, 3, 3)
+            assert not isinstance(error.value, FileFormatError) and limited.pid() is None
+    assert np.array_equal(decode(Method.JPEG_XL, data, 3, 3), noise(3, 3))
+
+
+def test_a_process_that_was_killed_between_two_pictures_is_started_anew() -> None:
+    data = encoded(Method.JPEG_XL, noise(3, 3))
+    decode(Method.JPEG_XL, data, 3, 3)
+    process = limited._process.running
+    assert process is not None
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert np.array_equal(decode(Method.JPEG_XL, data, 3, 3), noise(3, 3))
+    assert limited.pid() != process.pid
+
+
+def test_a_fork_sends_nothing_that_its_parent_was_sending() -> None:
+    data = encoded(Method.JPEG_XL, noise(3, 3))
+    decode(Method.JPEG_XL, data, 3, 3)
+    os.kill(limited.pid() or 0, signal.SIGSTOP)  # it reads nothing of it
+    limited._process.running.stdin.write(b"half")  # type: ignore[union-attr]  # as a thread may do
+    forked = multiprocessing.get_context("fork").Process(target=gc.collect)
+    forked.start()
+    forked.join(20)
+    waiting = array.array("i", [0])
+    fcntl.ioctl(limited._process.running.stdin, termios.FIONREAD, waiting)  # type: ignore
+    limited.end()
+    assert waiting[0] == 0

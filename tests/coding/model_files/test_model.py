@@ -184,7 +184,7 @@ BASES = {"qps": [None, 40], "chroma": "420"}
 WRONG: dict[str, Any] = {
     "5": "is damaged",
     "[]": "is damaged",
-    '{"format": 3}': "it lacks the setting network",
+    '{"format": 3}': "recipe lacks the setting network",
     '{"format": true}': "has format True, expected",
     "[" * 5000: "is damaged",
     **dict.fromkeys(('{"format": 3, "network": 5}', '{"format": 3, "network": 1e999}'), "network"),
