@@ -331,7 +331,9 @@ def test_a_name_is_no_file_of_the_current_folder(
     assert load_model("tiny").sha256 == sha256_of(saved) == load_model("./mine").sha256
     with pytest.raises(ModelError, match=r"no model 'mine'.*the file of this name is \./mine"):
         load_model("mine")
-    with pytest.raises(ModelError, match="got ''"):
+    with pytest.raises(
+        ModelError, match="name of an installed model or the path of a model's file; got ''"
+    ):
         load_model("")
 
 
