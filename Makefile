@@ -1,4 +1,4 @@
-# Everything happens in .venv; `make demo` and `make test` set it up first.
+# All targets but `clean` use .venv; `make setup` creates it, and runs first if needed.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,13 +13,14 @@ setup: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# Trains for two minutes on scikit-image's photographs, then measures the curve on other ones.
+# Trains for two minutes on photographs of scikit-image, then measures the curve on other photographs.
 demo: setup
 	$(BIN)/python train.py experiment=demo hydra.run.dir=demo/run
 	$(BIN)/python evaluate.py ckpt_path=demo/run output=demo/curve evaluate.limit=64 'steps=[1,2,4,8,16,32]'
-	@echo "Look at demo/curve: curve.png, curve.csv, codecs.csv, panel.png and example.italic"
+	@echo "Results in demo/curve: curve.png, curve.csv, codecs.csv, panel.png and example.italic"
 
-# A file to a process; the threads of OpenMP would spin for each other's core.
+# One test file per process. Passive waiting: idle OpenMP threads must not occupy the cores of other
+# processes.
 test: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
@@ -28,7 +29,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documentation, in site/; a broken link or any other warning is an error.
+# Builds the documentation in site/; a broken link or any other warning is an error.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html, or: $(BIN)/mkdocs serve"

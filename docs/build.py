@@ -1,4 +1,4 @@
-"""MkDocs hook: pages made of the code (configuration, command line, API); formulas as MathML."""
+"""MkDocs hook: pages generated from the code (configuration, command line, API); MathML."""
 
 from __future__ import annotations
 
@@ -20,28 +20,36 @@ from mkdocs.structure.files import File, Files
 from omegaconf import MISSING
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # before an installed ITALIC
+sys.path.insert(0, str(ROOT))  # takes precedence over an installed ITALIC
 
 from italic import config  # noqa: E402
 from italic.cli.arguments import COMMANDS, parser  # noqa: E402
 
-# Schemas without `_target_`: the class whose docstring says what their keys mean.
+# Schemas without `_target_`: the class whose docstring documents their keys.
 DOCUMENTED_BY = {
     config.DataModuleConfig: "italic.datamodules.step_masks.StepMasks",
     config.MasksConfig: "italic.datamodules.step_masks.StepMasks",
     config.TrainingConfig: "italic.models.estimator.Estimator",
 }
-FOLDERS = {
+FOLDERS = {  # packages with a page of the API, see mkdocs.yml
     "models": "Models",
-    "coding": "Coding",
+    "coding.base_codes": "Base codes",
+    "coding.exact": "Exact inference",
+    "coding.streams": "Streams",
+    "coding.model_files": "Model files",
+    "coding.files": "Files",
+    "compressor": "Compressor",
     "datamodules": "Data",
+    "measuring": "Measuring",
+    "training": "Training",
     "evaluation": "Evaluation",
     "evaluation.modes": "Modes of evaluate.py",
+    "processes": "Processes",
 }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made of the code."""
+    """Add the pages that are generated from the code."""
     pages = {"configuration.md": configuration(), "command-line.md": command_line(), **api()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
@@ -49,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas, which arithmatex has marked, become MathML: no script, no network."""
+    """Convert the formulas marked by arithmatex to MathML, which needs no script and no network."""
     return re.sub(
         r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _formula, html, flags=re.DOTALL
     )
@@ -69,13 +77,13 @@ def configuration() -> str:
     """Every key of every group: type, default and meaning, and the choices in conf/."""
     parts = [
         "# Configuration",
-        "Every key of `train.py` and `evaluate.py`, its type, default and meaning, made of "
-        "`italic/config.py` and `conf/`. A key of a group is written with its group, "
-        "`model.features=96`; `group=choice` takes one of the choices, whose file may set other "
-        "defaults (`python train.py --cfg job` shows what comes out). A misspelt key or a wrong "
-        "type is refused at once.",
+        "Every key of `train.py` and `evaluate.py` with its type, default and meaning, generated "
+        "from `italic/config.py` and `conf/`. A key of a group is written with its group, "
+        "`model.features=96`. `group=choice` selects one of the choices, whose file may set other "
+        "defaults (`python train.py --cfg job` prints the resulting configuration). A misspelt key "
+        "or a value of the wrong type is refused before any work.",
         "## train.py",
-        "These, and the groups down to *debug*.",
+        "The keys in this table, and the groups down to *debug*.",
         _table(config.TrainConfig),
     ]
     groups: list[tuple[str, Any]] = [
@@ -96,18 +104,19 @@ def configuration() -> str:
             parts += [inspect.getdoc(schema) or "", _table(schema)]
     parts += [
         "## trainer",
-        "All arguments of `pytorch_lightning.Trainer` but `logger`, `callbacks` and "
-        "`default_root_dir`; these have other defaults than Lightning's:",
+        "All arguments of `pytorch_lightning.Trainer` except `logger`, `callbacks` and "
+        "`default_root_dir`. The following defaults differ from Lightning's:",
         _trainer_defaults(),
         "## experiment",
-        "Whole configurations: `experiment=NAME`, and any other setting beside it.",
+        "Complete configurations: `experiment=NAME`; other settings may be added.",
         _choices("experiment"),
         _choices("experiment/ablation"),
         "## debug",
-        "Laid over everything else: `debug=NAME`.",
+        "Settings that override all others: `debug=NAME`.",
         _choices("debug"),
         "## evaluate.py",
-        "These, `datamodule` (other images than those trained on), `logger` and `evaluate`.",
+        "The keys in this table, and the groups `datamodule` (to evaluate on other images than "
+        "those of the training), `logger` and `evaluate`.",
         _table(config.EvaluateConfig),
         "### evaluate",
         inspect.getdoc(config.EvaluationConfig) or "",
@@ -117,15 +126,15 @@ def configuration() -> str:
 
 
 def _table(schema: type) -> str:
-    """The keys of a schema, those that are a group of their own left out."""
+    """The keys of a schema, without those that are separate groups."""
     comments = _comments()
     meanings = _arguments(schema)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(schema):
-        if field.name in ("_target_", "model", "base", "images"):  # groups of their own
+        if field.name in ("_target_", "model", "base", "images"):  # separate groups
             continue
         owner = next(c for c in schema.__mro__ if field.name in inspect.get_annotations(c))
-        if "Config" in str(field.type):  # so are these
+        if "Config" in str(field.type):  # a separate group too
             continue
         meaning = comments.get((owner.__name__, field.name)) or meanings.get(field.name, "")
         kind = re.sub(r" \| None$", "`<br>or `None", str(field.type))
@@ -150,7 +159,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _comments() -> dict[tuple[str, str], str]:
-    """The comments of config.py by class and key: above the key, or after it."""
+    """The comments of config.py by class and key; they stand above the key, or after it."""
     source = inspect.getsource(config)
     by_line = {
         token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))
@@ -175,7 +184,7 @@ def _comments() -> dict[tuple[str, str], str]:
 
 
 def _arguments(schema: type) -> dict[str, str]:
-    """What the docstring of the class that a schema configures says of its arguments."""
+    """Descriptions of the arguments, from the docstring of the class that a schema configures."""
     target = getattr(schema, "_target_", None) or DOCUMENTED_BY.get(schema)
     text = inspect.getdoc(get_class(target)) or "" if target else ""
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -186,7 +195,7 @@ def _arguments(schema: type) -> dict[str, str]:
 
 
 def _choices(group: str) -> str:
-    """The files of a group in conf/, with what their first comments say."""
+    """The files of a group in conf/ with their first comments."""
     rows = ["| choice | |", "|---|---|"]
     for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
         said = []
@@ -196,7 +205,7 @@ def _choices(group: str) -> str:
             if "@package" not in line:
                 said.append(line.lstrip("# "))
         rows.append(f"| `{group}={path.stem}` | {' '.join(said)} |")
-    if all(row.endswith("|  |") for row in rows[2:]):  # names alone
+    if all(row.endswith("|  |") for row in rows[2:]):  # no file has a comment
         return "Choices: " + ", ".join(row.split("|")[1].strip() for row in rows[2:]) + "."
     return "\n".join(rows)
 
@@ -222,8 +231,8 @@ def _trainer_defaults() -> str:
 
 
 def command_line() -> str:
-    """What `italic --help` and that of each command say."""
-    text = ["# Command line", "What `italic --help` and `italic COMMAND --help` print."]
+    """The output of `italic --help` and of the help of each command."""
+    text = ["# Command line", "The output of `italic --help` and `italic COMMAND --help`."]
     text.append(f"```text\n{parser().format_help()}```")
     for run in COMMANDS:
         arguments = parser().parse_args([run.__name__, *_inputs(run.__name__)])
@@ -236,7 +245,7 @@ def _inputs(command: str) -> list[str]:
 
 
 def api() -> dict[str, str]:
-    """A page for each folder of the package, its modules by their docstrings."""
+    """A page for each package in `FOLDERS`, with the docstrings of its modules."""
     pages = {f"api/{name}.md": _modules(f"italic.{name}", title) for name, title in FOLDERS.items()}
     pages["api/index.md"] = _modules("italic", "API")
     return pages
