@@ -104,7 +104,7 @@ def test_without_ray(
     before = tree()
     assert run("archive", "photos", "-o", "out", "--shards", 2, "--model", model) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install" in line and "'.[scale]'" in line and tree() == before
+    assert "pip install" in line and "italic[scale]" in line and tree() == before
 
 
 MADE_OF = {"pictures": 1}
