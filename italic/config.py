@@ -49,12 +49,12 @@ class LatticeConfig:
 
     _target_: str = "italic.models.lattice.LatticeNetwork"
     features: int = 192  # width of the pixel predictor
-    blocks: int = 3  # its residual blocks
-    window: int = 9  # side of its windows in pixels, odd
-    components: int = 5  # logistics of a mixture
+    blocks: int = 3  # number of residual blocks of the pixel predictor
+    window: int = 9  # side of the pixel predictor's windows in pixels, an odd number
+    components: int = 5  # number of logistics in a mixture
     context_features: int = 64  # width of the context network; 0 for no context network
-    context_blocks: int = 3  # its residual blocks
-    attention_window: int = 16  # side of its attention's windows in positions; 0 for no attention
+    context_blocks: int = 3  # number of residual blocks of the context network
+    attention_window: int = 16  # side of the attention windows in positions; 0 for no attention
     leak: float = 0.0625  # slope of the activations below zero, a power of two
 
 
@@ -67,26 +67,30 @@ class NoBaseConfig:
 
 @dataclass
 class BPGConfig:
-    """BPG, an HEVC intra picture."""
+    """One BPG base code: an HEVC intra frame."""
 
     _target_: str = "italic.coding.base_codes.base.BPG"
-    qp: int = 49  # quality, 0 (best) to 51
-    chroma: str = "420"  # 420, 422 or 444
+    qp: int = 49  # quantisation parameter of HEVC, 0 (best quality) to 51
+    chroma: str = "420"  # chroma sub-sampling: 420, 422 or 444
 
 
 @dataclass
 class LadderConfig:
-    """Several base codes for one network, for other numbers of steps; needs masks.sizes=planned."""
+    """A ladder of base codes for one network; each number of steps uses the rung of fewest bits.
+
+    A rung is one base code of the ladder. A ladder needs masks.sizes=planned.
+    """
 
     _target_: str = "italic.coding.base_codes.base.Ladder"
-    # Quality of each rung, 0 (best) to 51; null: no base code. The first is for many steps.
+    # Quantisation parameter of each rung, 0 (best quality) to 51; null for no base code. Training
+    # uses the first rung for half of the images, and for large numbers of steps.
     qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])
-    chroma: str = "420"
+    chroma: str = "420"  # chroma sub-sampling of all rungs: 420, 422 or 444
 
 
 @dataclass
 class CIFAR10Config:
-    """CIFAR-10, from torchvision's files or from class folders."""
+    """CIFAR-10, read from torchvision's files or from class folders."""
 
     _target_: str = "italic.datamodules.images.CIFAR10"
     data_dir: str = "data/cifar10"
@@ -97,7 +101,7 @@ class CIFAR10Config:
 
 @dataclass
 class PhotosConfig:
-    """Tiles of the photographs that scikit-image brings along."""
+    """Tiles of the photographs that are installed with scikit-image."""
 
     _target_: str = "italic.datamodules.images.Photos"
     size: int = 32
@@ -106,13 +110,16 @@ class PhotosConfig:
 
 @dataclass
 class FolderConfig:
-    """The images in any directory tree: tiles, or random crops of whole ones."""
+    """All images in a directory tree, as tiles or as random crops."""
 
     _target_: str = "italic.datamodules.images.Folder"
     path: str = MISSING
-    size: int = 32  # side of a tile
-    crop: int | None = None  # side of random crops in the place of tiles; needs base=none
-    reduced: float = 0.0  # probability of a crop that is taken 1 to 2 times as large and reduced
+    size: int = 32  # side of a tile in pixels
+    # Side of random crops in pixels, which replace tiles in training; None for tiles. Random crops
+    # need base=none.
+    crop: int | None = None
+    # Probability that a random crop is cut 1 to 2 times larger and downscaled to the crop size
+    reduced: float = 0.0
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
@@ -121,7 +128,7 @@ class FolderConfig:
 
 @dataclass
 class ImageNet32Config:
-    """ImageNet downsampled to 32×32 pixels, from its batch files."""
+    """ImageNet downsampled to 32×32 pixels, read from its batch files."""
 
     _target_: str = "italic.datamodules.imagenet.DownsampledImageNet"
     data_dir: str = "data/imagenet32"
@@ -133,7 +140,7 @@ class ImageNet32Config:
 
 @dataclass
 class ImageNet64Config(ImageNet32Config):
-    """ImageNet downsampled to 64×64 pixels."""
+    """ImageNet downsampled to 64×64 pixels, read from its batch files."""
 
     data_dir: str = "data/imagenet64"
     size: int = 64
@@ -141,7 +148,7 @@ class ImageNet64Config(ImageNet32Config):
 
 @dataclass
 class TinyImageNetConfig:
-    """Tiny ImageNet, from its folders of JPEG files."""
+    """Tiny ImageNet, read from its folders of JPEG files."""
 
     _target_: str = "italic.datamodules.imagenet.TinyImageNet"
     data_dir: str = "data/tiny-imagenet-200"
@@ -163,34 +170,42 @@ IMAGES: dict[str, Any] = {
 
 @dataclass
 class MasksConfig:
-    """Pixel order, partition into steps, and how training draws from them."""
+    """Pixel order, partition into steps, and the random partitions of training."""
 
-    # nested, normal, raster, quad, uneven_1, uneven_2, or MODULE.NAME of a function of your own
+    # Pixel order: nested, normal, raster, quad, uneven_1, uneven_2, or MODULE.NAME of a
+    # user-defined function
     order: str = "nested"
-    # equal, power, a list with a relative size for each step, or planned: the least bits, found
-    # when the model is exported; power until then
+    # Sizes of the steps: equal, power, a list with one relative size per step, or planned. Planned
+    # sizes minimise the bits; they are computed when the model is exported, and power sizes are
+    # used until then.
     sizes: Any = "power"
-    exponent: float = 1.0  # growth of power sizes
-    unroll: int | None = None  # None: 2 for a recurrent network, else 1; 0: all steps
-    min_steps: int = 1  # of the random partitions in training
-    max_steps: int = 64
-    plans: str | None = None  # model whose planned partitions training takes instead
+    exponent: float = 1.0  # growth exponent of power sizes
+    # Number of consecutive steps in a training sample; 0 for all steps; None for 2 with a recurrent
+    # network and 1 otherwise
+    unroll: int | None = None
+    min_steps: int = 1  # smallest number of steps of a random partition in training
+    max_steps: int = 64  # largest number of steps of a random partition in training
+    # Model whose planned partitions replace random partitions in training; None for random ones
+    plans: str | None = None
 
 
 @dataclass
 class DataModuleConfig:
-    """`italic.datamodules.step_masks.StepMasks`, without its masks."""
+    """Settings of `italic.datamodules.step_masks.StepMasks` except its masks."""
 
-    images: Any = MISSING  # where images come from: keys and types are those of the choice
+    images: Any = MISSING  # source of the images; the chosen source defines its keys and types
     cache_dir: str = "cache/pairs"
-    ray: str | None = None  # cluster whose workers make the base codes, or local; see docs/scale.md
+    # Address of a Ray cluster whose workers compute the base codes, or local for a Ray on this
+    # machine; None for local processes without Ray; see docs/scale.md
+    ray: str | None = None
     batch_size: int = 8
     eval_batch_size: int = 64
     train_limit: int = 0
     eval_limit: int = 0
     by_heart: bool = False
-    flip: bool = True  # mirror training images left-right at random
-    # With flip, also up-down, and swap rows and columns: all eight symmetries; None: random crops
+    flip: bool = True  # whether training images are mirrored left-right at random
+    # Whether flip uses all eight symmetries of the square: left-right, up-down, and rows swapped
+    # with columns. None for true with random crops and false with tiles.
     transpose: bool | None = None
     workers: int = 0
     resident: bool = False
@@ -198,7 +213,7 @@ class DataModuleConfig:
 
 @dataclass
 class TrainingConfig:
-    """Losses and optimiser of `italic.models.estimator.Estimator`."""
+    """Losses and optimiser of `italic.models.estimator.Estimator`, and settings of the run."""
 
     learning_rate: float = 1e-3
     body_learning_rate: float = 1.5e-3
@@ -206,28 +221,34 @@ class TrainingConfig:
     warmup: int = 200
     decay_from: float = 0.5
     auxiliary: float = 0.3
-    distortion: float = 0.0  # weight of the expectation's error, for better pictures than BPG's
-    average_decay: float = 0.998  # of the weights' moving average; less at first
-    compile: bool = False  # the network by torch.compile
-    # Largest batch to try: datamodule.batch_size is doubled while it fits into memory; 0 leaves it
+    # Weight of the error of the expected image in the loss, for the enhancement of BPG images; 0
+    # for the bits alone
+    distortion: float = 0.0
+    # Decay of the exponential moving average of the weights; smaller in the first updates
+    average_decay: float = 0.998
+    compile: bool = False  # whether the network is compiled with torch.compile
+    # Largest batch size to try: datamodule.batch_size is doubled while training fits into memory;
+    # 0 keeps datamodule.batch_size
     find_batch_size: int = 0
 
 
 @dataclass
 class LoggerConfig:
-    """Loggers besides the CSV that is always written."""
+    """Logging to Weights & Biases (W&B) and the run's report; a CSV log is always written."""
 
-    wandb: bool = False  # log to Weights & Biases
-    mode: str = "offline"  # W&B's: offline, online, disabled
-    project: str = "italic"  # W&B's
-    pictures: int = 8  # validation images in the report's panel; 0 for no panel and no curve
-    curve_every: int = 5  # validations from one curve to the next; 0 for one after training alone
-    artifact: bool = False  # the model as a W&B artifact, after training
-    same_run: bool = False  # evaluate.py: log to the training's W&B run, not to one of its own
+    wandb: bool = False  # whether the run is logged to W&B
+    mode: str = "offline"  # mode of W&B: offline, online or disabled
+    project: str = "italic"  # name of the W&B project
+    pictures: int = 8  # number of validation images in the panel; 0 for no panel and no curve
+    # Number of validations between two curves; 0 for a single curve after training
+    curve_every: int = 5
+    artifact: bool = False  # whether the model is uploaded as a W&B artifact after training
+    # Whether evaluate.py logs to the W&B run of the training; false for a separate W&B run
+    same_run: bool = False
 
 
 def _trainer_config() -> type:
-    """`pytorch_lightning.Trainer`'s own arguments, simple types checked, others as they come."""
+    """A schema of the arguments of `pytorch_lightning.Trainer`; only simple types are checked."""
     fields: list[Any] = []
     for name, parameter in inspect.signature(pl.Trainer).parameters.items():
         if name in ("logger", "callbacks", "default_root_dir"):
@@ -249,9 +270,9 @@ TrainerConfig = _trainer_config()
 
 @dataclass
 class TrainConfig:
-    """Of `train.py`."""
+    """The configuration of `train.py`."""
 
-    # The keys and types of these are those of the choice: ITALIC's below, or your own.
+    # The chosen option of these two groups defines their keys and types. Plugins may add options.
     model: Any = MISSING  # the estimator
     base: Any = MISSING  # the base code
     datamodule: DataModuleConfig = MISSING
@@ -259,52 +280,55 @@ class TrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # type: ignore[valid-type]
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    steps: int = 16  # at which a run is validated and codes by default
-    seed: int = 0  # of everything random
-    threads: int = 0  # of the processor; 0 leaves the choice to PyTorch
-    resume: str | None = None  # run directory to go on with
-    weights: str | None = None  # model, by name or file, whose weights a new run begins with
+    steps: int = 16  # number of steps in validation, and the default of the exported model
+    seed: int = 0  # seed of all random number generators
+    threads: int = 0  # number of CPU threads; 0 for PyTorch's default
+    resume: str | None = None  # directory of the run to resume
+    weights: str | None = None  # name or file of a model whose weights warm-start a new run
 
 
 @dataclass
 class EvaluationConfig:
-    """What is measured or drawn, and how."""
+    """Images, measurements and figures of an evaluation."""
 
-    split: str = "test"  # train, validation or test
-    limit: int = 0  # only the first N images; 0 for all
-    batch_size: int = 64  # images coded at a time
-    timed: int = 16  # images that are also coded one by one, for the times at batch 1
-    sizes: Any = None  # step sizes as in `masks`; None for the model's own
-    exponent: float | None = None  # of `power` sizes; None for the model's own
-    codecs: bool = True  # the same images through the classical codecs
-    pictures: int = 4  # images (samples) in panels, maps, films, grids
-    pixel: list[int] | None = None  # [y, x], from 0, whose attention is drawn; None: the centre
-    step: int | None = None  # from 1, in which it is; None: the middle one
-    before: str | None = None  # mode=ablations: an ablations.csv whose rows come along
-    qp: int | None = None  # mode=enhance: which of a ladder's base codes; None for the coarsest
+    split: str = "test"  # split of the images: train, validation or test
+    limit: int = 0  # number of images, the first ones of the split; 0 for all
+    batch_size: int = 64  # number of images that are coded together
+    timed: int = 16  # number of images that are also coded one at a time, to measure the latency
+    sizes: Any = None  # sizes of the steps, as masks.sizes; None for the sizes of the model
+    exponent: float | None = None  # growth exponent of power sizes; None for that of the model
+    codecs: bool = True  # whether the classical codecs are measured on the same images
+    pictures: int = 4  # number of images or samples in panels, maps, films and grids
+    # Pixel [row, column], from 0, whose attention mode=attention draws; None for the centre
+    pixel: list[int] | None = None
+    # Step, from 1, in which mode=attention draws the attention; None for the middle step
+    step: int | None = None
+    before: str | None = None  # earlier ablations.csv whose rows mode=ablations includes
+    # Quantisation parameter of the base code that mode=enhance uses; None for the coarsest one
+    qp: int | None = None
 
 
 @dataclass
 class EvaluateConfig:
-    """Of `evaluate.py`."""
+    """The configuration of `evaluate.py`."""
 
-    mode: str = "curve"  # what to do: a name in italic.evaluation.run.MODES
-    ckpt_path: str | None = None  # a run directory of train.py
-    runs: str | None = None  # a directory with several of them, such as a multirun's
-    weights: Any = None  # an installed model's name, a .safetensors file, or a list of these
-    steps: list[int] | None = None  # numbers of steps; None: those that suit the mode
-    datamodule: DataModuleConfig | None = None  # None for the images trained on
+    mode: str = "curve"  # kind of evaluation, a name in italic.evaluation.run.MODES
+    ckpt_path: str | None = None  # run directory of train.py to evaluate
+    runs: str | None = None  # directory of several run directories, such as that of a multirun
+    weights: Any = None  # name of an installed model, a .safetensors file, or a list of these
+    steps: list[int] | None = None  # numbers of steps to evaluate; None for those of the mode
+    datamodule: DataModuleConfig | None = None  # source of the images; None for that of training
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    threads: int = 0  # of the processor; 0 leaves the choice to PyTorch
-    output: str | None = None  # directory of the results; None for one under evaluations/
+    threads: int = 0  # number of CPU threads; 0 for PyTorch's default
+    output: str | None = None  # directory of the results; None for a new one under evaluations/
 
 
 def quoted_paths(words: Sequence[str]) -> list[str]:
-    """The words of a command line, KEY=PATH so that Hydra reads any path that is there.
+    """Command-line words with the path of each KEY=PATH quoted, where that path exists.
 
-    In Hydra's grammar characters such as the second = of ckpt_path=multirun/…/1_steps=4 stand for
-    something else.
+    Hydra's grammar gives characters such as the second = of ckpt_path=multirun/…/1_steps=4 a
+    special meaning.
     """
     return [_quoted(word) for word in words]
 
@@ -323,14 +347,14 @@ def _quoted(word: str) -> str:
 
 
 def _fastest_precision(accelerator: str) -> str:
-    """`trainer.precision` for `trainer.accelerator`: bfloat16 where the machine computes it."""
+    """`trainer.precision` for `trainer.accelerator`: bfloat16 where the hardware supports it."""
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     return "bf16-mixed" if multiplies_bfloat16(device) else "32-true"
 
 
 def register() -> None:
-    """Put the schemas into Hydra's ConfigStore, where conf/*.yaml extend them."""
+    """Register the schemas in Hydra's ConfigStore; the files of conf/ extend them."""
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     OmegaConf.register_new_resolver("fastest_precision", _fastest_precision, replace=True)
     store = ConfigStore.instance()

@@ -1,4 +1,4 @@
-"""Measure models: python evaluate.py in a checkout, python -m italic.evaluate anywhere."""
+"""Evaluate models: `python evaluate.py` in a checkout, `python -m italic.evaluate` elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
 def _evaluate(cfg: DictConfig) -> None:
-    """Evaluate one model, or several together."""
+    """Evaluate one or several models."""
     try:
         evaluate(cfg)
     except Exception as error:
@@ -34,7 +34,7 @@ def _evaluate(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Compose the configuration from the command line, and evaluate."""
+    """Compose the configuration from the command line and evaluate."""
     sys.argv[1:] = quoted_paths(sys.argv[1:])
     _evaluate()
 

@@ -1,4 +1,4 @@
-"""Give a run's model a name and a card: python -m italic.export RUN_DIR NAME.safetensors"""
+"""Publish the model of a run with a model card: python -m italic.export RUN_DIR FILE.safetensors"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 
 def main() -> None:
-    """Copy the model of a run and write its card."""
+    """Copy the model of a run and write its model card."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(sys.argv) != 3 or not sys.argv[2].endswith(".safetensors"):
         sys.exit("usage: python -m italic.export RUN_DIR italic/weights/NAME.safetensors")

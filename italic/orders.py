@@ -1,6 +1,6 @@
 """Pixel orders: permutations of the flat pixel indices of an H×W image.
 
-Pixels are coded in such an order, cut into steps: see `italic.schedule`.
+Pixels are coded in this order. `italic.schedule` divides it into steps.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ ORDERS = ("nested", *TILES)
 
 
 def nested_rank(height: int, width: int) -> np.ndarray:
-    """Rank of each pixel in the nested low-discrepancy order, int64 (H, W), values from 0, sparse.
+    """Rank of each pixel in the nested low-discrepancy order, int64 (H, W), from 0, with gaps.
 
-    Every prefix of 4^k pixels of a 2^n square is a regular lattice, of 2·4^k its quincunx: the
-    recursive ordered-dither matrix (Bayer 1973); its 2×2 tile goes (0,0), (1,1), (0,1), (1,0).
+    The ranks are those of the recursive ordered-dither matrix (Bayer 1973) with the 2×2 tile
+    (0,0), (1,1), (0,1), (1,0). In an image of 2^n × 2^n pixels, the first 4^k pixels are a regular
+    lattice, and the first 2·4^k pixels are its quincunx.
     """
     quad = np.array([[0, 2], [3, 1]])
     y, x = np.mgrid[:height, :width]
@@ -54,30 +55,32 @@ def nested_rank(height: int, width: int) -> np.ndarray:
 
 
 def pixel_order(name: str, height: int, width: int) -> np.ndarray:
-    """Flat pixel indices in the order of their coding, int64 (H·W,).
+    """Flat pixel indices in coding order, int64 (H·W,).
 
-    `nested` is a low-discrepancy order for any size. The others repeat a tile of the original
-    ITALIC; pixels of one number follow each other in nested order, so that any number of steps
-    is possible and the tile's own steps are segments of the order. A name with a dot is that of a
-    function of one's own, (height, width) → flat pixel indices.
+    `nested` is a low-discrepancy order for any size. The other orders repeat a tile of the original
+    ITALIC. Pixels with the same number in the tile follow each other in nested order. So any number
+    of steps is possible, and each step of the tile is a segment of the order. A name with a dot,
+    MODULE.NAME, names a user-defined function (height, width) → flat pixel indices.
 
     Raises:
-        SettingError: unknown name, an empty picture, or a function that does not give every pixel
-            once.
+        SettingError: the name is unknown, the image is empty, or a user-defined function does not
+            return every pixel index exactly once.
     """
     if name not in ORDERS and "." not in name:
         raise SettingError(
-            f"unknown pixel order '{name}': expected one of {', '.join(ORDERS)}, or a function of "
-            "your own, MODULE.NAME"
+            f"unknown pixel order '{name}': expected one of {', '.join(ORDERS)}, or MODULE.NAME of "
+            "a user-defined function"
         )
     if height < 1 or width < 1:
-        raise SettingError(f"a picture of {height}×{width} pixels has no pixel order")
+        raise SettingError(
+            f"an image of {height}×{width} pixels has no pixel order: expected at least 1×1 pixels"
+        )
     if name not in ORDERS:
         order = np.asarray(own(name)(height, width), dtype=np.int64)
         if not np.array_equal(np.sort(order.ravel()), np.arange(height * width)):
             raise SettingError(
-                f"the pixel order '{name}' must give each of the {height * width} flat pixel "
-                "indices once"
+                f"the pixel order '{name}' must return each of the {height * width} flat pixel "
+                "indices exactly once"
             )
         return order.ravel()
     rank = nested_rank(height, width).ravel()

@@ -1,4 +1,4 @@
-"""What the directory of a run holds: its configuration and its checkpoints."""
+"""Run directories: the configuration and the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-CONFIG = "config.yaml"  # in a run directory: the configuration that it was started with
+CONFIG = "config.yaml"  # the configuration with which the run was started
 CHECKPOINTS = "checkpoints"
-LAST = "last.ckpt"  # with which a run goes on
-BEST = "best.ckpt"  # of the least validation bpsp: the run's result
-# Names of classes in the configurations of earlier runs, and what they have become.
+LAST = "last.ckpt"  # the checkpoint from which a run is resumed
+BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of the run
+# Old prefixes of class names in the configurations of earlier runs → new prefixes.
 MOVED = {"italic.coding.base.": "italic.coding.base_codes.base."}
 
 
 class RunError(RuntimeError):
-    """A run directory or a configuration that can't be used as asked."""
+    """A run directory or a configuration cannot be used for the requested operation."""
 
 
 def read_config(run_dir: Path) -> DictConfig:
-    """The configuration that a run was started with.
+    """The configuration with which a run was started.
 
     Raises:
-        RunError: the directory is not one of a run.
+        RunError: the directory is not a run directory.
     """
     path = run_dir / CONFIG
     if not path.is_file():
         raise RunError(
-            f"{run_dir} is not a run directory: expected {CONFIG} in it, "
-            "as train.py writes it under runs/ or multirun/"
+            f"{run_dir} is not a run directory: expected a directory with a {CONFIG} that train.py "
+            "wrote, usually under runs/ or multirun/"
         )
     text = path.read_text()
     for old, new in MOVED.items():
@@ -42,22 +42,22 @@ def read_config(run_dir: Path) -> DictConfig:
 
 
 def find_checkpoint(run_dir: Path) -> Path:
-    """The last checkpoint of a run, with which it goes on.
+    """The last checkpoint of a run, from which it is resumed.
 
     Raises:
-        RunError: the run has not saved one.
+        RunError: the run has no checkpoint.
     """
     path = run_dir / CHECKPOINTS / LAST
     if not path.is_file():
-        raise RunError(f"{run_dir} holds no checkpoint yet: expected {CHECKPOINTS}/{LAST} in it")
+        raise RunError(f"{run_dir} has no checkpoint yet: expected {CHECKPOINTS}/{LAST} in it")
     return path
 
 
 def find_result(run_dir: Path) -> Path:
-    """The checkpoint of a run's least validation bpsp; the last one, if nothing was validated.
+    """The checkpoint of a run's least validation bpsp; without a validation, the last checkpoint.
 
     Raises:
-        RunError: the run has not saved one.
+        RunError: the run has no checkpoint.
     """
     last = find_checkpoint(run_dir)
     best = last.with_name(BEST)
@@ -65,10 +65,10 @@ def find_result(run_dir: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds: tensors and plain values, on the CPU; it can't run any code.
+    """Load a checkpoint on the CPU; it may hold only tensors and plain values, no code.
 
     Raises:
-        RunError: it is damaged, or holds anything else.
+        RunError: the file is damaged, or holds other objects.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,6 +76,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return checkpoint
     except Exception as error:
         raise RunError(
-            f"{path} can't be loaded: it is damaged, or no checkpoint of train.py; "
-            "expected one of tensors and plain values"
+            f"{path} can't be loaded: it is damaged or not a checkpoint of train.py; "
+            "expected a checkpoint with only tensors and plain values"
         ) from error

@@ -1,4 +1,4 @@
-"""Train an estimator: python train.py in a checkout, python -m italic.train anywhere."""
+"""Train an estimator: `python train.py` in a checkout, `python -m italic.train` elsewhere."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ register()
 
 
 def _train(cfg: DictConfig) -> float:
-    """Train; a sweep's objective is the best validation bpsp."""
+    """Train and return the best validation bpsp, the objective of a sweep."""
     try:
         return train(cfg)
     except Exception as error:
         if not is_refusal(error):
             raise
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # whose other runs go on, see training.sweep
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            # The other runs of the sweep continue, see `training.sweep`.
             raise RunError(str(error)) from error
         sys.exit(f"train.py: {error}")
 
 
 def main() -> None:
-    """Compose the configuration from the command line, and train."""
+    """Compose the configuration from the command line and train."""
     sys.argv[1:] = quoted_paths(sys.argv[1:])
     try:
         name = configure(sys.argv[1:])

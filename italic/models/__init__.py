@@ -1,1 +1,1 @@
-"""The estimator: network, likelihood, base image, optimiser, LightningModule."""
+"""Estimator networks, mixture likelihood, base image, optimiser and LightningModule."""

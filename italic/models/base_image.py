@@ -1,4 +1,7 @@
-"""The base image: every pixel's best guess without a network, from base code and known pixels."""
+"""The base image: a prediction of every pixel from base code and known pixels, without a network.
+
+It is the starting point of the RNAN estimators.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from torch.nn import functional as F
 
 
 def fill(image: Tensor, base: Tensor, known: Tensor) -> Tensor:
-    """Base image: known pixels as they are, the others the base plus its interpolated residual.
+    """Base image: the known pixels, and base plus interpolated residual at the other pixels.
 
-    The residual (image − base) of the known pixels is spread by normalised convolution with tents
-    of 2^l pixels, l = 1, 2, … (the à trous cascade of [1 2 1]); each unknown pixel takes the
-    finest one that reaches a known pixel, so that a lattice of every second pixel is interpolated
-    bilinearly. With nothing known the base itself comes out.
+    The residual (image − base) of the known pixels is interpolated by normalised convolution with
+    tent filters of 2^l pixels, l = 1, 2, … (the à trous cascade of [1 2 1]). Each unknown pixel
+    takes the smallest filter that reaches a known pixel. So a lattice of every second pixel is
+    interpolated bilinearly. If no pixel is known, the result is the base.
 
     Args:
         image: float (B, 3, H, W), grey levels; unknown pixels are not read.
@@ -24,7 +27,7 @@ def fill(image: Tensor, base: Tensor, known: Tensor) -> Tensor:
         float (B, 3, H, W), grey levels.
     """
     height, width = image.shape[-2:]
-    # Sums of residuals and of weights, not means: all that counts is their quotient in the end.
+    # Sums of residuals and of weights instead of means: only their final quotient matters.
     spread = finest = torch.cat([(image - base) * known, known], dim=1)
     dilation = 1
     while dilation < max(height, width):
@@ -36,7 +39,7 @@ def fill(image: Tensor, base: Tensor, known: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, dilation: int, axis: int) -> Tensor:
-    """[1 2 1] with its taps `dilation` pixels apart along an axis; zeros beyond the edges."""
+    """Convolution with [1 2 1], dilated by `dilation`, along an axis, with zero padding."""
     size = x.shape[axis]
     pad = (dilation, dilation) if axis == -1 else (0, 0, dilation, dilation)
     padded = F.pad(x, pad)

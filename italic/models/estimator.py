@@ -1,4 +1,4 @@
-"""The LightningModule: trains a network to spend few bits, and counts them by part."""
+"""The LightningModule: minimises the bits of an image and logs them by base code and step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to a grey level
 
 
 class MaskedBatch(Protocol):
-    """What a batch must hold, see `italic.datamodules.step_masks.Batch`."""
+    """The fields that the estimator reads, see `italic.datamodules.step_masks.Batch`."""
 
     image: Tensor
     base: Tensor
@@ -32,10 +32,13 @@ class MaskedBatch(Protocol):
 
 
 class Part(NamedTuple):
-    """What the network says, in one step, of the samples of a batch that share a lattice.
+    """Predictions of one step for the samples of a batch that share a lattice stride.
 
-    samples: int64 (n,), places in the batch; reveal: int64 (n, h, w), as `MaskedBatch.reveal`, on
-    the lattice; pixels: float (n, h, w, 3); mixture: fields (n, h, w, 3, K).
+    Attributes:
+        samples: int64 (n,), indices in the batch.
+        reveal: int64 (n, h, w), `MaskedBatch.reveal` on the lattice.
+        pixels: float (n, h, w, 3), true grey levels on the lattice.
+        mixture: predictive distributions, fields (n, h, w, 3, K).
     """
 
     samples: Tensor
@@ -44,22 +47,22 @@ class Part(NamedTuple):
     mixture: Mixture
 
     def bits(self, selected: Tensor) -> Tensor:
-        """Bits of the sub-pixels of the pixels that a boolean mask (n, h, w) selects, (m, 3)."""
+        """Bits of the sub-pixels at a boolean mask (n, h, w) with m true entries, (m, 3)."""
         return self.mixture.at(selected).bits(self.pixels[selected])
 
     def weighted_bits(self, selected: Tensor, weight: Tensor) -> Tensor:
-        """Σ weight of the sample (B,) · mean bits of a sub-pixel, over the selected pixels."""
+        """Sum over the selected pixels of mean bits per sub-pixel times the sample's weight (B,)."""
         weights = weight[self.samples][:, None, None].expand(selected.shape)
         return (self.bits(selected).mean(-1) * weights[selected]).sum()
 
     def squared_errors(self, selected: Tensor) -> Tensor:
-        """Each sample's squared error of the expectation, Σ over the selected pixels, (n,)."""
+        """Squared error of the expectation, summed over the selected pixels of a sample, (n,)."""
         errors = (self.mixture.expectation() - self.pixels).square().mean(-1)
         return (errors * selected).sum((1, 2))
 
 
 class BitsPerSubPixel(Metric):
-    """Bits over sub-pixels, both summed over all batches and processes; by part."""
+    """bpsp (bits per sub-pixel) of each part; sums run over all batches and processes."""
 
     full_state_update = False
     bits: Tensor
@@ -72,7 +75,7 @@ class BitsPerSubPixel(Metric):
         self.add_state("subpixels", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, bits: Tensor, subpixels: int) -> None:
-        """Add the bits of each part (parts,) spent on a number of sub-pixels."""
+        """Add the bits of each part (parts,) and the number of their sub-pixels."""
         self.bits += bits
         self.subpixels += subpixels
 
@@ -82,28 +85,29 @@ class BitsPerSubPixel(Metric):
 
 
 class Estimator(pl.LightningModule):
-    """Trains an estimator network on step masks; validates it as it will code.
+    """Trains an estimator network on step masks, and validates it on the partition used for coding.
 
-    Training minimises the bits of the sub-pixels due in a sample's steps, per sub-pixel, and, if
-    asked to, the error of their expectation as well, for better pictures from base codes.
-    Validation runs every step of the partition and logs bpsp as a sum of named parts:
+    Training minimises the mean bits per sub-pixel of the pixels due in the steps of a sample. With
+    `distortion` above 0 it also minimises the error of the expected image. Validation runs every
+    step of the partition and logs bpsp as a sum of parts:
     `val/bpsp` = `val/bpsp_base` + Σ `val/bpsp_step_NN`.
 
     Args:
-        network: trained on whole partitions if it is a `LatticeNetwork`, else on windows of steps.
-        steps: steps of the partition that is validated.
-        unroll: consecutive steps in a training batch; 0 for all `steps`.
-        learning_rate: of AdamW, for everything but the body's matrices.
-        body_learning_rate: of Muon, for the body's matrices; 0 trains them by AdamW too.
-        weight_decay: of AdamW.
-        warmup: optimiser steps over which the learning rates rise.
-        decay_from: share of the training after which the learning rates fall linearly to 2 %.
-        auxiliary: weight of the pixels that come after the steps of a training sample.
-        distortion: weight of ½ log2 of the due pixels' mean squared error, in bits as well: one
-            is 6.02 dB of PSNR.
+        network: a `LatticeNetwork`, trained on whole partitions, or another network, trained on
+            windows of consecutive steps.
+        steps: number of steps of the validation partition.
+        unroll: number of consecutive steps in a training batch; 0 for all `steps`.
+        learning_rate: learning rate of AdamW, for all parameters except the body's matrices.
+        body_learning_rate: learning rate of Muon, for the body's matrices; 0 for AdamW instead.
+        weight_decay: weight decay of AdamW.
+        warmup: number of optimiser steps of the linear learning-rate warm-up.
+        decay_from: fraction of the training after which the learning rates decay linearly to 2 %.
+        auxiliary: weight in the loss of the pixels that are due after the steps of a sample.
+        distortion: weight in the loss of ½ log2 of the mean squared error of the due pixels. The
+            term is in bits; 1 bit corresponds to 6.02 dB of PSNR.
 
     Raises:
-        SettingError: a recurrent network that would never see its own features in training.
+        SettingError: the network is recurrent, but training would never feed its features back.
     """
 
     def __init__(
@@ -122,8 +126,8 @@ class Estimator(pl.LightningModule):
         super().__init__()
         if getattr(network, "recurrent", False) and unroll == 1 and steps > 1:
             raise SettingError(
-                "a recurrent network must see its own features in training: expected "
-                "masks.unroll of 2 or more (0: all steps), or model.recurrent=false"
+                "a recurrent network must be trained on consecutive steps: expected "
+                "masks.unroll of 2 or more, masks.unroll=0 for all steps, or model.recurrent=false"
             )
         self.network = network
         self.steps, self.unroll = steps, unroll or steps
@@ -132,15 +136,15 @@ class Estimator(pl.LightningModule):
         self.auxiliary, self.distortion = auxiliary, distortion
         self.validation_bits = BitsPerSubPixel(1 + steps)
         self.test_bits = BitsPerSubPixel(1 + steps)
-        # Constants: PyTorch would send them to all processes in every batch, of which validation
-        # need not have as many in each.
+        # The buffers are constants. DDP would broadcast them in every batch, which can hang in
+        # validation, where processes may have different numbers of batches.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def parts(self, batch: MaskedBatch, steps: int) -> Iterator[tuple[int, Part]]:
-        """Each step and what the network says in it, the true pixels revealed between.
+        """Each step with its predictions, given the true values of the earlier steps' pixels.
 
-        A sample is given to the network on the coarsest lattice that holds all of its pixels that
-        are known or due.
+        The network receives each sample on the coarsest lattice that holds all of its known and due
+        pixels.
         """
         features: Tensor | None = None
         recurrent = getattr(self.network, "recurrent", False)
@@ -160,13 +164,13 @@ class Estimator(pl.LightningModule):
                 yield step, Part(samples, reveal, image.permute(0, 2, 3, 1), mixture)
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
-        """Mean bits a sub-pixel, of whole partitions or of the pixels due in a window of steps."""
+        """Loss of a whole partition or of a window of steps, in bits per sub-pixel."""
         if isinstance(self.network, LatticeNetwork):
             return self._partition_loss(self.network, batch)
         return self._window_loss(batch)
 
     def _partition_loss(self, network: LatticeNetwork, batch: MaskedBatch) -> Tensor:
-        """bpsp of the batch's partition, from one pass over all of its steps (+ distortion)."""
+        """bpsp of the batch's partition (+ distortion); one pass computes all steps."""
         partition = Partition.of_steps(batch.reveal[0].cpu().numpy())
         image, base = batch.image.permute(0, 2, 3, 1), batch.base.permute(0, 2, 3, 1)
         pixels = partition.order
@@ -175,7 +179,8 @@ class Estimator(pl.LightningModule):
         loss = bits_of_raw(raw.flatten(0, 1), guess.flatten(0, 1), true.flatten(0, 1)).mean()
         self.log("train/bpsp", loss, prog_bar=True)
         if self._trainer is not None and self.trainer.world_size > 1:
-            # Processes wait for each other's gradients; partitions of few steps have no context.
+            # DDP waits for a gradient of every parameter, but partitions of few steps do not use
+            # the context network.
             loss = loss + 0 * sum(parameter.sum() for parameter in network.parameters())
         if self.distortion:
             mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
@@ -186,7 +191,7 @@ class Estimator(pl.LightningModule):
         return loss
 
     def _window_loss(self, batch: MaskedBatch) -> Tensor:
-        """Mean bits a due sub-pixel, each image weighing the same (+ auxiliary and distortion)."""
+        """Mean bits per due sub-pixel, with equal weight per image (+ auxiliary, distortion)."""
         within = (batch.reveal >= 0) & (batch.reveal < self.unroll)
         due_weight = 1 / within.sum((1, 2))
         images = len(within)
@@ -206,7 +211,7 @@ class Estimator(pl.LightningModule):
         self.log("train/bits_per_due_subpixel", due_bits / images, prog_bar=True)
         loss = due_bits + self.auxiliary * later_bits
         if self.distortion:
-            # Rounding's own error beside it, so that a perfect picture is no reason to go on.
+            # The rounding error bounds the logarithm of errors near 0.
             log_errors = torch.log2(squared_errors * due_weight + ROUNDING_ERROR) / 2
             self.log("train/log2_error", log_errors.mean())
             loss = loss + self.distortion * log_errors.sum()
@@ -217,7 +222,7 @@ class Estimator(pl.LightningModule):
         self.validation_bits.update(self._bits_by_part(batch), batch.image.numel())
 
     def on_validation_epoch_end(self) -> None:
-        """Log bpsp and its parts."""
+        """Log validation bpsp and its parts."""
         self._log_parts("val", self.validation_bits)
 
     def test_step(self, batch: MaskedBatch, _: int) -> None:
@@ -225,11 +230,11 @@ class Estimator(pl.LightningModule):
         self.test_bits.update(self._bits_by_part(batch), batch.image.numel())
 
     def on_test_epoch_end(self) -> None:
-        """Log bpsp and its parts."""
+        """Log test bpsp and its parts."""
         self._log_parts("test", self.test_bits)
 
     def configure_optimizers(self) -> Any:
-        """One optimiser: Muon for the body's matrices, AdamW for everything else."""
+        """One optimiser: Muon for the body's matrices, AdamW for all other parameters."""
         body = [p for p in self._body() if p.ndim >= 2]
         if not self.body_learning_rate:
             body = []
@@ -243,13 +248,16 @@ class Estimator(pl.LightningModule):
         }
 
     def _body(self) -> Iterator[nn.Parameter]:
-        """Parameters of the network's body: of its modules called `groups` or `body`."""
+        """Parameters of the network's body, the modules named `groups` or `body`."""
         for name, parameter in self.network.named_parameters():
             if {"groups", "body"} & set(name.split(".")):
                 yield parameter
 
     def _learning_rate_factor(self, step: int) -> float:
-        """Rise over `warmup` steps, hold, fall from `decay_from` of the training on."""
+        """Linear warm-up, constant, linear decay after the fraction `decay_from` of training.
+
+        The fraction is that of the updates or of the time limit, whichever is larger.
+        """
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         if self._trainer is None:
             return rise
@@ -292,5 +300,6 @@ class Estimator(pl.LightningModule):
         items = {f"{name}/bpsp": parts.sum(), f"{name}/bpsp_base": parts[0]}
         for step, bpsp in enumerate(parts[1:], start=1):
             items[f"{name}/bpsp_step_{step:02d}"] = bpsp
-        for key, value in items.items():  # equal in all processes, which Lightning can't know
+        for key, value in items.items():
+            # The values are equal in all processes already; `sync_dist` avoids Lightning's warning.
             self.log(key, value.float(), prog_bar=key == f"{name}/bpsp", sync_dist=True)

@@ -1,7 +1,7 @@
-"""The lattice estimator: a coarse context network and a local pixel predictor.
+"""The lattice estimator: a context network on coarse lattices and a local pixel predictor.
 
-Every pixel is computed once, however many steps there are: the predictor runs for the pixels due
-alone, the context network when the known pixels have become a denser lattice.
+Every pixel is computed once, for any number of steps. The predictor runs only for the pixels due.
+The context network runs only when the known pixels form a denser lattice.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from italic.models.windows import GREY, base_windows, neighbours, windows
 from italic.schedule import LARGEST_STRIDE, Partition
 
 LEVELS = LARGEST_STRIDE.bit_length()
-# Units of the networks' inputs, in grey levels: powers of two that make them about 1.
+# Grey levels that correspond to an input of 1: powers of two, so that inputs are of order 1.
 DIFFERENCE = 16.0
 LEVEL = 64.0
-BASE_WINDOW = 5  # side of the windows of the base picture
-ROWS = 2**13  # pixels of all images that are estimated at a time; more leave the cache
-BASE = (1, 0)  # the base picture's features among the contexts: known before any pixel
-TILE = 256  # positions a side of the largest lattice that a context network gets in one piece
-# Features of lattices, by half of their stride and the step before which they were computed.
+BASE_WINDOW = 5  # side of the windows of the base in pixels
+ROWS = 2**13  # pixels of all images in one pass; more exceed the processor's cache
+BASE = (1, 0)  # key in `Contexts` of the features of the base, which is known before step 0
+TILE = 256  # positions per side of the largest lattice that is computed in one piece
+# Features of lattices, by (half the lattice's stride, step before which they were computed).
 Contexts = dict[tuple[int, int], Tensor]
 
 
 class RowBlock(nn.Module):
-    """x + linear(leaky ReLU(linear(x))); starts as the identity. (..., C) → the same."""
+    """x + linear(leaky ReLU(linear(x))), the identity at initialisation; (..., C) → (..., C)."""
 
     def __init__(self, features: int, leak: float) -> None:
         super().__init__()
@@ -51,20 +51,20 @@ class RowBlock(nn.Module):
 
 
 class ContextNetwork(nn.Module):
-    """Features of a lattice's positions, and from these those of the pixels between them.
+    """Computes features of a lattice's positions, and from them features of the pixels between.
 
-    Convolution → residual blocks, a non-local block among them → a linear layer for each of the
-    2×2 pixels from a position on, in rows and columns of half the lattice's stride: the places
-    (0, 0), (0, 1), (1, 0), (1, 1), numbered from 0.
+    Convolution → residual blocks with a non-local block in the middle → one linear layer per place.
+    Each position of a lattice of stride 2·s has four places: the pixels (0, 0), (0, s), (s, 0) and
+    (s, s) relative to it, numbered from 0.
 
     Args:
-        inputs: channels of the lattice.
+        inputs: number of input channels.
         features: width C.
-        blocks: residual blocks.
-        window: side of the non-local block's windows in positions; 0 for none.
-        outputs: features of a pixel, D.
+        blocks: number of residual blocks.
+        window: side of the non-local block's windows in positions; 0 for no non-local block.
+        outputs: number of features of a pixel, D.
         leak: slope of the activations below zero.
-        places: those of the pixels that have a context.
+        places: the places whose pixels have a context, from 0 to 3.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class ContextNetwork(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, lattice: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Features of the positions of a lattice, tile by tile.
+        """Features of the positions of a lattice, computed tile by tile.
 
         Args:
             lattice: float (B, inputs, h, w).
-            embedding: float (C,), added to the features of all positions.
+            embedding: float (C,), added to the features of all positions; None for no embedding.
 
         Returns:
             float (B, h·w, C).
@@ -105,7 +105,7 @@ class ContextNetwork(nn.Module):
         return torch.cat(rows, dim=1).flatten(1, 2)
 
     def _tile(self, lattice: Tensor, embedding: Tensor | None) -> Tensor:
-        """(B, inputs, h, w) → (B, h, w, C)."""
+        """Features of one tile: (B, inputs, h, w) → (B, h, w, C)."""
         x = self.entry(lattice.contiguous(memory_format=torch.channels_last))
         if embedding is not None:
             x = x + embedding[:, None, None]
@@ -113,26 +113,27 @@ class ContextNetwork(nn.Module):
 
 
 def _parts(x: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Parts of about equal size, at most `TILE` positions."""
+    """Split along an axis into parts of about equal size, at most `TILE` positions."""
     return x.tensor_split(-(-x.shape[axis] // TILE), dim=axis)
 
 
 class LatticeNetwork(Network):
-    """A context network and a pixel predictor with a discretised logistic mixture at its end.
+    """A context network and a pixel predictor that outputs a discretised logistic mixture.
 
     Args:
         features: width of the predictor.
-        blocks: residual blocks of the predictor.
-        window: side P of the predictor's windows, in pixels of its lattice, odd.
-        components: logistics K in the mixture of a sub-pixel.
+        blocks: number of residual blocks of the predictor.
+        window: side P of the predictor's windows in pixels of its lattice, an odd number.
+        components: number K of logistics in the mixture of a sub-pixel.
         context_features: width of the context networks; 0 for no context.
-        context_blocks: residual blocks of a context network.
-        attention_window: side of the windows of its non-local block, in positions; 0 for none.
-        leak: slope of the activations below zero, a power of two to 1.
-        rungs: base codes that the network tells apart; 0 for no base code.
+        context_blocks: number of residual blocks of a context network.
+        attention_window: side of the windows of the context networks' non-local block in positions;
+            0 for no non-local block.
+        leak: slope of the activations below zero, a power of two up to 1.
+        rungs: number of base codes that the network distinguishes; 0 for no base code.
 
     Raises:
-        SettingError: sizes out of range, an even window, or a leak that is no power of two.
+        SettingError: a size is out of range, the window is even, or the leak is not a power of two.
     """
 
     whole_partitions = True
@@ -173,7 +174,8 @@ class LatticeNetwork(Network):
         self.base_context: ContextNetwork | None = None
         if context_features:
             context = context_features, context_blocks, attention_window, features, leak
-            # Pixels of the lattice itself are predicted on a coarser one, but in other orders.
+            # No context for place 0: in the nested order, its pixels lie on a coarser lattice and
+            # are predicted there.
             self.context = ContextNetwork(4, *context, places=(1, 2, 3))
             self.context_embedding = _embedding(LEVELS, context_features)
             if rungs:
@@ -191,11 +193,11 @@ class LatticeNetwork(Network):
         nn.init.zeros_(self.exit.bias)
 
     def work(self, pixels: int, steps: int) -> int:
-        """As `Network.work`: each pixel is computed once, and a step costs as much as 256."""
+        """As `Network.work`: each pixel is computed once; a step costs as much as 256 pixels."""
         return pixels + 256 * steps
 
     def compile(self, *arguments: Any, **options: Any) -> None:
-        """Compile the parts that compute most, see `torch.nn.Module.compile`."""
+        """Compile the most expensive parts, see `torch.nn.Module.compile`."""
         for part in (self.body, self.context, self.base_context):
             if part is not None:
                 part.compile(*arguments, **options)
@@ -209,11 +211,11 @@ class LatticeNetwork(Network):
         rung: int = 0,
         memory: dict[Any, Tensor] | None = None,
     ) -> Iterator[tuple[np.ndarray, Mixture]]:
-        """As `Network.estimates`; the memory holds contexts."""
+        """As `Network.estimates`; `memory` caches contexts."""
         memory = {} if memory is None else memory
-        some = max(1, ROWS // len(image))
-        for start in range(0, len(pixels), some):
-            part = pixels[start : start + some]
+        chunk = max(1, ROWS // len(image))
+        for start in range(0, len(pixels), chunk):
+            part = pixels[start : start + chunk]
             raw, guess = self.raw(image, base, partition, part, rung, memory)
             yield part, self.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
 
@@ -226,17 +228,26 @@ class LatticeNetwork(Network):
         rung: int = 0,
         contexts: Contexts | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What the head reads of the pixels, as `estimates`.
+        """Raw mixture parameters of the pixels, the input of `MixtureHead`.
+
+        Args:
+            image: as in `estimates`.
+            base: as in `estimates`.
+            partition: as in `estimates`.
+            pixels: as in `estimates`.
+            rung: as in `estimates`.
+            contexts: cache of contexts between calls for the same images.
 
         Returns:
-            float (B, n, 12K), and the guesses of the pixels, float (B, n, 3), grey levels.
+            Raw parameters, float (B, n, 12K), and initial predictions of the pixels,
+            float (B, n, 3), grey levels.
         """
         contexts = {} if contexts is None else contexts
         device = image.device
         known = neighbours(partition, pixels, self.window)
         rows, guess = windows(image, base if self.rungs else None, pixels, known)
         level = levels(partition.strides.ravel()[pixels])
-        # The part of the schedule, which is the same for all images.
+        # This part depends on the schedule alone and is shared by all images.
         by_schedule = self.known_entry(torch.from_numpy((known >= 0).view(np.int8)).to(device))
         by_schedule += self.stride_embedding(torch.from_numpy(level).to(device))
         if self.rung_embedding is not None:
@@ -257,22 +268,22 @@ class LatticeNetwork(Network):
     def _contexts(
         self, image: Tensor, partition: Partition, pixels: np.ndarray, contexts: Contexts
     ) -> Tensor:
-        """Features of n pixels from the lattices of twice their strides, float (B, n, D)."""
+        """Contexts of n pixels, from the lattices of twice their strides, float (B, n, D)."""
         assert self.context is not None
         strides = partition.strides.ravel()[pixels]
         before = partition.context_steps.ravel()[pixels]
-        every, needed = partition.steps + 1, {BASE}
-        for group in np.unique(strides * every + before + 1).tolist():
-            stride, step = group // every, group % every - 1
+        radix, needed = partition.steps + 1, {BASE}
+        for group in np.unique(strides * radix + before + 1).tolist():
+            stride, step = group // radix, group % radix - 1
             if step >= 0 and (stride, step) not in contexts:
                 contexts[stride, step] = self._features(image, partition, stride, step)
             needed.add((stride, step))
-        for key in contexts.keys() - needed:  # of earlier steps; computed again if need be
+        for key in contexts.keys() - needed:  # frees memory: contexts of earlier steps
             del contexts[key]
         return self._between(self.context, image, pixels, strides, before, contexts)
 
     def _features(self, image: Tensor, partition: Partition, stride: int, step: int) -> Tensor:
-        """Features of the lattice of twice a stride, from its pixels known before a step."""
+        """Features of the lattice of stride 2·`stride`, from its pixels known before `step`."""
         assert self.context is not None
         lattice = image[:, :: 2 * stride, :: 2 * stride].permute(0, 3, 1, 2)
         steps = np.ascontiguousarray(partition.step_of_pixel[:: 2 * stride, :: 2 * stride])
@@ -283,11 +294,11 @@ class LatticeNetwork(Network):
         return self.context(inputs, self.context_embedding.weight[level])
 
     def _base_features(self, base: Tensor) -> Tensor:
-        """Features of the lattice of stride 2 from the whole base picture, four pixels each."""
+        """Features of the lattice of stride 2 from the base, in blocks of 2×2 pixels."""
         assert self.base_context is not None
-        picture = (base.permute(0, 3, 1, 2).float() - GREY) * (1 / LEVEL)
-        picture = F.pad(picture, (0, base.shape[2] % 2, 0, base.shape[1] % 2))
-        return self.base_context(F.pixel_unshuffle(picture, 2))
+        inputs = (base.permute(0, 3, 1, 2).float() - GREY) * (1 / LEVEL)
+        inputs = F.pad(inputs, (0, base.shape[2] % 2, 0, base.shape[1] % 2))
+        return self.base_context(F.pixel_unshuffle(inputs, 2))
 
     def _between(
         self,
@@ -301,11 +312,12 @@ class LatticeNetwork(Network):
         """Features of n pixels between the positions of lattices, float (B, n, D).
 
         Args:
-            network: whose features the contexts are.
-            image: of the same size and number.
+            network: the network that computed the contexts.
+            image: (B, H, W, 3), used only for its shape and device.
             pixels: int64 (n,), flat indices.
-            strides: int64 (n,), half of those of the lattices.
-            before: int64 (n,), the steps before which they were computed; -1 for no context.
+            strides: int64 (n,), half the stride of each pixel's lattice.
+            before: int64 (n,), step before which the lattice's features were computed; -1 for no
+                context.
             contexts: features of the lattices.
         """
         images, device, width = len(image), image.device, image.shape[2]

@@ -1,7 +1,7 @@
-"""Building blocks of the estimator (RNAN, Zhang et al. 2019, arXiv 1903.10082).
+"""Building blocks of the estimators (RNAN, Zhang et al. 2019, arXiv 1903.10082).
 
-Only convolutions, leaky ReLU, sigmoid gates, softmax attention and sums: operations whose integer
-versions give the same numbers on every machine. No normalisation.
+The blocks consist of convolutions, leaky ReLU, sigmoid gates, softmax attention and sums. Integer
+versions of these operations give identical results on every machine. There is no normalisation.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from italic.errors import SettingError
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """3×3 convolution that keeps the size (divided by the stride)."""
+    """3×3 convolution with padding 1; the output size is the input size divided by the stride."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
 
 
 class IntegerLinear(nn.Linear):
-    """A linear layer whose inputs are integers, int8 multiples of a unit: (..., I) → (..., O).
+    """A linear layer with quantised inputs, int8 with a fixed scale: (..., I) → (..., O).
 
     Args:
         inputs: I.
         outputs: O.
-        unit: what an integer 1 stands for.
-        bias: whether there is one.
+        unit: scale of the inputs, the real value of the integer 1.
+        bias: whether the layer has a bias.
     """
 
     def __init__(self, inputs: int, outputs: int, unit: float, bias: bool = True) -> None:
@@ -34,15 +34,14 @@ class IntegerLinear(nn.Linear):
 
     def forward(self, integers: Tensor) -> Tensor:
         """Apply the layer to an int8 tensor."""
-        # Converted before it is scaled: a product of int8 and float takes ten times as long.
+        # Convert before scaling: a product of int8 and float takes ten times as long.
         return super().forward(integers.float().mul_(self.unit))
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(leaky ReLU(conv(x))); starts as the identity. (B, C, H, W) → the same.
+    """x + conv(leaky ReLU(conv(x))), the identity at initialisation; the shape is kept.
 
-    Without a leak, channels that never fire any more are lost for good: Muon's updates are large
-    enough to drive whole blocks there.
+    Without a leak, dead units never recover, and Muon's large updates can kill whole blocks.
     """
 
     def __init__(self, features: int, leak: float = 0.0) -> None:
@@ -59,9 +58,9 @@ class ResidualBlock(nn.Module):
 
 
 class NonLocalBlock(nn.Module):
-    """x + W softmax(QKᵀ/√d)V over all positions; W starts at zero. (B, C, H, W) → the same.
+    """x + W softmax(QKᵀ/√d)V over all positions, W initialised to zero; the shape is kept.
 
-    What is larger than `window`×`window` positions is cut into windows of about equal size.
+    An input larger than `window`×`window` positions is divided into windows of about equal size.
     """
 
     def __init__(self, features: int, window: int) -> None:
@@ -87,12 +86,15 @@ class NonLocalBlock(nn.Module):
         return F.scaled_dot_product_attention(query, key, value).squeeze(1)
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N): what `attend` weights values with."""
+        """The attention weights softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N)."""
         values = torch.eye(key.shape[1], dtype=key.dtype, device=key.device)
         return self.attend(query, key, values.expand(len(key), -1, -1))
 
     def weights_of(self, x: Tensor, row: int, column: int) -> Tensor:
-        """Where the query at a position looks: (B, C, H, W) → (B, H, W), 0 outside its window."""
+        """Attention weights of the query at a position: (B, C, H, W) → (B, H, W).
+
+        The weights are 0 outside the query's window.
+        """
         places = torch.arange(x.shape[-2] * x.shape[-1], device=x.device).view(x.shape[-2:])
         place = places[row, column]
         windows = (part for rows in self._parts(places, -2) for part in self._parts(rows, -1))
@@ -113,7 +115,7 @@ class NonLocalBlock(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """The sigmoid gate of an attention module, (B, C, H, W) → the same, values 0 to 1.
+    """The sigmoid gate of an attention module, (B, C, H, W) → (B, C, H, W), values 0 to 1.
 
     (Non-local block →) residual block → stride-2 convolution → 2 residual blocks → transposed
     convolution → residual block on the skip sum → 1×1 convolution → sigmoid.
@@ -138,10 +140,10 @@ class MaskBranch(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """x + what residual blocks at half its size and twice its width add. (B, C, H, W) → the same.
+    """x + residual blocks at half resolution and twice the width; the shape is kept.
 
-    2×2 convolution of stride 2 → (non-local block →) residual blocks → transposed convolution.
-    Half the size makes room for four times the weights in the same time.
+    2×2 convolution of stride 2 → (non-local block →) residual blocks → transposed convolution. At
+    half resolution, four times the weights cost the same time.
     """
 
     def __init__(self, features: int, blocks: int, window: int, leak: float) -> None:
@@ -156,12 +158,12 @@ class Hourglass(nn.Module):
         """Apply the block."""
         height, width = x.shape[-2:]
         pad = (0, width % 2, 0, height % 2)
-        y = self.down(F.pad(x, pad) if any(pad) else x)  # padding by nothing would copy
+        y = self.down(F.pad(x, pad) if any(pad) else x)  # an empty padding would copy the tensor
         return x + self.up(self.bottom(y))[..., :height, :width]
 
 
 class Product(nn.Module):
-    """The product of two tensors of one shape."""
+    """The product of two tensors of the same shape, as a module that can be quantised."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Multiply."""
@@ -169,21 +171,23 @@ class Product(nn.Module):
 
 
 class ResidualGroup(nn.Module):
-    """RNAN's group: a residual attention module and a convolution. (B, C, H, W) → the same.
+    """RNAN's group: a residual attention module and a convolution; the shape is kept.
 
     Residual block → trunk · mask branch + identity → 2 residual blocks → convolution. The trunk
-    is 2 residual blocks. Without a mask branch the gate is 1, the trunk begins with the non-local
-    block, if any, and carries its own identity; or it is an hourglass.
+    consists of 2 residual blocks. Without a mask branch the group is residual block → trunk →
+    2 residual blocks → convolution. The trunk then starts with the non-local block, if there is
+    one, or is an hourglass.
 
     Args:
         features: width C.
-        window: side of the non-local block's windows; 0 for no non-local block.
-        mask_branch: see above.
-        deep: residual blocks of an hourglass in the place of the trunk; None for RNAN's trunk.
-        leak: slope below zero of the residual blocks' activations.
+        window: side of the non-local block's windows in positions; 0 for no non-local block.
+        mask_branch: whether the trunk is gated by a mask branch.
+        deep: number of residual blocks of an hourglass that replaces the trunk; None for RNAN's
+            trunk.
+        leak: slope of the activations below zero.
 
     Raises:
-        SettingError: both a mask branch and an hourglass.
+        SettingError: both a mask branch and an hourglass are requested.
     """
 
     def __init__(
@@ -214,13 +218,13 @@ class ResidualGroup(nn.Module):
         return self.conv(self.exit(x))
 
     def become_identity(self) -> None:
-        """Make an untrained group the identity, so that one can be added to a trained network.
+        """Initialise an untrained group as the identity, to add it to a trained network.
 
         Raises:
-            ValueError: the group has a mask branch, whose gate nothing opens or shuts for good.
+            ValueError: the group has a mask branch, whose sigmoid gate is never exactly 0 or 1.
         """
         if self.mask is not None:
-            raise ValueError("a group with a mask branch can't be the identity")
+            raise ValueError("a group with a mask branch can't be initialised as the identity")
         if isinstance(self.trunk, Hourglass):
             nn.init.zeros_(self.trunk.up.weight)
             nn.init.zeros_(self.trunk.up.bias)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The discretised logistic mixture: what the estimator says of every sub-pixel."""
+"""The discretised logistic mixture: the predictive distribution of every sub-pixel."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from torch.nn import functional as F
 from italic.models import mixture_kernel
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 5.5  # natural log of grey levels
-CENTRE = 128.0  # grey level that the colour coefficients are relative to
+CENTRE = 128.0  # grey level that the colour coefficients refer to
 
 
 class Mixture(NamedTuple):
     """A mixture of K logistics for each sub-pixel, all fields float (..., 3, K), in grey levels.
 
-    Green's mean moves with the red of its pixel, blue's with red and green (PixelCNN++, Salimans
-    et al. 2017); the weights are those of a sub-pixel, not of a pixel. `coefficients` holds
-    [red → green, red → blue, green → blue] and multiplies the colour's distance from `CENTRE`.
+    The mean of green depends linearly on red, and the mean of blue on red and green (PixelCNN++,
+    Salimans et al. 2017). Unlike in PixelCNN++, each sub-pixel has separate mixture weights.
+    `coefficients` holds [red → green, red → blue, green → blue]; each is multiplied by the
+    difference of the earlier colour and `CENTRE`.
     """
 
     logits: Tensor
@@ -32,11 +33,11 @@ class Mixture(NamedTuple):
     coefficients: Tensor
 
     def at(self, index: Tensor) -> Mixture:
-        """The mixtures of the pixels that a boolean mask (...) selects, fields (n, 3, K)."""
+        """The mixtures at a boolean mask (...) with n true entries, fields (n, 3, K)."""
         return Mixture(*(field[index] for field in self))
 
     def conditional_means(self, pixels: Tensor) -> Tensor:
-        """Means given the earlier colours of each pixel.
+        """Means of each sub-pixel, conditional on the earlier colours of its pixel.
 
         Args:
             pixels: float (..., 3), grey levels 0 to 255; blue is not read.
@@ -50,11 +51,11 @@ class Mixture(NamedTuple):
         return self.means + torch.stack(shift, dim=-2)
 
     def expectation(self) -> Tensor:
-        """The expected pixel before any of its colours is known, float (..., 3), 0 to 255.
+        """The expected pixel, with no colour of it known, float (..., 3), 0 to 255.
 
-        A logistic with its tails moved to 0 and 255, as in `bits`, has the mean
-        s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF; ζ is the softplus. Green's and blue's
-        μ are linear in the earlier colours, so those enter by their expectations.
+        A logistic whose tails are moved to 0 and 255, as in `bits`, has the mean
+        s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF from 0 to 255; ζ is the softplus. The
+        means of green and blue are computed from the expectations of the earlier colours.
         """
         fields = self.logits.softmax(dim=-1), self.means, self.log_scales.exp()
         coefficients = iter(self.coefficients.unbind(-2))
@@ -64,12 +65,12 @@ class Mixture(NamedTuple):
                 means = means + next(coefficients) * (earlier - CENTRE)[..., None]
             inside = F.softplus(means / scales) - F.softplus((means - 255) / scales)
             expected.append((weights * scales * inside).sum(-1))
-        return torch.stack(expected, dim=-1).clamp(0, 255)  # which they may leave by rounding
+        return torch.stack(expected, dim=-1).clamp(0, 255)  # rounding may exceed the range
 
     def bits(self, pixels: Tensor) -> Tensor:
-        """Cost of each sub-pixel: −log2 Σ_k w_k [σ((v + ½ − μ_k)/s_k) − σ((v − ½ − μ_k)/s_k)].
+        """Bits of each sub-pixel: −log2 Σ_k w_k [σ((v + ½ − μ_k)/s_k) − σ((v − ½ − μ_k)/s_k)].
 
-        The ends are open: 0 takes everything below ½, 255 everything above 254½.
+        The outer intervals are unbounded: value 0 covers (−∞, ½), value 255 covers (254½, ∞).
 
         Args:
             pixels: float (..., 3), grey levels 0 to 255.
@@ -82,7 +83,7 @@ class Mixture(NamedTuple):
         upper = (distance + 0.5) * inverse_scales
         lower = (distance - 0.5) * inverse_scales
         value = pixels[..., None]
-        # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^(l − u)): stable for any distance.
+        # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^(l − u)) is stable for any distance.
         below, above = -F.softplus(-upper), -F.softplus(lower)
         inner = below + above + torch.log(-torch.expm1(-inverse_scales))
         log_likelihood = torch.where(value < 0.5, below, torch.where(value > 254.5, above, inner))
@@ -91,16 +92,17 @@ class Mixture(NamedTuple):
 
 
 class MixtureHead(torch.nn.Module):
-    """The network's last numbers → a `Mixture`, its means as offsets from a base image.
+    """Converts the raw output of a network to a `Mixture` with means relative to a base image.
 
-    At the start (raw output 0) the components are spread around the base image, green's mean
-    follows red's deviation from the base image and blue's follows green's.
+    For raw output 0, the value at initialisation, the components are spread around the base image.
+    The mean of green then follows the deviation of red from the base image, and that of blue the
+    deviation of green.
     """
 
-    SPREAD = 16.0  # grey levels that an offset of 1 stands for
-    START_LOG_SCALE = 2.3
-    COEFFICIENT = 0.25  # what a raw 1 stands for
-    MAX_COEFFICIENT = 4.0
+    SPREAD = 16.0  # grey levels per unit of raw offset
+    START_LOG_SCALE = 2.3  # log-scale for raw output 0
+    COEFFICIENT = 0.25  # coefficient per unit of raw output
+    MAX_COEFFICIENT = 4.0  # largest magnitude of a coefficient
 
     def __init__(self, components: int) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class MixtureHead(torch.nn.Module):
 
     @property
     def channels(self) -> int:
-        """Numbers that the network gives for a pixel: 3 colours × 4 parameters × K."""
+        """Number of raw outputs per pixel: 3 colours × 4 parameters × K."""
         return 12 * self.components
 
     def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
@@ -131,7 +133,7 @@ class MixtureHead(torch.nn.Module):
             -self.MAX_COEFFICIENT, self.MAX_COEFFICIENT
         )
         means = base + self.SPREAD * (self.offset_start + offsets)
-        # mean = base + offset + Σ c·(colour − base of that colour), written around CENTRE.
+        # mean = base + offset + Σ c·(colour − base of that colour), expressed relative to CENTRE.
         red, green = (base[..., :2, :] - CENTRE).unbind(-2)
         on_red, blue_red, blue_green = coefficients.unbind(-2)
         shift = (torch.zeros_like(on_red), on_red * red, blue_red * red + blue_green * green)
@@ -140,27 +142,27 @@ class MixtureHead(torch.nn.Module):
 
 
 def bits_of_raw(raw: Tensor, base_image: Tensor, pixels: Tensor) -> Tensor:
-    """`MixtureHead(raw, base_image).bits(pixels)` for rows of pixels, made for training.
+    """`MixtureHead(raw, base_image).bits(pixels)` for n pixels, optimised for training.
 
-    The gradient by `raw` is computed along with the bits and is all that is kept for the backward
-    pass: on a CPU by a compiled kernel in one pass, elsewhere by the formula in `Mixture.bits`.
+    The forward pass also computes the gradient with respect to `raw`, the only tensor saved for the
+    backward pass. CPUs use a compiled kernel, other devices the formula of `Mixture.bits`.
 
     Args:
         raw: (n, 12K), float32, bfloat16 or float16; K at most 341.
-        base_image: float (n, 3), grey levels; a constant, it gets no gradient.
+        base_image: float (n, 3), grey levels; a constant without gradient.
         pixels: (n, 3), grey levels 0 to 255.
 
     Returns:
-        float32 (n, 3), bits; can be differentiated once.
+        float32 (n, 3), bits; differentiable once.
     """
     differentiate = torch.is_grad_enabled() and raw.requires_grad
     return _BitsOfRaw.apply(raw, base_image, pixels, differentiate)
 
 
 class _BitsOfRaw(torch.autograd.Function):
-    """Saves the derivative of each sub-pixel's bits by its own raw numbers.
+    """Saves the derivatives of each sub-pixel's bits with respect to its raw outputs.
 
-    No raw number is of two sub-pixels, so these derivatives fit into one array like `raw`.
+    Each raw output affects only one sub-pixel, so the derivatives have the shape of `raw`.
     """
 
     @staticmethod
@@ -181,9 +183,9 @@ class _BitsOfRaw(torch.autograd.Function):
             result = torch.empty_like(gradient)
             arrays = (x.numpy() for x in (gradient, weights.contiguous(), result))
             mixture_kernel.weighted(*arrays)
-        else:  # the coefficients are green's, blue's and blue's
-            of_numbers = torch.cat([weights.repeat(1, 3), weights[:, [1, 2, 2]]], dim=1)
-            result = (gradient.unflatten(1, (12, -1)) * of_numbers[..., None]).flatten(1)
+        else:  # the three coefficients belong to green, blue and blue
+            of_outputs = torch.cat([weights.repeat(1, 3), weights[:, [1, 2, 2]]], dim=1)
+            result = (gradient.unflatten(1, (12, -1)) * of_outputs[..., None]).flatten(1)
         return result.to(ctx.raw_dtype), None, None, None
 
 
@@ -193,14 +195,14 @@ def _has_kernel(tensor: Tensor) -> bool:
 
 @cache
 def _head(components: int, device: torch.device) -> MixtureHead:
-    with torch.inference_mode(False):  # whose tensors could not be used in training
+    with torch.inference_mode(False):  # tensors of inference mode cannot be used in training
         return MixtureHead(components).to(device)
 
 
 def _bits_by_formula(
     raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
-    """Bits (n, 3) and gradient (n, 12K), the latter of no rows unless asked for."""
+    """Bits (n, 3) and gradient (n, 12K); without `differentiate` the gradient is (0, 12K)."""
     raw = raw.float()
     head = _head(raw.shape[1] // 12, raw.device)
     if not differentiate:
@@ -214,7 +216,7 @@ def _bits_by_formula(
 def _bits_by_kernel(
     raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
-    """As `_bits_by_formula`."""
+    """As `_bits_by_formula`, by the compiled kernel."""
     head = _head(raw.shape[1] // 12, raw.device)
     numbers = (raw if raw.dtype == torch.bfloat16 else raw.float()).contiguous()
     bits = torch.empty(len(raw), 3)

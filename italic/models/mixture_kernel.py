@@ -1,18 +1,20 @@
 """`Mixture.bits` and its gradient in one compiled pass over the network's raw output, for CPUs.
 
-Blocks of pixels are worked off in buffers that stay in the processor's cache, in loops that the
-compiler turns into vector instructions; without float32 constants throughout (`ONE` for 1) numba
-would compute in float64. With δ = 1/s and the distance d = v − μ of the value from the mean, let
+The kernel processes blocks of pixels in buffers that stay in the processor's cache. The compiler
+vectorises its loops. All constants are float32 (`ONE` for 1), because numba would otherwise compute
+in float64.
 
-    e = (½ − |d|)·δ, or (½ + d)·δ for the value 0 and (½ − d)·δ for 255.
+Let δ = 1/s, let d = v − μ be the distance of the value from the mean, and let
 
-A component's probability is then σ(e) − σ(e − δ), or σ(e) at those two ends. With t = e^−|e| and
-q = e^−δ it is e^min(e, 0) times a ratio that neither overflows nor vanishes:
+    e = (½ − |d|)·δ for values from 1 to 254,  (½ + d)·δ for 0,  (½ − d)·δ for 255.
+
+A component's probability is then σ(e) − σ(e − δ), or σ(e) for the values 0 and 255. With
+t = e^−|e| and q = e^−δ, it is e^min(e, 0) times a ratio that neither overflows nor underflows:
 
     (1 − q) / ((1 + t)·(1 + t·q)) for e < 0,  t·(1 − q) / ((1 + t)·(t + q)) for e > 0,
-    1 / (1 + t) at the ends,
+    1 / (1 + t) for the values 0 and 255.
 
-so that logarithms are needed of the sums over components alone.
+So only the sums over components need a logarithm.
 """
 
 from __future__ import annotations
@@ -30,20 +32,20 @@ SIZE = 1024  # components in a block
 ZERO, HALF, ONE, INFINITY = np.float32(0), np.float32(0.5), np.float32(1), np.float32(np.inf)
 LOG2_E = np.float32(1.4426950408889634)
 LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-LEAST_EXPONENT = np.float32(-87.0)  # above the logarithm of the least normal float32
+LEAST_EXPONENT = np.float32(-87.0)  # slightly above the logarithm of the least normal float32
 EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 # (e^x − 1 − x) / x² for |x| ≤ ½ ln 2, from Cephes' expf (Moshier 1992).
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-# The buffers of a block: raw numbers, later replaced by what is made of them, and others.
+# Rows of a block. The first four hold raw outputs, which intermediate results overwrite.
 LOGIT, OFFSET, LOG_SCALE, COEFFICIENT, DISTANCE, END, RATIO, SLOPE, STRETCH = range(9)
 
-# Sums may be reordered, but NaN stays NaN: a training that diverges has to show it.
+# Sums may be reordered, but NaN must stay NaN, so that a diverged training is noticed.
 FAST = {"contract", "reassoc", "arcp", "nsz"}
 
 
 def _conversion(context: Any, number: Any) -> Any:
-    """A float32 as it is, or from its bits (int32), or a bfloat16 from its bits (int16)."""
+    """Convert to float32: a float32, the bits of a float32 (int32), or of a bfloat16 (int16)."""
 
     def convert(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (bits,) = arguments
@@ -87,10 +89,10 @@ def _clamp(x: np.float32, least: np.float32, largest: np.float32) -> np.float32:
 def _components(
     block: np.ndarray, count: int, least_scale: np.float32, largest_scale: np.float32
 ) -> None:
-    """Each component's probability as e^OFFSET · RATIO, and the derivatives of its −log.
+    """Compute each component's probability p as e^OFFSET · RATIO, and derivatives of −log p.
 
-    Reads DISTANCE, LOG_SCALE and END (−1 for the value 0, 1 for 255, else 0); SLOPE is the
-    derivative by the mean, STRETCH by the log-scale before it is clamped.
+    Reads DISTANCE, LOG_SCALE and END (−1 for the value 0, 1 for 255, else 0). SLOPE is the
+    derivative with respect to the mean, STRETCH with respect to the log-scale before clamping.
     """
     for j in range(count):
         distance, end = block[DISTANCE, j], block[END, j]
@@ -137,31 +139,31 @@ def bits_and_gradient(
     bits: np.ndarray,
     gradient: np.ndarray,
 ) -> None:
-    """Bits of sub-pixels, and the derivative of each by the raw numbers that it depends on.
+    """Compute the bits of sub-pixels and their derivatives with respect to the raw outputs.
 
-    All arrays are float32, unless said otherwise.
+    All arrays are float32 unless stated otherwise.
 
     Args:
-        raw: (n, 12K), as `MixtureHead` takes it; or int16, the representations of bfloat16.
-        base: (n, 3), grey levels.
+        raw: (n, 12K), the input of `MixtureHead`; float32, or int16 with the bits of bfloat16.
+        base: (n, 3), base image, grey levels.
         pixels: (n, 3), grey levels.
-        offset_start: (K,), means' offsets of raw output 0, K ≤ 341.
-        coefficient_start: (3,), coefficients of raw output 0.
-        units: what a raw 1 stands for as offset and as coefficient; the log-scale of raw output 0.
+        offset_start: (K,), offsets of the means for raw output 0, K ≤ 341.
+        coefficient_start: (3,), coefficients for raw output 0.
+        units: offset per raw unit, coefficient per raw unit, log-scale for raw output 0.
         limits: least and largest log-scale, least and largest coefficient.
-        bits: (n, 3), is filled.
-        gradient: (n, 12K), is filled; with no rows nothing but the bits is computed.
+        bits: (n, 3), output.
+        gradient: (n, 12K), output; if it is (0, 12K), only the bits are computed.
     """
     components = len(offset_start)
     rows = SIZE // (3 * components)
-    plane = components * rows  # of the components of a colour: K × rows of pixels
+    plane = components * rows  # buffer entries of a colour: K components × rows pixels
     size = 3 * plane
     offset_unit, coefficient_unit, log_scale_start = units[0], units[1], units[2]
     least_scale, largest_scale, least, largest = limits[0], limits[1], limits[2], limits[3]
     in_bits = np.float32(1 / np.log(2))
     block = np.zeros((9, SIZE), np.float32)
-    errors = np.zeros((3, SIZE), np.float32)  # of the base image
-    # Over the components: of their weights, and of these times the probabilities.
+    errors = np.zeros((3, SIZE), np.float32)  # pixels − base image
+    # Maxima and sums over components, of the weights [0] and of weights · probabilities [1].
     greatest, sums = np.zeros((2, SIZE), np.float32), np.zeros((2, SIZE), np.float32)
     for first in range(0, len(raw), rows):
         count = min(rows, len(raw) - first)
@@ -255,7 +257,7 @@ def bits_and_gradient(
 
 @compiled(fastmath=FAST)
 def weighted(gradient: np.ndarray, weights: np.ndarray, result: np.ndarray) -> None:
-    """Fill `result` with the gradient (n, 12K) times the weights (n, 3) of its sub-pixels."""
+    """Write to `result` the gradient (n, 12K) times the weights (n, 3) of its sub-pixels."""
     components = gradient.shape[1] // 12
     of_number = np.empty(12 * components, np.float32)
     for row in range(len(gradient)):

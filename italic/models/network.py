@@ -1,4 +1,4 @@
-"""The interface of estimators: (image, base, step of each pixel, pixels wanted) → mixtures."""
+"""The interface of estimator networks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from italic.schedule import Partition
 
 
 class Network(nn.Module):
-    """An estimator: serves training, validation, planning and coding by one call.
+    """An estimator network: predicts pixels in training, validation, planning and coding.
 
     Attributes:
-        whole_partitions: whether it is trained on all steps of a partition at once, else on windows
-            of steps, see `Estimator`.
-        recurrent: whether features of one step enter the next one.
-        largest_stride: of the lattices that are given to it as pictures of their own.
-        arithmetic: how it is made exact, see `italic.coding.exact`.
+        whole_partitions: True if the network is trained on all steps of a partition at once, False
+            if it is trained on windows of steps, see `Estimator`.
+        recurrent: whether the features of one step are an input of the next step.
+        largest_stride: largest stride of a sub-sampled grid that the network processes as a
+            separate image.
+        arithmetic: name of the exact integer arithmetic of the network, see `italic.coding.exact`.
     """
 
     whole_partitions: ClassVar[bool] = False
@@ -31,9 +32,9 @@ class Network(nn.Module):
     arithmetic: ClassVar[str] = "grids"
 
     def work(self, pixels: int, steps: int) -> int:
-        """What coding an image takes, counted in pixels of one step: some microseconds each.
+        """Cost of coding an image, in units of one pixel in one step (some microseconds).
 
-        By default as if all pixels were computed in each step, which costs as much as 1024 more.
+        By default, each step computes all pixels and has an overhead of 1024 pixels.
         """
         return steps * (pixels + 1024)
 
@@ -47,30 +48,31 @@ class Network(nn.Module):
         rung: int = 0,
         memory: dict[Any, Tensor] | None = None,
     ) -> Iterator[tuple[np.ndarray, Mixture]]:
-        """Estimate pixels, each from those known before its step, some at a time.
+        """Predict pixels in chunks, each pixel from the pixels known before its step.
 
         Args:
-            image: uint8 (B, H, W, 3); of each pixel only those known before its step are read.
-            base: uint8 (B, H, W, 3): the base code's reconstruction.
+            image: uint8 (B, H, W, 3); the prediction of a pixel depends only on pixels known before
+                its step.
+            base: uint8 (B, H, W, 3), reconstruction of the base code.
             partition: the steps of the pixels.
-            pixels: int64 (n,), flat indices of the pixels to estimate.
-            rung: number of the base code among those that the network knows.
-            memory: what the network keeps from call to call for the same images, as more of their
-                pixels become known.
+            pixels: int64 (n,), flat indices of the pixels to predict.
+            rung: index of the base code in the model's list of base codes.
+            memory: cache of the network between calls for the same images, for which more pixels
+                are known in each call; None for no cache.
 
         Yields:
-            Flat indices, int64 (m,), and their mixtures, fields (B, m, 3, K).
+            Flat indices, int64 (m,), and the mixtures of these pixels, fields (B, m, 3, K).
         """
 
 
 def check_ranges(**settings: tuple[int | None, int, int]) -> None:
-    """Refuse settings of a network that are out of range.
+    """Check that settings of a network are in range.
 
     Args:
-        settings: by their names: value, least, most; None is in any range.
+        settings: (value, minimum, maximum) by the name of the setting; the value None is valid.
 
     Raises:
-        SettingError: there is one.
+        SettingError: a setting is out of range.
     """
     for name, (value, least, most) in settings.items():
         if value is not None and not least <= value <= most:

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the body, AdamW for the rest: one optimiser, one state."""
+"""An optimiser that updates matrices by Muon and other parameters by AdamW."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-ITERATIONS = 5  # of Newton-Schulz
+ITERATIONS = 5  # number of Newton-Schulz iterations
 
 
 class Muon(AdamW):
-    """AdamW whose matrices are updated by Muon instead.
+    """AdamW with Muon updates for a group of matrices.
 
-    Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix,
-    approximated by five Newton-Schulz iterations; a convolution counts as the matrix
-    (outputs, inputs·k·k). Updates are scaled to the size of AdamW's (Liu et al. 2025,
-    arXiv 2502.16982), 0.2·√max(rows, columns). Momenta stay in the parameters' type; the
-    iterations run in bfloat16 where that is faster.
+    Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix,
+    approximated by five Newton-Schulz iterations. The weight of a convolution is treated as a
+    matrix (outputs, inputs·k·k). Updates are scaled by 0.2·√max(rows, columns), which gives them
+    the magnitude of AdamW's updates (Liu et al. 2025, arXiv 2502.16982). Momenta have the type of
+    the parameters. The iterations run in bfloat16 where that is faster.
 
     Args:
-        matrices: parameters of 2 or more dimensions that Muon updates, weights of linear layers
-            or convolutions; may be empty.
+        matrices: parameters that Muon updates: weights of linear layers or convolutions, with 2 or
+            more dimensions; may be empty.
         others: parameters that AdamW updates.
-        matrix_learning_rate: of Muon.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW; Muon's matrices are not decayed.
+        matrix_learning_rate: learning rate of Muon.
+        learning_rate: learning rate of AdamW.
+        weight_decay: weight decay of AdamW; Muon has none.
     """
 
     MOMENTUM = 0.95
@@ -51,35 +51,35 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        every = self.param_groups
+        groups = self.param_groups
         try:
-            self.param_groups = [group for group in every if not group["muon"]]
+            self.param_groups = [group for group in groups if not group["muon"]]
             super().step()
         finally:
-            self.param_groups = every
-        for group in every:
+            self.param_groups = groups
+        for group in groups:
             if group["muon"]:
-                alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+                by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        alike[parameter.shape].append(parameter)
-                for parameters in alike.values():
+                        by_shape[parameter.shape].append(parameter)
+                for parameters in by_shape.values():
                     self._step_matrices(parameters, group["lr"])
         return loss
 
     def _step_matrices(self, parameters: list[Tensor], learning_rate: float) -> None:
-        """Update matrices of one shape, all at once."""
+        """Update matrices of the same shape as one batch."""
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(gradient)
-                state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+                state["step"] = torch.zeros(())  # AdamW expects it in every state that it loads
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - self.MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, self.MOMENTUM)
@@ -93,9 +93,9 @@ class Muon(AdamW):
 
 @cache
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes products in bfloat16, faster than in float32.
+    """Whether a device has hardware for bfloat16 products, which are faster than float32 ones.
 
-    GPUs from Ampere on do, and processors with AMX or AVX-512-BF16; others emulate them.
+    GPUs since Ampere and CPUs with AMX or AVX-512-BF16 have it. Other devices emulate bfloat16.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -105,11 +105,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """UVᵀ of each matrix USVᵀ, to within a factor near 1 in each direction (Newton-Schulz).
+    """Approximate UVᵀ of each matrix USVᵀ by Newton-Schulz iterations: singular values near 1.
 
-    Each iteration is X ← PX with P = aI + bG + cG² of G = XXᵀ. With G ← PGP, all but the first and
-    the last product is one of small square matrices, which is less work if X is twice as wide as
-    high; but G would collect the rounding of bfloat16.
+    Each iteration is X ← PX with P = aI + bG + cG² and G = XXᵀ. If X is at least twice as wide as
+    high, the update G ← PGP is cheaper: all products except the first and the last one are then
+    products of small square matrices. It is not used in bfloat16, because G would accumulate
+    rounding errors.
 
     Args:
         matrices: float (..., M, N).

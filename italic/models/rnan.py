@@ -1,4 +1,4 @@
-"""The estimator network: (known pixels, base code, mask, last features) → mixtures, features."""
+"""RNAN, the residual non-local attention network of the original ITALIC, and its variants."""
 
 from __future__ import annotations
 
@@ -16,39 +16,41 @@ from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import check_ranges
 from italic.models.step_network import StepNetwork
 
-# Where the stages of the step embedding begin, in 2^-20 of the pixels: stage k from 1 to 20 at
-# (1025^((k − ½)/20) − 1)/1024, so that 1024 pixels known one after another pass through all.
+# Lower bounds of the stages of the step embedding, as shares of known pixels in units of 2^-20.
+# Stage k from 1 to 20 begins at (1025^((k − ½)/20) − 1)/1024. So an image of 1024 pixels that is
+# coded pixel by pixel passes through all stages.
 STAGES = [
     *(194, 699, 1412, 2421, 3849, 5867, 8722, 12759, 18469, 26544, 37964, 54116, 76960, 109267),
     *(154959, 219579, 310971, 440225, 623027, 881560),
 ]
-FEATURE_LIMIT = 4.0  # of the last application's features: over many steps they could grow
+FEATURE_LIMIT = 4.0  # bound of recurrent features, which could grow over many steps
 
 
 class RNAN(StepNetwork):
-    """Residual non-local attention network with a discretised logistic mixture at its end.
+    """Residual non-local attention network that outputs a discretised logistic mixture.
 
     Args:
         features: width C.
-        groups: residual groups; the first and the last attend (RNAN's 7+2 are 9).
-        components: logistics K in the mixture of a sub-pixel.
+        groups: number of residual groups; the first and the last may have non-local blocks (9 for
+            RNAN's 7+2).
+        components: number K of logistics in the mixture of a sub-pixel.
         space_to_depth: side r of the pixel blocks that become channels; the body works at H/r×W/r.
-        attention: non-local blocks in the first and last group.
-        attention_window: side of the windows that they attend within, in pixels.
-        mask_branch: RNAN's gates; without them a group is a plain residual chain.
-        deep: residual blocks of an hourglass in each group, see `ResidualGroup`; None for no
-            hourglass.
-        leak: slope below zero of the residual blocks' activations, 0 or a power of two to 1.
-        largest_stride: of the lattices that the network is applied to on its own, a power of two;
-            1 for none but the picture itself.
-        rungs: base codes that the network tells apart.
-        recurrent: the last application's features enter the next one.
-        step_embedding: features learned for the share of pixels already known.
-        position_period: period of a learned position encoding in pixels; 0 for none.
-        gradient_checkpointing: recompute the groups' activations in the backward pass.
+        attention: whether the first and the last group have non-local blocks.
+        attention_window: side of the attention windows of the non-local blocks in pixels.
+        mask_branch: whether groups have RNAN's gates; without them a group is a residual chain.
+        deep: number of residual blocks of an hourglass in each group, see `ResidualGroup`; None for
+            no hourglass.
+        leak: slope of the activations below zero, 0 or a power of two up to 1.
+        largest_stride: largest stride of a sub-sampled grid that is processed as a separate image,
+            a power of two; 1 for the full image only.
+        rungs: number of base codes that the network distinguishes.
+        recurrent: whether the features of one step are an input of the next step.
+        step_embedding: whether an embedding of the share of known pixels is added to the features.
+        position_period: period of a learned position encoding in pixels; 0 for no encoding.
+        gradient_checkpointing: whether the backward pass recomputes the groups' activations.
 
     Raises:
-        SettingError: arguments out of range, or that don't go together.
+        SettingError: arguments are out of range or incompatible.
     """
 
     def __init__(
@@ -92,8 +94,8 @@ class RNAN(StepNetwork):
             raise SettingError(f"leak must be 0 or a power of two up to 1; got {leak}")
         if largest_stride > 1 and recurrent:
             raise SettingError(
-                "a recurrent network's features belong to the whole picture: expected "
-                "recurrent=false, or largest_stride=1"
+                "the features of a recurrent network belong to the full image: expected "
+                "recurrent=false or largest_stride=1"
             )
         self.space_to_depth = space_to_depth
         self.largest_stride = largest_stride
@@ -102,7 +104,7 @@ class RNAN(StepNetwork):
         self.entry = conv3x3(7 * space_to_depth**2, features)
         self.fuse = nn.Conv2d(2 * features, features, 1) if recurrent else None
         if self.fuse is not None:
-            # The last features count for nothing at first, lest they grow from step to step.
+            # The recurrent features have no effect at first, so that they do not grow over steps.
             nn.init.zeros_(self.fuse.weight[:, features:])
         self.step_embedding = nn.Embedding(len(STAGES) + 1, features) if step_embedding else None
         levels = largest_stride.bit_length()
@@ -137,32 +139,33 @@ class RNAN(StepNetwork):
         rung: Tensor | None = None,
         due: Tensor | None = None,
     ) -> tuple[Mixture, Tensor]:
-        """Estimate every pixel, or those that are due, from those that are known.
+        """Predict all pixels, or the due pixels, from the known pixels.
 
-        While all pixels that are known or due lie on a coarse lattice of a picture, the lattice
-        is given as a picture of its own, which costs as much less as it is smaller.
+        If all known and due pixels lie on a sub-sampled grid of an image, the caller passes this
+        grid as a separate image, which reduces the cost in proportion to its size.
 
         Args:
             image: float (B, 3, H, W), grey levels 0 to 255; unknown pixels are not read.
             base: float (B, 3, H, W), grey levels: the base code's reconstruction.
             known: float (B, 1, H, W), 1 at known pixels, else 0.
-            features: float (B, C, ⌈H/r⌉, ⌈W/r⌉) of the last application, if recurrent.
-            stride: how many of the picture's pixels lie from one given pixel to the next.
-            rung: int64 (B,), which of its base codes `base` comes from; None for the first.
-            due: int64 (n,), flat indices of the pixels to estimate; None for all.
+            features: float (B, C, ⌈H/r⌉, ⌈W/r⌉), features of the previous step; None in the first
+                step or without recurrence.
+            stride: sub-sampling stride of the given grid in the full image.
+            rung: int64 (B,), index of the base code of `base`; None for the first base code.
+            due: int64 (n,), flat indices of the pixels to predict; None for all pixels.
 
         Returns:
-            The mixtures, fields (B, H, W, 3, K), or (B, n, 3, K) of the pixels due, and this
-            application's features.
+            The mixtures, fields (B, H, W, 3, K), or (B, n, 3, K) with `due`, and the features of
+            this step, float (B, C, ⌈H/r⌉, ⌈W/r⌉).
         """
         height, width = image.shape[-2:]
         base_image = fill(image, base, known)
-        # Not x / 127.5 - 1, which CUDA and compilers may round otherwise than a CPU does.
+        # Not x / 127.5 - 1, whose rounding may differ on CUDA or in compiled code.
         grey = (torch.cat([base_image, base], dim=1) - 127.5) * (1 / 127.5)
         inputs = torch.cat([grey, known], dim=1)
         side = self.space_to_depth
         pad = (0, -width % side, 0, -height % side)
-        if any(pad):  # padding by nothing would copy
+        if any(pad):  # an empty padding would copy the tensor
             inputs = F.pad(inputs, pad)
         x = self.entry(F.pixel_unshuffle(inputs, side))
         if self.fuse is not None:
@@ -193,8 +196,8 @@ class RNAN(StepNetwork):
         return self.head(raw, base_image), x
 
     def _raw_at(self, x: Tensor, due: Tensor, width: int) -> Tensor:
-        """What the head reads of the pixels due alone, (B, 12K, n): most of a step's are not."""
-        if not len(due):  # which a convolution would refuse
+        """Raw mixture parameters of the due pixels only, (B, 12K, n)."""
+        if not len(due):  # a convolution does not accept an empty input
             return x.new_empty(len(x), self.head.channels, 0)
         side = self.space_to_depth
         row, column = due // width, due % width
@@ -209,6 +212,6 @@ class RNAN(StepNetwork):
 
 
 def _stage(known: Tensor) -> Tensor:
-    """Index of the step embedding: the share of known pixels on a logarithmic scale, int64 (B,)."""
+    """Index of the step embedding, int64 (B,): the share of known pixels on a logarithmic scale."""
     starts = torch.tensor(STAGES, device=known.device) * known[0].numel()
     return (known.sum((1, 2, 3)).long()[:, None] << 20 >= starts).sum(1)

@@ -1,8 +1,8 @@
-"""Estimators that are applied to the whole picture in every step, such as RNAN.
+"""Estimators that process the whole image in every step, such as RNAN.
 
-Pictures larger than a tile are estimated tile by tile, with what is known of the neighbours around
-each: memory stays bounded, and as every step goes over the whole picture before the next one
-begins, a tile's edge knows as much on its outer side as on its inner one.
+An image larger than a tile is processed tile by tile, to bound the memory. Each tile includes a
+halo of the neighbouring pixels. Every step covers the whole image before the next step begins, so
+the same pixels are known inside and outside a tile's edge.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from italic.models.likelihood import Mixture
 from italic.models.network import Network
 from italic.schedule import Partition
 
-TILE = 192  # pixels a side
-HALO = 16  # pixels around a tile that its estimator sees
-# Tiles and crops begin at multiples of this: the known pixels' pattern then lies in a crop as it
-# lay in training, which is worth 1 to 2 % of the bits.
+TILE = 192  # side of a tile in pixels
+HALO = 16  # width in pixels of the border around a tile that is an input too
+# Tiles and crops begin at multiples of this number of pixels. The pattern of known pixels then has
+# the same phase in a crop as in training, which saves 1 to 2 % of the bits.
 ALIGNED = 16
-REMEMBERED = 2**20  # pixels; a recurrent network's features of larger pictures are not kept
+CACHED_PIXELS = 2**20  # largest image for which the features of a recurrent network are kept
 
 
 class StepNetwork(Network):
-    """An estimator that is applied to the picture and the mask of its known pixels in every step.
+    """An estimator that processes the image and the mask of its known pixels in every step.
 
-    A subclass has a `forward` like that of `RNAN`. While all pixels that are known or due lie on a
-    coarse lattice, up to `largest_stride`, the lattice is given to it as a picture of its own.
+    A subclass has a `forward` with the arguments of `RNAN.forward`. If all known and due pixels lie
+    on a lattice of a stride up to `largest_stride`, the network receives this lattice as a separate
+    image.
     """
 
     def estimates(
@@ -42,10 +43,10 @@ class StepNetwork(Network):
         rung: int = 0,
         memory: dict[Any, Tensor] | None = None,
     ) -> Iterator[tuple[np.ndarray, Mixture]]:
-        """As `Network.estimates`, tile by tile; the memory holds a recurrent network's features."""
+        """As `Network.estimates`, tile by tile; `memory` caches a recurrent network's features."""
         memory = {} if memory is None else memory
         height, width = partition.height, partition.width
-        recurrent = self.recurrent and height * width <= REMEMBERED
+        recurrent = self.recurrent and height * width <= CACHED_PIXELS
         rungs = torch.full((len(image),), rung, device=image.device)
         strides = partition.strides_of_steps(self.largest_stride)
         steps = partition.step_of_pixel.ravel()[pixels]
@@ -57,10 +58,10 @@ class StepNetwork(Network):
                 x[:, ::stride, ::stride].permute(0, 3, 1, 2).float()
                 for x in (image, base, known[None, ..., None].expand(len(image), -1, -1, -1))
             ]
-            for number, (tile, here) in enumerate(lattice.shares(pixels[steps == step])):
-                if not len(here) and not recurrent:
+            for number, (tile, in_tile) in enumerate(lattice.shares(pixels[steps == step])):
+                if not len(in_tile) and not recurrent:
                     continue
-                due = torch.from_numpy(tile.place(lattice.place(here), lattice.width))
+                due = torch.from_numpy(tile.place(lattice.place(in_tile), lattice.width))
                 mixture, last = self(
                     *(tile.of(x) for x in given),
                     memory.get(number),
@@ -70,11 +71,11 @@ class StepNetwork(Network):
                 )
                 if recurrent:
                     memory[number] = last
-                yield here, mixture
+                yield in_tile, mixture
 
 
 class Tile(NamedTuple):
-    """A part of a picture: the crop that the estimator sees, in pixels."""
+    """The bounds in pixels of a crop: a tile with its halo."""
 
     top: int
     bottom: int
@@ -86,31 +87,31 @@ class Tile(NamedTuple):
         return x[..., self.top : self.bottom, self.left : self.right]
 
     def place(self, flat: np.ndarray, width: int) -> np.ndarray:
-        """Flat indices in the crop of flat indices in a picture of this width."""
+        """Convert flat indices in an image of the given width to flat indices in the crop."""
         y, x = np.divmod(flat, width)
         return (y - self.top) * (self.right - self.left) + x - self.left
 
 
 class Lattice:
-    """Every s-th pixel of every s-th row of a picture, cut into tiles as a picture of its own.
+    """Every s-th pixel of every s-th row of an image, divided into tiles as a separate image.
 
     Args:
-        height: of the picture.
-        width: of the picture.
+        height: height of the image.
+        width: width of the image.
         stride: s.
     """
 
     def __init__(self, height: int, width: int, stride: int) -> None:
-        self.stride, self.picture_width, self.width = stride, width, -(-width // stride)
+        self.stride, self.image_width, self.width = stride, width, -(-width // stride)
         self.tiles, self.tile_of_place = cut_into_tiles(-(-height // stride), self.width)
 
     def place(self, flat: np.ndarray) -> np.ndarray:
-        """Flat indices on the lattice of flat indices in the picture."""
-        y, x = np.divmod(flat, self.picture_width)
+        """Convert flat indices in the image to flat indices on the lattice."""
+        y, x = np.divmod(flat, self.image_width)
         return y // self.stride * self.width + x // self.stride
 
     def shares(self, due: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
-        """The tiles, and which of the pixels due (flat indices in the picture) each one codes."""
+        """Each tile with its share of the due pixels (flat indices in the image)."""
         tile = self.tile_of_place[self.place(due)]
         ends = np.cumsum(np.bincount(tile, minlength=len(self.tiles)))
         due = due[np.argsort(tile, kind="stable")]
@@ -118,10 +119,11 @@ class Lattice:
 
 
 def cut_into_tiles(height: int, width: int) -> tuple[list[Tile], np.ndarray]:
-    """Tiles of about equal size, aligned, at most `TILE` a side, in reading order, with halos.
+    """Divide an image into aligned tiles of about equal size, at most `TILE` pixels per side.
 
     Returns:
-        The tiles, and the number of the tile that codes each pixel, int32 (H·W,).
+        The tiles with their halos, in raster order, and the index of each pixel's tile,
+        int32 (H·W,).
     """
     rows, columns = -(-height // TILE), -(-width // TILE)
     row = np.arange(height) // ALIGNED * rows // -(-height // ALIGNED)

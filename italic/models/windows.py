@@ -1,7 +1,8 @@
-"""Windows: what a pixel predictor reads of the known pixels around each pixel.
+"""Windows: the known pixels around each pixel, the input of the pixel predictor.
 
-A window has P×P pixels of the lattice that its pixel is predicted on, the pixel in the middle. All
-numbers are integers of at most 8 bits and depend on pixels and schedule alone, on no weights.
+A window has P×P pixels of the lattice on which its pixel is predicted, centred on this pixel. The
+inputs are integers of at most 8 bits. They depend on the pixels and the schedule, not on weights.
+The guess is an initial prediction of a pixel without a network.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from torch import Tensor
 from italic.compiled import compiled
 from italic.schedule import Partition
 
-GREY = 128  # the guess where nothing is known
-LIMIT = 127  # of a difference, either sign
-NEAREST = 4096  # weight of a neighbour at distance 1 in the guess; others by distance^-4
+GREY = 128  # the guess if no pixel is known and there is no base code
+LIMIT = 127  # largest magnitude of a difference
+NEAREST = 4096  # weight in the guess of a neighbour at distance 1; weights fall as distance^-4
 
 
 class Windows(NamedTuple):
-    """Windows of the same n pixels of B images.
+    """Windows of the same n pixels in B images.
 
-    rows: int8 (B, n, 3·P·P + 3), three colours of each pixel: known pixels − guess, clipped to
-    ±127, unknown pixels 0; the guess − 128, clipped to ±127.
-    guess: int16 (B, n, 3), grey levels: base + mean residual of the known pixels of the window,
-    weighted by distance^-4.
+    Attributes:
+        rows: int8 (B, n, 3·P·P + 3). The first 3·P·P values are known pixels − guess, clamped to
+            ±127, with three colours per pixel and 0 for unknown pixels. The last three values are
+            guess − 128, clamped to ±127.
+        guess: int16 (B, n, 3), grey levels: base + mean residual of the known pixels of the window,
+            weighted by distance^-4.
     """
 
     rows: Tensor
@@ -36,23 +39,23 @@ class Windows(NamedTuple):
 
 @lru_cache(maxsize=8)
 def weights(side: int) -> np.ndarray:
-    """Weights of a window's pixels in the guess, int32 (P·P,)."""
+    """Weights of the pixels of a window in the guess, int32 (P·P,)."""
     offsets = np.arange(side) - side // 2
     squared = np.maximum(offsets[:, None] ** 2 + offsets**2, 1)
     return np.maximum(NEAREST // squared**2, 1).astype(np.int32).ravel()
 
 
 def neighbours(partition: Partition, pixels: np.ndarray, side: int) -> np.ndarray:
-    """Known pixels of each pixel's window.
+    """Known pixels in the window of each pixel.
 
     Args:
-        partition: which pixels are known to which, and the lattices.
+        partition: the steps and the lattices of the pixels.
         pixels: int64 (n,), flat indices.
-        side: P, odd.
+        side: side P of the windows, odd.
 
     Returns:
-        int32 (n, P·P): flat indices of the pixels known before the step of the pixel; -1 for others
-        and beyond the edges.
+        int32 (n, P·P): flat indices of the pixels that are known before the step of the centre
+        pixel; -1 for unknown pixels and outside the image.
     """
     found = np.empty((len(pixels), side * side), dtype=np.int32)
     _neighbours(pixels, partition.step_of_pixel, partition.strides, side // 2, found)
@@ -85,8 +88,8 @@ def windows(image: Tensor, base: Tensor | None, pixels: np.ndarray, known: np.nd
     Args:
         image: uint8 (B, H, W, 3); unknown pixels are not read.
         base: uint8 (B, H, W, 3), the base code's reconstruction; None for no base code.
-        pixels: int64 (n,), their flat indices.
-        known: int32 (n, P·P), their `neighbours`.
+        pixels: int64 (n,), flat indices.
+        known: int32 (n, P·P), the result of `neighbours` for these pixels.
     """
     weight = weights(round(known.shape[1] ** 0.5))
     if image.device.type != "cpu":
@@ -148,7 +151,7 @@ def _windows(
 def _on_device(
     image: Tensor, base: Tensor | None, pixels: np.ndarray, known: np.ndarray, weight: np.ndarray
 ) -> Windows:
-    """`windows` by PyTorch, on any device."""
+    """`windows` in PyTorch operations, for any device."""
     batch, device = len(image), image.device
     places = torch.from_numpy(np.maximum(known, 0)).to(device).long()
     is_known = torch.from_numpy(known >= 0).to(device)[..., None]
@@ -171,16 +174,16 @@ def _on_device(
 
 
 def base_windows(base: Tensor, pixels: np.ndarray, guess: Tensor) -> Tensor:
-    """The base picture around n pixels, at full resolution.
+    """Windows of the base around n pixels, at full resolution.
 
     Args:
         base: uint8 (B, H, W, 3).
         pixels: int64 (n,), flat indices.
-        guess: int16 (B, n, 3), of the pixels.
+        guess: int16 (B, n, 3), the guesses of the pixels.
 
     Returns:
-        int8 (B, n, 3·25): 5×5 pixels of the base − guess, clipped to ±127; those at the edge repeat
-        beyond it.
+        int8 (B, n, 3·25): 5×5 pixels of base − guess, clamped to ±127; edge pixels are repeated
+        outside the image.
     """
     height, width = base.shape[1:3]
     y, x = np.divmod(pixels, width)

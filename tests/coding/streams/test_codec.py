@@ -115,7 +115,7 @@ def test_pictures_of_several_tiles_come_back(
 ) -> None:
     monkeypatch.setattr(step_network, "TILE", 16)
     monkeypatch.setattr(step_network, "HALO", 3)
-    monkeypatch.setattr(step_network, "REMEMBERED", remembered)
+    monkeypatch.setattr(step_network, "CACHED_PIXELS", remembered)
     originals = images(2, 33, 50)
     codec = Codec(network, NoBase(), Schedule(), 5)
     assert np.array_equal(codec.decode(codec.encode(originals), 33, 50), originals)
