@@ -1,1 +1,1 @@
-"""The data: images, their base codes, step masks."""
+"""Training and evaluation data: images, base codes and step masks."""

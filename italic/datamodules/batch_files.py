@@ -1,4 +1,4 @@
-"""Batch files of images, pickled or .npz, read without running anything that they say."""
+"""Batch files of images, .npz or pickles; pickles are read with a restricted unpickler."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from italic.datamodules.images import DataError
 
 
 def read_batch(path: Path, size: int) -> np.ndarray:
-    """The images of a batch file: its entry `data`, uint8 (N, 3·size·size), red, green, blue plane.
+    """Read the images of a batch file, uint8 (N, 3·size·size): red, green and blue plane.
 
     Args:
-        path: a pickled dict, or an .npz file.
+        path: an .npz file or a pickled dict with the images as `data`.
         size: side of the images in pixels.
 
     Raises:
-        DataError: it can't be read, holds images of another size, or more than data.
+        DataError: the file can't be read, holds images of another size, or holds code.
     """
     try:
         if path.suffix == ".npz":
@@ -29,10 +29,10 @@ def read_batch(path: Path, size: int) -> np.ndarray:
         else:
             with open(path, "rb") as file:
                 data = _Unpickler(file, encoding="latin1").load()["data"].uint8()
-    except Exception as error:  # a damaged pickle may raise anything
+    except Exception as error:  # a damaged pickle may raise any exception
         raise DataError(
             f"'{path}' can't be read as a batch file ({error or type(error).__name__}): expected a "
-            "dict with the images as `data`; fetch it anew"
+            "dict with the images as `data`; download the file again"
         ) from error
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * size**2 or not len(data):
         raise DataError(
@@ -43,7 +43,7 @@ def read_batch(path: Path, size: int) -> np.ndarray:
 
 
 class _Array:
-    """In the place of a pickled numpy array: its parts as they were pickled."""
+    """Stand-in for a pickled numpy array; holds the state from the pickle."""
 
     def __init__(self, *_: Any) -> None:
         self.state: tuple[Any, ...] = ()
@@ -52,16 +52,20 @@ class _Array:
         self.state = state
 
     def uint8(self) -> np.ndarray:
-        """The array, without a copy; of another type, an error."""
+        """The array as a view of the pickled bytes.
+
+        Raises:
+            ValueError: the data is not uint8.
+        """
         _, shape, dtype, columns_first, raw = self.state
         if dtype.code not in ("u1", "uint8"):
-            raise ValueError(f"its data is of type {dtype.code}, not of uint8")
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # by Python 2
+            raise ValueError(f"its data has type {dtype.code} instead of uint8")
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # pickled by Python 2
         return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if columns_first else "C")
 
 
 class _Dtype:
-    """In the place of a pickled numpy dtype."""
+    """Stand-in for a pickled numpy dtype."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code = code
@@ -70,26 +74,26 @@ class _Dtype:
 
 
 def _from_buffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-    """An array as pickle's protocol 5 has it."""
+    """Stand-in for numpy's function for arrays in pickle protocol 5."""
     array = _Array()
     array.state = (1, shape, dtype, order == "F", raw)
     return array
 
 
 def _scalar(_: _Dtype, raw: Any) -> Any:
-    """A numpy number, of which nothing is needed."""
+    """Stand-in for numpy's function for scalars, whose values are not needed."""
     return raw
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Bytes as pickle's protocols before 3 have them."""
+    """Stand-in for `codecs.encode`, which pickle protocols before 3 use for bytes."""
     if encoding != "latin1":
-        raise ValueError(f"bytes encoded in {encoding}")
+        raise ValueError(f"its bytes are encoded in {encoding} instead of latin1")
     return text.encode("latin1")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Of dicts, lists, text, bytes, numbers and numpy arrays; none of numpy's own code is run."""
+    """Loads dicts, lists, strings, bytes, numbers and numpy arrays without importing any code."""
 
     ADMITTED: ClassVar[dict[str, Callable[..., Any]]] = {
         "_codecs.encode": _encode,
@@ -97,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
         "numpy.dtype": _Dtype,
         **{
             f"numpy.{core}.{name}": stand_in
-            for core in ("core", "_core")  # its name before numpy 2, and since
+            for core in ("core", "_core")  # name of the package before numpy 2 and since
             for name, stand_in in (
                 ("multiarray._reconstruct", _Array),
                 ("multiarray.scalar", _scalar),
@@ -107,10 +111,10 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for what a pickle names."""
+        """The stand-in for a class or function named in the pickle."""
         if f"{module}.{name}" not in self.ADMITTED:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which was not run; images need numpy arrays, "
-                "lists, text and numbers alone"
+                f"it asks for {module}.{name}, which was not run; expected only numpy arrays, "
+                "lists, strings and numbers"
             )
         return self.ADMITTED[f"{module}.{name}"]

@@ -1,4 +1,4 @@
-"""Folders that are made once: whole or not at all, and by one process at a time."""
+"""Cache folders, created atomically and by one process at a time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made if it is not there yet.
+    """Create a folder if it does not exist yet, and return it.
 
-    It is made under another name and renamed; a second process that wants the same waits for the
-    first.
+    The folder is filled under a temporary name and then renamed. A second process that needs the
+    same folder waits for the first process.
 
     Args:
-        folder: its name should say all that determines its content, as a digest.
-        make: fills an empty folder; what it raises leaves nothing behind.
+        folder: the folder; its name should be a digest of everything that determines its content.
+        make: function that fills an empty folder; if it raises an exception, nothing is left.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if folder.is_dir():
             return folder
-        # The lock is ours, so any temporary of this key was left by a process that died.
+        # This process holds the lock, so other temporary folders are left from dead processes.
         for stale in folder.parent.glob(f"{folder.name}.tmp*"):
             shutil.rmtree(stale)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.tmp"))
@@ -40,7 +40,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def key_of_files(settings: str, files: Iterable[Path]) -> str:
-    """A digest of settings and of files by their places, sizes and times of change."""
+    """A digest of settings and of the paths, sizes and modification times of files."""
     digest = hashlib.sha256(f"{settings}\n".encode())
     for path in files:
         status = path.stat()
@@ -50,7 +50,7 @@ def key_of_files(settings: str, files: Iterable[Path]) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system releases it when a process dies, however it does."""
+    """Hold an exclusive file lock; the system releases it even if the process is killed."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

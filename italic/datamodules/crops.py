@@ -1,4 +1,4 @@
-"""Whole images of different sizes, and random square crops of them for training."""
+"""Full images of different sizes, and random square crops of them for training."""
 
 from __future__ import annotations
 
@@ -15,79 +15,80 @@ from torch.utils.data import Dataset
 
 from italic.datamodules.cached import key_of_files, made_once
 
-FORMAT = "whole images 1"  # part of the key: a new layout never meets an old cache
+FORMAT = "whole images 1"  # part of the cache key, so that a new layout ignores old caches
 
 
 def whole_images(
     files: Sequence[Path], read: Callable[[Path], np.ndarray], cache_dir: Path
 ) -> list[np.ndarray]:
-    """The images of files, uint8 (H, W, 3) each, decoded once and memory-mapped from then on.
+    """The images of files, uint8 (H, W, 3) each, decoded once and memory-mapped from a cache.
 
     Args:
-        files: their sizes and times of change are part of the cache's key.
-        read: decodes a file; what it raises leaves no cache behind.
-        cache_dir: where the pixels are kept, 3 bytes each.
+        files: image files; the cache key includes their sizes and modification times.
+        read: function that decodes a file; if it raises an exception, no cache is left.
+        cache_dir: folder of the cache, which has 3 bytes per pixel.
 
     Raises:
-        OSError: no room for the cache.
+        OSError: the disk has no space for the cache.
     """
 
     def make(folder: Path) -> None:
         sizes = []
-        with ThreadPoolExecutor() as pool, open(folder / "pixels", "wb") as kept:
+        with ThreadPoolExecutor() as pool, open(folder / "pixels", "wb") as file:
             decoded = pool.map(read, files)
             for image in track(decoded, "reading images", total=len(files), transient=True):
-                kept.write(np.ascontiguousarray(image).data)
+                file.write(np.ascontiguousarray(image).data)
                 sizes.append(image.shape[:2])
         np.save(folder / "sizes.npy", np.array(sizes))
 
     folder = made_once(cache_dir / key_of_files(FORMAT, files), make)
     sizes = np.load(folder / "sizes.npy")
-    # Views of the plain array: those of np.memmap are slow to make.
+    # A plain array, because views of np.memmap are slow to create.
     pixels = np.asarray(np.memmap(folder / "pixels", np.uint8, "r"))
     pieces = np.split(pixels, np.cumsum(3 * sizes.prod(1))[:-1])
     return [piece.reshape(*size, 3) for piece, size in zip(pieces, sizes, strict=True)]
 
 
 class RandomCrops(Dataset[int]):
-    """Square crops of images, drawn anew each time by PyTorch's default generator.
+    """Random square crops of images, drawn by PyTorch's default generator.
 
-    Every crop of every image is as likely as any other. As many make an epoch as fit into the
-    images without overlap, by their pixels. An index says nothing but that one is wanted.
+    All crop positions of all images have the same probability. The number of crops in an epoch is
+    the number of pixels of all images divided by the pixels of a crop. The values of the indices
+    are ignored.
 
     Args:
         images: uint8 (H, W, 3) each, of different sizes, no side below `size`.
         size: side of a crop in pixels.
-        reduced: probability of a crop that is 1 to 2 times as large (or as large as the image
-            allows) and resized to `size` with a Lanczos filter.
+        reduced: probability of a larger crop that is resized to `size` with a Lanczos filter; it is
+            1 to 2 times larger, but at most as large as the image.
     """
 
     def __init__(self, images: Sequence[np.ndarray], size: int, reduced: float = 0.0) -> None:
         self.images, self.size, self.reduced = images, size, reduced
         self.sides = torch.tensor([image.shape[:2] for image in images])
-        self.ends = (self.sides - size + 1).prod(1).cumsum(0)  # of each image's crops, counted on
+        self.ends = (self.sides - size + 1).prod(1).cumsum(0)  # cumulative number of crop positions
         self.number = max(1, int(self.sides.prod(1).sum()) // size**2)
 
     def __len__(self) -> int:
-        """Crops in an epoch."""
+        """Number of crops in an epoch."""
         return self.number
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        """As many crops as there are indices, uint8 (B, 3, size, size)."""
+        """One random crop per index, uint8 (B, 3, size, size)."""
         count = len(indices)
-        which = torch.searchsorted(
+        image_index = torch.searchsorted(
             self.ends, torch.randint(int(self.ends[-1]), (count,)), right=True
         )
-        limits = self.sides[which]
+        limits = self.sides[image_index]
         factor = 1 + torch.rand(count) * (torch.rand(count) < self.reduced)
         side = torch.minimum((self.size * factor).round().long(), limits.amin(1))
-        room = (limits - side[:, None] + 1).double()
-        corner = (torch.rand(count, 2, dtype=torch.float64) * room).long()
+        positions = (limits - side[:, None] + 1).double()
+        corner = (torch.rand(count, 2, dtype=torch.float64) * positions).long()
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
-        drawn = zip(which.tolist(), side.tolist(), corner.tolist(), strict=True)
-        for place, (image, length, (y, x)) in enumerate(drawn):
+        drawn = zip(image_index.tolist(), side.tolist(), corner.tolist(), strict=True)
+        for row, (image, length, (y, x)) in enumerate(drawn):
             window = self.images[image][y : y + length, x : x + length]
-            crops[place] = window if length == self.size else _resized(window, self.size)
+            crops[row] = window if length == self.size else _resized(window, self.size)
         return torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
 
 
@@ -96,17 +97,18 @@ def _resized(window: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def mirror_at_random(pictures: Sequence[Tensor], transpose: bool = False) -> None:
-    """Mirror pictures left-right in place, each with probability 1/2, all arrays the same way.
+def mirror_at_random(arrays: Sequence[Tensor], transpose: bool = False) -> None:
+    """Mirror images left-right in place, each with probability 1/2.
 
     Args:
-        pictures: arrays (B, C, H, W) of the same B, H and W on one device.
-        transpose: also mirror up-down and swap rows and columns: each of the square's eight
-            symmetries has the same probability. H must be W.
+        arrays: arrays (B, C, H, W) of the same B, H and W on one device. Image i is mirrored in all
+            arrays or in none.
+        transpose: also mirror up-down and swap rows with columns, so that each of the square's
+            eight symmetries has the same probability. H must equal W.
     """
-    count, device = len(pictures[0]), pictures[0].device
+    count, device = len(arrays[0]), arrays[0].device
     for axes in ((-1,), (-2,), (-1, -2))[: 3 if transpose else 1]:
         chosen = torch.rand(count, device=device) < 0.5
-        for array in pictures:
-            some = array[chosen]
-            array[chosen] = some.flip(axes) if len(axes) == 1 else some.transpose(*axes)
+        for array in arrays:
+            subset = array[chosen]
+            array[chosen] = subset.flip(axes) if len(axes) == 1 else subset.transpose(*axes)

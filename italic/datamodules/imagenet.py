@@ -1,6 +1,6 @@
-"""ImageNet in small: the downsampled sets of 32×32 and 64×64 pixels, and Tiny ImageNet.
+"""Small versions of ImageNet: downsampled ImageNet at 32×32 and 64×64 pixels, and Tiny ImageNet.
 
-They are read once, and kept as plain bytes that are memory-mapped: loading takes no memory.
+The images are decoded once and cached as raw bytes. Loading memory-maps the cache.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from italic.datamodules.cached import key_of_files, made_once
 from italic.datamodules.images import DataError, Split, images_below, read_rgb
 from italic.errors import SettingError
 
-FORMAT = "images 1"  # part of the key: a new layout never meets an old cache
-CHUNK = 4096  # images that are put in another order at a time
+FORMAT = "images 1"  # part of the cache key, so that a new layout ignores old caches
+CHUNK = 4096  # images that are reordered and written together
 
 
 class DownsampledImageNet:
-    """ImageNet at 32×32 or 64×64 pixels: 1,281,167 images to train and validate, 50,000 for test.
+    """ImageNet at 32×32 or 64×64 pixels: 1,281,167 training and validation, 50,000 test images.
 
-    From the set's own files, `train_data_batch_1` to `_10` and `val_data`, pickled or as .npz.
-    `val_data` is the test set; the validation images are a seeded draw, as many from each of the
-    training files. One file at a time is in memory, and that only once.
+    The files are those of the data set, `train_data_batch_1` to `_10` and `val_data`, pickled or as
+    .npz. `val_data` is the test set. The validation images are a seeded random sample with the same
+    number from each training file. Each file is read once; one file is in memory at a time.
 
     Args:
         data_dir: folder of the files.
         size: side of the images in pixels.
-        validation: images taken out of the training set for validation.
-        seed: of the draw, and of the order within what a file gives.
-        cache_dir: where the images are kept: as many bytes as the files have.
+        validation: number of validation images, which are taken from the training files.
+        seed: seed of the sample and of the order of the images within a file.
+        cache_dir: folder of the image cache, which is as large as the files.
     """
 
     FILES: ClassVar[dict[str, Sequence[str]]] = {
@@ -61,7 +61,7 @@ class DownsampledImageNet:
         """The images of a split, uint8 (N, size, size, 3), memory-mapped.
 
         Raises:
-            DataError: files that are missing or not what they should be; no room for the cache.
+            DataError: a file is missing or invalid, or the disk has no space for the cache.
         """
         part: Literal["train", "test"] = "test" if split == "test" else "train"
         files = [self._file(name) for name in self.FILES[part]]
@@ -75,7 +75,7 @@ class DownsampledImageNet:
                     drawn = self.validation // len(files) + (index < self.validation % len(files))
                 self._add(folder, path, part, drawn, random)
 
-        return _kept(self.cache_dir, files, settings, make, split, self.size)
+        return _cached(self.cache_dir, files, settings, make, split, self.size)
 
     def _file(self, name: str) -> Path:
         for path in (self.data_dir / name, self.data_dir / f"{name}.npz"):
@@ -84,14 +84,14 @@ class DownsampledImageNet:
         raise DataError(
             f"'{self.data_dir / name}' is missing (or the same as .npz): expected the files "
             f"train_data_batch_1 to train_data_batch_10 and val_data of ImageNet at {self.size}×"
-            f"{self.size} pixels in this folder (datamodule.images.data_dir=…); image-net.org "
-            "gives them to those who sign in, under Downsampled"
+            f"{self.size} pixels in this folder (datamodule.images.data_dir=…), which registered "
+            "users can download from image-net.org under Downsampled"
         )
 
     def _add(
         self, folder: Path, path: Path, part: str, drawn: int, random: np.random.Generator
     ) -> None:
-        """Add the images of a file to those of its part, but for some drawn for validation."""
+        """Append the images of a file to its split, and `drawn` of them to the validation split."""
         data = read_batch(path, self.size)
         if drawn >= len(data):
             raise DataError(
@@ -110,14 +110,15 @@ class DownsampledImageNet:
 
 
 class TinyImageNet:
-    """Tiny ImageNet: 100,000 images for training, 10,000 each for validation and test, 64×64.
+    """Tiny ImageNet, 64×64 pixels: 100,000 training, 10,000 validation and 10,000 test images.
 
-    From the set's own folders of JPEG files, `train`, `val` and `test`; a seeded shuffle in each.
+    The images are the JPEG files in the data set's folders `train`, `val` and `test`, in a seeded
+    random order.
 
     Args:
         data_dir: the folder tiny-imagenet-200.
-        seed: of the shuffle.
-        cache_dir: where the decoded images are kept: 1.5 gigabytes.
+        seed: seed of the random order.
+        cache_dir: folder of the cache of decoded images, 1.5 gigabytes.
     """
 
     SIZE = 64
@@ -130,8 +131,8 @@ class TinyImageNet:
         """The images of a split, uint8 (N, 64, 64, 3), memory-mapped.
 
         Raises:
-            DataError: the folder is missing, an image is not one or of another size, or no room
-                for the cache.
+            DataError: the folder is missing, a file is not an image of 64×64 pixels, or the disk
+                has no space for the cache.
         """
         source = self.data_dir / self.FOLDERS[split]
         if not source.is_dir():
@@ -144,25 +145,25 @@ class TinyImageNet:
 
         def make(folder: Path) -> None:
             shuffled = np.random.default_rng(self.seed).permutation(len(files))
-            with ThreadPoolExecutor() as pool, open(folder / split, "wb") as kept:
-                pictures = pool.map(self._read, [files[index] for index in shuffled])
+            with ThreadPoolExecutor() as pool, open(folder / split, "wb") as file:
+                images = pool.map(self._read, [files[index] for index in shuffled])
                 label = f"reading {split} images"
-                for picture in track(pictures, label, total=len(files), transient=True):
-                    kept.write(np.ascontiguousarray(picture).data)
+                for image in track(images, label, total=len(files), transient=True):
+                    file.write(np.ascontiguousarray(image).data)
 
-        return _kept(self.cache_dir, files, f"{self.seed}", make, split, self.SIZE)
+        return _cached(self.cache_dir, files, f"{self.seed}", make, split, self.SIZE)
 
     def _read(self, path: Path) -> np.ndarray:
         image = read_rgb(path)
         if image.shape != (self.SIZE, self.SIZE, 3):
             raise DataError(
-                f"'{path}' has {image.shape[1]}×{image.shape[0]} pixels, not the {self.SIZE}×"
-                f"{self.SIZE} of Tiny ImageNet; for other images there is datamodule=folder"
+                f"'{path}' has {image.shape[1]}×{image.shape[0]} pixels instead of the {self.SIZE}×"
+                f"{self.SIZE} of Tiny ImageNet: use datamodule=folder for images of other sizes"
             )
         return image
 
 
-def _kept(
+def _cached(
     cache_dir: Path,
     files: Sequence[Path],
     settings: str,
@@ -170,12 +171,12 @@ def _kept(
     split: Split,
     size: int,
 ) -> np.ndarray:
-    """The images of a split, memory-mapped from the folder of these files and settings."""
+    """The images of a split, memory-mapped from the cache of these files and settings."""
     try:
         folder = made_once(cache_dir / key_of_files(f"{FORMAT}\n{settings}", files), make)
     except OSError as error:
         raise DataError(
-            f"the images can't be kept in '{cache_dir}': {error}; make room, or name another "
-            "folder, datamodule.images.cache_dir=…"
+            f"the image cache can't be written to '{cache_dir}' ({error}): expected a writable "
+            "folder with enough space, datamodule.images.cache_dir=…"
         ) from error
     return np.memmap(folder / split, np.uint8, "r").reshape(-1, size, size, 3)

@@ -1,4 +1,4 @@
-"""Where images come from: CIFAR-10, scikit-image's photographs, any folder."""
+"""Image sources: CIFAR-10, the photographs of scikit-image, and image folders."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ log = logging.getLogger(__name__)
 
 
 class DataError(RuntimeError):
-    """Images that are missing or can't be used as they are."""
+    """Images are missing or cannot be used."""
 
 
 class ImageSource(Protocol):
-    """Images of one size in three splits."""
+    """A source of images of one size in three splits."""
 
     def load(self, split: Split) -> np.ndarray:
-        """The images of a split, uint8 (N, H, W, 3), N ≥ 1, the same in every call."""
+        """The images of a split, uint8 (N, H, W, 3), N ≥ 1, identical in every call."""
 
 
 class CropSource(ImageSource, Protocol):
-    """Whole images of different sizes: `load` gives fixed crops of them, of one size."""
+    """A source of full images of different sizes; `load` returns fixed crops of one size."""
 
-    crop: int | None  # side of the crops in pixels; None if there are to be none
+    crop: int | None  # side of the crops in pixels; None if the source yields no random crops
 
     def whole(self, split: Split) -> list[np.ndarray]:
-        """The images of a split, uint8 (H, W, 3) each."""
+        """The full images of a split, uint8 (H, W, 3) each."""
 
     def random_crops(self, limit: int = 0) -> RandomCrops:
-        """Random crops of the training images, or of the first few if there is a limit."""
+        """Random crops of the training images, or of the first `limit` of them if not 0."""
 
 
 def crops_of(source: ImageSource) -> CropSource | None:
-    """The source, if training is to take random crops of its images."""
+    """The source if training uses random crops of its images, else None."""
     return cast(CropSource, source) if getattr(source, "crop", None) is not None else None
 
 
 class CIFAR10:
-    """CIFAR-10: 50,000 images for training and validation, 10,000 to report on, 32×32.
+    """CIFAR-10, 32×32 pixels: 50,000 training and validation images, 10,000 test images.
 
-    From torchvision's files (downloaded when absent) or class folders `train/<class>/*.png` and
-    `test/<class>/*.png`. The order within a split is a seeded shuffle, so that the first images
-    are a fair sample of all classes.
+    The images are read from torchvision's files (downloaded if missing), or from class folders
+    `train/<class>/*.png` and `test/<class>/*.png`. The order within a split is random with a fixed
+    seed, so the first images are a random sample of all classes.
 
     Args:
         data_dir: folder of the data set.
-        validation: images taken out of the training set for validation.
-        seed: of the split and the shuffles.
-        download: let torchvision download what is absent.
+        validation: number of validation images, which are taken from the training set.
+        seed: seed of the split and of the order.
+        download: whether torchvision downloads missing files.
     """
 
     TRAINING_IMAGES = 50_000
@@ -86,7 +86,7 @@ class CIFAR10:
         """The images of a split, uint8 (N, 32, 32, 3).
 
         Raises:
-            DataError: the data set is neither there nor to be had, or too small.
+            DataError: the data set is missing and can't be downloaded, or it is too small.
         """
         images = self._read("test" if split == "test" else "train")
         if split != "test" and len(images) <= self.validation:
@@ -94,7 +94,7 @@ class CIFAR10:
                 f"{self.validation} validation images would take all {len(images)} of "
                 f"'{self.data_dir}': expected fewer, datamodule.images.validation=…"
             )
-        # A fixed order whatever the files' names: by content, then shuffled.
+        # Sorted by content first, so that the order does not depend on file names.
         digests = [hashlib.sha256(image).digest() for image in images]
         order = np.array(sorted(range(len(images)), key=digests.__getitem__))
         order = np.random.default_rng(self.seed).permutation(order)
@@ -116,21 +116,22 @@ class CIFAR10:
             raise DataError(
                 f"CIFAR-10 is not in '{self.data_dir}' and could not be downloaded there: put "
                 "torchvision's cifar-10-batches-py or the class folders train/<class>/*.png and "
-                "test/<class>/*.png into it (datamodule.images.data_dir=…), or train on the "
-                "photographs that are installed already: datamodule=photos"
+                "test/<class>/*.png into this folder (datamodule.images.data_dir=…), or train on "
+                "the installed photographs with datamodule=photos"
             ) from error
         return data.data
 
 
 class Photos:
-    """Tiles of scikit-image's colour photographs; no download.
+    """Tiles of scikit-image's colour photographs, which need no download.
 
-    Training: astronaut, coffee, motorcycle, stained tissue and deep field, at full and at half
-    size, every half tile. Validation: the rocket. Test: the cat.
+    The training images are astronaut, coffee, motorcycle, stained tissue and deep field, at full
+    and at half size, with tiles that overlap by half. The validation image is the rocket, and the
+    test image is the cat.
 
     Args:
         size: side of a tile in pixels.
-        scale: the photographs are resized by this factor first, from 1/16 to 1.
+        scale: factor by which the photographs are resized first, from 1/16 to 1.
     """
 
     PHOTOGRAPHS: ClassVar[dict[Split, Sequence[str]]] = {
@@ -172,22 +173,22 @@ class Photos:
 
 
 class Folder:
-    """The images anywhere below a directory: tiles of one size, or random crops.
+    """All images in a directory tree, as tiles of one size or as random crops.
 
-    Sub-folders train, validation (or val) and test are the splits where they exist; otherwise
-    each file's split is drawn from a hash of its name, so that files that are added or taken away
-    move no other (but in folders so small that a split would have none).
+    If the sub-folders train, validation (or val) and test exist, they are the splits. Otherwise a
+    hash of each file's name selects its split, so adding or removing a file does not change the
+    split of the others, except in folders so small that a split would be empty.
 
     Args:
         path: the directory.
-        size: side of a tile in pixels; smaller images are left out.
-        crop: side in pixels of random crops, which training takes in the place of tiles; images
-            are kept whole, and validated by fixed crops side by side. None for tiles.
-        reduced: probability of a random crop that is taken up to twice as large and reduced.
-        validation: share of the files for validation, if split by draw.
-        test: share of the files for test, if split by draw.
-        seed: of the draw and the shuffle.
-        cache_dir: where whole images are kept for `crop`: 3 bytes a pixel.
+        size: side of a tile in pixels; images with a smaller side are skipped.
+        crop: side of the random crops in pixels, which replace tiles in training; validation then
+            uses adjacent fixed crops. None for tiles.
+        reduced: probability that a random crop is cut 1 to 2 times larger and downscaled.
+        validation: fraction of the files for validation, without sub-folders for the splits.
+        test: fraction of the files for test, without sub-folders for the splits.
+        seed: seed of the splits and of the order.
+        cache_dir: folder of the cache of full images, used with `crop`, 3 bytes per pixel.
     """
 
     def __init__(
@@ -211,11 +212,11 @@ class Folder:
             raise SettingError(f"reduced must be a probability, from 0 to 1; got {reduced}")
         if reduced and crop is None:
             raise SettingError(
-                "reduced is a share of random crops: expected a crop size too, crop=…"
+                "reduced is a fraction of the random crops: expected a crop size too, crop=…"
             )
         if not (validation > 0 and test > 0 and validation + test < 1):
             raise SettingError(
-                "validation and test must be shares above 0 that leave some files for training; "
+                "validation and test must be fractions above 0 with a sum below 1; "
                 f"got {validation} and {test}"
             )
         self.path, self.size, self.crop, self.reduced = Path(path), size, crop, reduced
@@ -223,11 +224,12 @@ class Folder:
         self.cache_dir = Path(cache_dir)
 
     def load(self, split: Split) -> np.ndarray:
-        """The tiles of a split, uint8 (N, size, size, 3), shuffled; with `crop`, of that size.
+        """The tiles of a split, or the fixed crops with `crop`, uint8 (N, size, size, 3), shuffled.
 
         Raises:
-            DataError: no directory, no images, none large enough, one that is not 8-bit RGB and
-                can't become so without loss, or no room for the cache.
+            DataError: the directory does not exist, has no image or no image that is large enough,
+                an image cannot be converted to 8-bit RGB without loss, or the disk has no space for
+                the cache.
         """
         size = self.crop or self.size
         images = self._read(split) if self.crop is None else self.whole(split)
@@ -239,15 +241,15 @@ class Folder:
         """The images of a split, uint8 (H, W, 3) each, memory-mapped, in the files' order.
 
         Raises:
-            DataError: as `load`, but that any size will do.
+            DataError: as `load`, but images of any size are accepted.
         """
         files = self._files(split)
         try:
             return whole_images(files, read_rgb, self.cache_dir)
         except OSError as error:
             raise DataError(
-                f"the images can't be kept in '{self.cache_dir}': {error}; make room, or name "
-                "another folder, datamodule.images.cache_dir=…"
+                f"the image cache can't be written to '{self.cache_dir}' ({error}): expected a "
+                "writable folder with enough space, datamodule.images.cache_dir=…"
             ) from error
 
     def random_crops(self, limit: int = 0) -> RandomCrops:
@@ -265,7 +267,7 @@ class Folder:
             yield read_rgb(path)
 
     def _large(self, images: Iterable[np.ndarray], split: Split) -> Iterator[np.ndarray]:
-        """Those that hold a tile or a crop."""
+        """The images that are at least as large as a tile or a crop."""
         key, size = ("size", self.size) if self.crop is None else ("crop", self.crop)
         large = small = 0
         for image in images:
@@ -275,54 +277,57 @@ class Folder:
                 large += 1
                 yield image
         if small:
-            log.warning("%s: left out %d images below %d pixels", self.path, small, size)
+            log.warning("%s: skipped %d images below %d pixels", self.path, small, size)
         if not large:
             raise DataError(
-                f"no {split} image below '{self.path}' has {size}×{size} pixels: give "
-                f"larger ones, more files, or a smaller datamodule.images.{key}"
+                f"no {split} image in '{self.path}' has {size}×{size} pixels: expected "
+                f"larger images, more files, or a smaller datamodule.images.{key}"
             )
 
     def _files(self, split: Split) -> list[Path]:
         if not self.path.is_dir():
-            raise DataError(f"the image folder '{self.path}' does not exist")
+            raise DataError(
+                f"the image folder '{self.path}' does not exist: expected a folder with images, "
+                "datamodule.images.path=…"
+            )
         names = ("validation", "val") if split == "validation" else (split,)
         for name in names:
             if (self.path / name).is_dir():
                 return images_below(self.path / name)
-        there = [name for name in SPLIT_FOLDERS if (self.path / name).is_dir()]
-        if there:
+        existing = [name for name in SPLIT_FOLDERS if (self.path / name).is_dir()]
+        if existing:
             raise DataError(
-                f"'{self.path}' has a folder {there[0]} but none for {split}: expected train, "
-                "validation and test, or none of them"
+                f"'{self.path}' has a folder {existing[0]} but none for {split}: expected all of "
+                "the folders train, validation and test, or none of them"
             )
         files = images_below(self.path)
         places = sorted((self._place(path), path) for path in files)
-        # One file at least for each, in folders of few.
+        # In small folders, each split still gets at least one file.
         tests = max(1, sum(place < self.test for place, _ in places))
         others = max(tests + 1, sum(place < self.test + self.validation for place, _ in places))
         first, end = {"test": (0, tests), "validation": (tests, others)}.get(split, (others, None))
         drawn = sorted(path for _, path in places[first:end])
         if not drawn:
             raise DataError(
-                f"none of the {len(files)} images below '{self.path}' is left for {split}: "
-                "expected more files, smaller shares (datamodule.images.validation and test), or "
-                "the folders train, validation and test"
+                f"none of the {len(files)} images in '{self.path}' is left for {split}: "
+                "expected more files, smaller fractions (datamodule.images.validation and test), "
+                "or the folders train, validation and test"
             )
         return drawn
 
     def _place(self, path: Path) -> float:
-        """A number from 0 to 1 by the hash of a file's name below the directory."""
+        """A number from 0 to 1 from the hash of a file's path relative to the directory."""
         name = f"{self.seed} {path.relative_to(self.path).as_posix()}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files anywhere below a folder, sorted.
+    """The image files in a directory tree, sorted.
 
-    None that are hidden or in hidden folders, and none through links to folders below it.
+    Hidden files, hidden folders and links to folders are skipped.
 
     Raises:
-        DataError: there are none.
+        DataError: the directory tree has no image file.
     """
     files = sorted(
         path
@@ -332,18 +337,18 @@ def images_below(folder: Path) -> list[Path]:
         and path.is_file()
     )
     if not files:
-        raise DataError(f"no images below '{folder}': expected files {', '.join(EXTENSIONS)}")
+        raise DataError(f"no images in '{folder}': expected files {', '.join(EXTENSIONS)}")
     return files
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3): RGB as it is; gray and palettes of 8 bits or less as RGB.
+    """Read an image file as RGB, uint8 (H, W, 3); grey and palette images are converted to RGB.
 
-    Profiles, texts and an orientation in EXIF are passed over.
+    Colour profiles, text and the EXIF orientation are ignored.
 
     Raises:
-        DataError: it can't be read, has 16 bits a sample, transparency (even where nothing is
-            transparent), another kind of colours, or several frames.
+        DataError: the file can't be read, has 16 bits per sample, transparency (even if all pixels
+            are opaque), an unsupported colour type, or several frames.
     """
     try:
         picture = read(path.read_bytes(), keep_metadata=False)
@@ -354,8 +359,8 @@ def read_rgb(path: Path) -> np.ndarray:
         colour = picture.colour.name.lower().replace("_", " ")
         colour += " with transparency" if picture.transparency is not None else ""
         raise DataError(
-            f"'{path}' is of kind {colour}: expected 8-bit RGB, gray or palette without "
-            "transparency; convert the file first or take it out of the folder"
+            f"'{path}' is of kind {colour}: expected 8-bit RGB, grey or palette without "
+            "transparency; convert the file first or remove it from the folder"
         )
     if picture.palette is not None:
         return np.frombuffer(picture.palette, np.uint8).reshape(-1, 3)[samples]
@@ -363,7 +368,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:
-    """A photograph, uint8 (H, W, 3), of another size."""
+    """Resize an image, uint8 (H, W, 3), by a factor."""
     if scale == 1:
         return image
     height, width = (round(side * scale) for side in image.shape[:2])
@@ -377,7 +382,7 @@ def _tiles(image: np.ndarray, size: int, stride: int) -> np.ndarray:
 
 
 def _read_folder(folder: Path, cache: Path) -> np.ndarray:
-    """All images of class folders, uint8 (N, H, W, 3); kept beside them once they are decoded."""
+    """All images of class folders, uint8 (N, H, W, 3); the decoded images are cached in a file."""
     files = images_below(folder)
     listing = hashlib.sha256()
     for path in files:
@@ -387,17 +392,21 @@ def _read_folder(folder: Path, cache: Path) -> np.ndarray:
     key = listing.hexdigest()
     if cache.is_file():
         try:
-            with np.load(cache) as kept:
-                if str(kept["key"]) == key:
-                    return kept["images"]
+            with np.load(cache) as arrays:
+                if str(arrays["key"]) == key:
+                    return arrays["images"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             log.warning("%s is damaged: reading the image files again", cache)
     with ThreadPoolExecutor() as pool:
         decoded: Iterable[np.ndarray] = pool.map(read_rgb, files)
         images = list(track(decoded, f"reading {folder}", total=len(files), transient=True))
     if len({image.shape for image in images}) > 1:
-        raise DataError(f"the images below '{folder}' differ in size: they are not CIFAR-10's")
+        raise DataError(
+            f"the images in '{folder}' differ in size: expected the images of CIFAR-10, or "
+            "datamodule=folder for other images"
+        )
     stacked = np.stack(images)
-    with suppress(OSError), whole_file(cache) as file:  # or the next run decodes them again
+    # The cache is optional: without it, the next run decodes the images again.
+    with suppress(OSError), whole_file(cache) as file:
         np.savez(file, key=np.array(key), images=stacked)
     return stacked

@@ -1,4 +1,4 @@
-"""Pairs of images and base codes: made once, then memory-mapped."""
+"""Pairs of images and base codes, computed once and memory-mapped from a cache."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from italic.datamodules.cached import made_once
 from italic.datamodules.images import DataError
 from italic.processes.cluster import check_installed, cluster, on_cluster
 
-FORMAT = "pairs 1"  # part of the key: a new layout never meets an old cache
-CHUNK = 250  # images that a worker codes at a time
-LOCAL = "local"  # a Ray of this machine alone
+FORMAT = "pairs 1"  # part of the cache key, so that a new layout ignores old caches
+CHUNK = 250  # images in a work item of a worker
+LOCAL = "local"  # value of datamodule.ray that starts Ray on this machine
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Images with their base codes, read-only.
 
-    images, bases: uint8 (N, H, W, 3), the base code's reconstruction in `bases`.
-    base_bits: int64 (N,), bits of the whole base code.
-    key: hash of all that determines them, the name of their cache; "none" without base codes.
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        bases: uint8 (N, H, W, 3), the base codes' reconstructions.
+        base_bits: int64 (N,), bits of the base codes.
+        key: digest of everything that determines the pairs, and name of their cache; "none" without
+            base codes.
     """
 
     images: np.ndarray
@@ -47,10 +50,13 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive images, and the file that their base codes are kept in until all are made.
+    """Consecutive images, and the temporary file of their base codes.
 
-    path: .npz with `bases` and `base_bits` of its images; whole, or not there.
-    source, offset, shape: uint8 images in a file, from a byte on.
+    Attributes:
+        path: .npz file with `bases` and `base_bits` of the images, written atomically.
+        source: file with the images, uint8.
+        offset: byte offset of the images in the file.
+        shape: shape of the images, (n, H, W, 3).
     """
 
     path: Path
@@ -59,7 +65,7 @@ class Chunk:
     shape: tuple[int, ...]
 
     def code(self, base: BaseCode) -> None:
-        """Make the file; runs in a worker process, perhaps on another machine."""
+        """Write the file; runs in a worker process, possibly on another machine."""
         images = np.memmap(self.source, np.uint8, "r", self.offset, self.shape)
         codes = [base.encode(image) for image in images]
         decoded = [base.decode(code, *self.shape[1:3]) for code in codes]
@@ -74,23 +80,23 @@ def make_pairs(
     workers: int | None = None,
     ray: str | None = None,
 ) -> Pairs:
-    """Code every image with the base code, on all cores, or open what was made before.
+    """Encode every image with the base code on all cores, or open an existing cache.
 
-    The cache is a folder named by the SHA-256 of all that determines its content. Images that are
-    memory-mapped already stay where they are; others are kept in it too. What was made before a
-    command was killed or a disk was full is not made again.
+    The cache is a folder named by the SHA-256 of everything that determines its content. It holds a
+    copy of the images unless they are memory-mapped already. If the process is killed or the disk
+    is full, completed chunks are kept and the next call computes only the missing ones.
 
     Args:
         images: uint8 (N, H, W, 3).
         base: the base code.
         cache_dir: folder of the caches.
-        workers: processes; None for one a core.
-        ray: address of a Ray cluster whose workers make them, `local` for one of this machine;
-            all must see the caches, and images that are memory-mapped, under the same paths. None
-            for processes of this machine.
+        workers: number of worker processes; None for one per core.
+        ray: address of a Ray cluster whose workers compute the base codes, or `local` for a Ray on
+            this machine. The caches and memory-mapped images must have the same paths on all
+            machines. None for local processes without Ray.
 
     Raises:
-        DataError: the base code fails on an image, the disk is full, or no cluster answers at the
+        DataError: the base code fails on an image, the disk is full, or no cluster responds at the
             address.
         SettingError: Ray is not installed.
     """
@@ -103,12 +109,12 @@ def make_pairs(
     digest.update(np.ascontiguousarray(images).data)
     key = digest.hexdigest()[:32]
     folder = Path(cache_dir).resolve() / key
-    made = folder.with_suffix(".made")
-    made_once(folder, partial(_make, images, base, workers, ray, made))
-    shutil.rmtree(made, ignore_errors=True)
-    kept = folder / "images.npy"
+    chunk_folder = folder.with_suffix(".made")
+    made_once(folder, partial(_make, images, base, workers, ray, chunk_folder))
+    shutil.rmtree(chunk_folder, ignore_errors=True)
+    copy = folder / "images.npy"
     return Pairs(
-        np.load(kept, mmap_mode="r") if kept.is_file() else images,
+        np.load(copy, mmap_mode="r") if copy.is_file() else images,
         np.load(folder / "bases.npy", mmap_mode="r"),
         np.load(folder / "base_bits.npy"),
         key,
@@ -120,18 +126,18 @@ def _make(
     base: BaseCode,
     workers: int | None,
     ray: str | None,
-    made: Path,
+    chunk_folder: Path,
     folder: Path,
 ) -> None:
-    """Fill the cache's folder with what workers make in another one, or have made before."""
+    """Fill the cache folder from the chunks in `chunk_folder`, after computing missing chunks."""
     try:
-        made.mkdir(exist_ok=True)
+        chunk_folder.mkdir(exist_ok=True)
         mapped = images if isinstance(images, np.memmap) and images.flags.c_contiguous else None
         if mapped is None:
-            with whole_file(made / "images.npy") as file:
+            with whole_file(chunk_folder / "images.npy") as file:
                 np.save(file, images)
-            mapped = np.lib.format.open_memmap(made / "images.npy", "r")
-        chunks = _chunks(mapped, made)
+            mapped = np.lib.format.open_memmap(chunk_folder / "images.npy", "r")
+        chunks = _chunks(mapped, chunk_folder)
         missing = [chunk for chunk in chunks if not chunk.path.is_file()]
         with Progress(transient=True) as progress:
             task = progress.add_task("making base codes", total=len(chunks))
@@ -148,22 +154,23 @@ def _make(
                     base_bits.append(file["base_bits"])
         np.save(folder / "base_bits.npy", np.concatenate(base_bits))
         if mapped is not images:
-            os.replace(made / "images.npy", folder / "images.npy")
+            os.replace(chunk_folder / "images.npy", folder / "images.npy")
     except Exception as error:
-        raise DataError(f"the base codes could not be made: {error}") from error
+        raise DataError(f"the base codes could not be computed: {error}") from error
 
 
-def _chunks(images: np.memmap, made: Path) -> list[Chunk]:
-    """The chunks of images that are a part of a file, in their order."""
+def _chunks(images: np.memmap, chunk_folder: Path) -> list[Chunk]:
+    """Divide memory-mapped images into chunks, in their order."""
     whole = images
-    while isinstance(whole.base, np.memmap):  # a slice has its file's offset, not its own
+    # `offset` of a slice is the offset of the whole map.
+    while isinstance(whole.base, np.memmap):
         whole = whole.base
     begin = whole.offset + images.ctypes.data - whole.ctypes.data
     source = Path(images.filename).resolve()  # type: ignore[arg-type]
     size = images[0].nbytes
     return [
         Chunk(
-            made / f"{number:06}x{CHUNK}.npz",
+            chunk_folder / f"{number:06}x{CHUNK}.npz",
             source,
             begin + number * CHUNK * size,
             (min(CHUNK, len(images) - number * CHUNK), *images.shape[1:]),
@@ -175,7 +182,7 @@ def _chunks(images: np.memmap, made: Path) -> list[Chunk]:
 def _coded(
     chunks: Sequence[Chunk], base: BaseCode, workers: int | None, ray: str | None
 ) -> Iterator[None]:
-    """Make chunks; yields after each."""
+    """Compute chunks by local processes or by Ray; yields after each chunk."""
     if not chunks:
         return
     if ray is None:
@@ -190,6 +197,7 @@ def _coded(
             yield
     if lost:
         raise DataError(
-            f"the workers of {lost} chunks of {CHUNK} images were ended again and again, perhaps "
-            "for want of memory; the same command makes what is missing"
+            f"the workers of {lost} chunks of {CHUNK} images were killed repeatedly, possibly for "
+            "lack of memory: free some memory and run the same command again, which computes only "
+            "the missing chunks"
         )

@@ -28,7 +28,7 @@ class MaskedBatch(Protocol):
     base: Tensor
     base_bits: Tensor
     rung: Tensor
-    reveal: Tensor
+    step_of_pixel: Tensor
 
 
 class Part(NamedTuple):
@@ -36,13 +36,13 @@ class Part(NamedTuple):
 
     Attributes:
         samples: int64 (n,), indices in the batch.
-        reveal: int64 (n, h, w), `MaskedBatch.reveal` on the lattice.
+        step_of_pixel: int64 (n, h, w), `MaskedBatch.step_of_pixel` on the lattice.
         pixels: float (n, h, w, 3), true grey levels on the lattice.
         mixture: predictive distributions, fields (n, h, w, 3, K).
     """
 
     samples: Tensor
-    reveal: Tensor
+    step_of_pixel: Tensor
     pixels: Tensor
     mixture: Mixture
 
@@ -51,7 +51,7 @@ class Part(NamedTuple):
         return self.mixture.at(selected).bits(self.pixels[selected])
 
     def weighted_bits(self, selected: Tensor, weight: Tensor) -> Tensor:
-        """Sum over the selected pixels of mean bits per sub-pixel times the sample's weight (B,)."""
+        """Sum over the selected pixels of the mean bits per sub-pixel · sample weight (B,)."""
         weights = weight[self.samples][:, None, None].expand(selected.shape)
         return (self.bits(selected).mean(-1) * weights[selected]).sum()
 
@@ -149,19 +149,19 @@ class Estimator(pl.LightningModule):
         features: Tensor | None = None
         recurrent = getattr(self.network, "recurrent", False)
         for step in range(steps):
-            strides = self._strides(batch.reveal <= step)
+            strides = self._strides(batch.step_of_pixel <= step)
             for stride in strides.unique().tolist():
                 samples = (strides == stride).nonzero()[:, 0]
-                image, base, reveal = (
+                image, base, step_of_pixel = (
                     x[samples][..., ::stride, ::stride]
-                    for x in (batch.image, batch.base, batch.reveal)
+                    for x in (batch.image, batch.base, batch.step_of_pixel)
                 )
-                image, known = image.float(), (reveal < step).unsqueeze(1).float()
+                image, known = image.float(), (step_of_pixel < step).unsqueeze(1).float()
                 mixture, last = self.network(
                     image, base.float(), known, features, stride, batch.rung[samples]
                 )
                 features = last if recurrent else None
-                yield step, Part(samples, reveal, image.permute(0, 2, 3, 1), mixture)
+                yield step, Part(samples, step_of_pixel, image.permute(0, 2, 3, 1), mixture)
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
         """Loss of a whole partition or of a window of steps, in bits per sub-pixel."""
@@ -171,7 +171,7 @@ class Estimator(pl.LightningModule):
 
     def _partition_loss(self, network: LatticeNetwork, batch: MaskedBatch) -> Tensor:
         """bpsp of the batch's partition (+ distortion); one pass computes all steps."""
-        partition = Partition.of_steps(batch.reveal[0].cpu().numpy())
+        partition = Partition.of_steps(batch.step_of_pixel[0].cpu().numpy())
         image, base = batch.image.permute(0, 2, 3, 1), batch.base.permute(0, 2, 3, 1)
         pixels = partition.order
         raw, guess = network.raw(image, base, partition, pixels, int(batch.rung[0]))
@@ -192,19 +192,19 @@ class Estimator(pl.LightningModule):
 
     def _window_loss(self, batch: MaskedBatch) -> Tensor:
         """Mean bits per due sub-pixel, with equal weight per image (+ auxiliary, distortion)."""
-        within = (batch.reveal >= 0) & (batch.reveal < self.unroll)
+        within = (batch.step_of_pixel >= 0) & (batch.step_of_pixel < self.unroll)
         due_weight = 1 / within.sum((1, 2))
         images = len(within)
         due_bits = later_bits = torch.zeros((), device=within.device)
         squared_errors = torch.zeros(images, device=within.device)
         for step, part in self.parts(batch, self.unroll):
-            due = part.reveal == step
+            due = part.step_of_pixel == step
             due_bits = due_bits + part.weighted_bits(due, due_weight)
             if self.distortion:
                 errors = part.squared_errors(due)
                 squared_errors = squared_errors.index_add(0, part.samples, errors)
             if self.auxiliary and step == self.unroll - 1:
-                later = part.reveal >= self.unroll
+                later = part.step_of_pixel >= self.unroll
                 later_weight = torch.zeros_like(due_weight)
                 later_weight[part.samples] = 1 / later.sum((1, 2)).clamp(min=1)
                 later_bits = later_bits + part.weighted_bits(later, later_weight)
@@ -271,7 +271,7 @@ class Estimator(pl.LightningModule):
 
     def _bits_by_part(self, batch: MaskedBatch) -> Tensor:
         """Bits of the base codes and of each step, float64 (1 + steps,)."""
-        partition = Partition.of_steps(batch.reveal[0].cpu().numpy())
+        partition = Partition.of_steps(batch.step_of_pixel[0].cpu().numpy())
         image, base = batch.image.permute(0, 2, 3, 1), batch.base.permute(0, 2, 3, 1)
         bits = torch.zeros(1 + self.steps, dtype=torch.float64, device=image.device)
         bits[0] = batch.base_bits.sum()

@@ -48,7 +48,7 @@ def test_whole_images_are_those_of_the_files_and_kept(photographs: Folder) -> No
 
 def test_what_cannot_be_kept_says_where(photographs: Folder) -> None:
     photographs.cache_dir.write_bytes(b"")
-    with pytest.raises(DataError, match=r"can't be kept .* datamodule\.images\.cache_dir"):
+    with pytest.raises(DataError, match=r"can't be written to .* datamodule\.images\.cache_dir"):
         photographs.whole("train")
 
 
@@ -132,7 +132,7 @@ def test_batches_are_crops_without_base_codes(photographs: Folder, workers: int)
     assert batch.image.shape == batch.base.shape == (5, 3, 16, 16)
     assert batch.image.dtype == batch.base.dtype == torch.uint8
     assert (batch.base == 128).all() and not batch.base_bits.any() and not batch.rung.any()
-    assert batch.reveal.shape == (5, 16, 16)
+    assert batch.step_of_pixel.shape == (5, 16, 16)
     (whole,) = data.val_dataloader()
     expected = torch.from_numpy(photographs.load("validation")).permute(0, 3, 1, 2)
     assert torch.equal(whole.image, expected)

@@ -56,15 +56,15 @@ def test_each_process_validates_something() -> None:
 
 
 def test_processes_draw_other_masks(tmp_path: Path) -> None:
-    reveal = []
+    step_of_pixel = []
     for process in range(2):
         torch.manual_seed(0)
         data = StepMasks(Noise(), [NoBase()], tmp_path, Schedule(), batch_size=4, flip=False)
         trainer: Any = SimpleNamespace(world_size=2, global_rank=process)
         data.trainer = trainer
         data.setup("fit")
-        reveal.append(torch.cat([batch.reveal for batch in data.train_dataloader()]))
-    assert not torch.equal(*reveal)
+        step_of_pixel.append(torch.cat([batch.step_of_pixel for batch in data.train_dataloader()]))
+    assert not torch.equal(*step_of_pixel)
 
 
 def windows(images: int, steps: int, min_steps: int, max_steps: int) -> torch.Tensor:
@@ -76,18 +76,18 @@ def windows(images: int, steps: int, min_steps: int, max_steps: int) -> torch.Te
 @pytest.mark.parametrize("max_steps", [1, 64])
 def test_windows_are_segments_of_the_order_with_something_due(steps: int, max_steps: int) -> None:
     torch.manual_seed(0)
-    reveal = windows(500, steps, 1, max_steps).flatten(1)
-    in_order = reveal[:, torch.argsort(RANK.flatten())]
+    step_of_pixel = windows(500, steps, 1, max_steps).flatten(1)
+    in_order = step_of_pixel[:, torch.argsort(RANK.flatten())]
     assert (in_order.diff(dim=1) >= 0).all()
     assert in_order.min() >= -1 and in_order.max() <= steps
-    assert ((reveal >= 0) & (reveal < steps)).any(1).all()
+    assert ((step_of_pixel >= 0) & (step_of_pixel < steps)).any(1).all()
 
 
 def test_every_pixel_is_due_equally_often_relative_to_its_steps_size() -> None:
     """A step is drawn by its pixels, so the mean cost of a window is the cost of an image."""
     torch.manual_seed(0)
-    reveal = windows(40_000, 1, 1, 16)
-    due = (reveal == 0).double()
+    step_of_pixel = windows(40_000, 1, 1, 16)
+    due = (step_of_pixel == 0).double()
     weight = (due / due.sum((1, 2), keepdim=True)).mean(0) * 256
     assert weight.mean().item() == pytest.approx(1)
     assert ((weight - 1).abs() < 0.25).all()
@@ -100,8 +100,8 @@ def planned(images: int, steps: int, min_steps: int, max_steps: int) -> torch.Te
 
 def test_planned_windows_are_the_steps_of_plans_drawn_by_their_pixels() -> None:
     torch.manual_seed(0)
-    reveal = planned(20_000, 1, 3, 3)
-    known, due = ((reveal < 0).sum((1, 2)), (reveal == 0).sum((1, 2)))
+    step_of_pixel = planned(20_000, 1, 3, 3)
+    known, due = ((step_of_pixel < 0).sum((1, 2)), (step_of_pixel == 0).sum((1, 2)))
     for before, size in ((0, 10), (10, 90), (100, 156)):
         share = ((known == before) & (due == size)).double().mean().item()
         assert share == pytest.approx(size / 256, abs=0.01)
@@ -114,7 +114,7 @@ def test_plans_of_other_sizes_are_refused(tmp_path: Path) -> None:
         plan_bounds(1024, PLANS)
     data = module(tmp_path, Schedule(sizes="planned", plans=PLANS), steps=3)
     assert data.partition.flatten().bincount().tolist() == PLANS[3]
-    assert (next(iter(data.train_dataloader())).reveal == 0).flatten(1).any(1).all()
+    assert (next(iter(data.train_dataloader())).step_of_pixel == 0).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("least, most", [(1, 1), (1, 4), (2, 64)])
@@ -149,7 +149,7 @@ def test_resident_pairs_are_the_same_pairs(tmp_path: Path) -> None:
     data.setup("fit")
     (index,) = data.train_dataloader()
     batch = data.on_after_batch_transfer(index, 0)
-    assert set(batch.rung.tolist()) == {0, 1} and batch.reveal.shape == (20, 16, 16)
+    assert set(batch.rung.tolist()) == {0, 1} and batch.step_of_pixel.shape == (20, 16, 16)
     for image, base, bits, rung in zip(*batch[:4], strict=True):
         pairs, number = data.pairs["train"][rung], int(image[0, 0, 0])
         assert torch.equal(image, torch.from_numpy(pairs.images[number].transpose(2, 0, 1)))
@@ -164,14 +164,14 @@ def test_training_batches_carry_windows_and_validation_the_partition(tmp_path: P
     batch = next(iter(data.train_dataloader()))
     assert batch.image.dtype == batch.base.dtype == torch.uint8
     assert batch.image.shape == batch.base.shape == (4, 3, 16, 16)
-    assert batch.reveal.shape == (4, 16, 16) and batch.base_bits.tolist() == [0] * 4
+    assert batch.step_of_pixel.shape == (4, 16, 16) and batch.base_bits.tolist() == [0] * 4
     whole = next(iter(data.val_dataloader()))
-    assert torch.equal(whole.reveal[0].unique(), torch.arange(4))
+    assert torch.equal(whole.step_of_pixel[0].unique(), torch.arange(4))
 
 
 def test_unrolled_over_all_steps_trains_on_the_partition(tmp_path: Path) -> None:
     data = module(tmp_path, steps=4, unroll=0)
-    assert torch.equal(next(iter(data.train_dataloader())).reveal[0], data.partition)
+    assert torch.equal(next(iter(data.train_dataloader())).step_of_pixel[0], data.partition)
 
 
 def test_every_image_is_seen_once_an_epoch_perhaps_mirrored(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_second_training_finds_resident_pairs_and_ranks_on_the_device(tmp_path
     data = module(tmp_path, resident=True, flip=False)
     indices = torch.arange(4, device="meta")
     for _ in range(2):
-        assert data.on_after_batch_transfer(indices, 0).reveal.device.type == "meta"
+        assert data.on_after_batch_transfer(indices, 0).step_of_pixel.device.type == "meta"
         data.setup("fit")
 
 
@@ -237,8 +237,8 @@ def partitions(path: Path, batches: int = 12, **options: object) -> list[np.ndar
     found = []
     while len(found) < batches:
         for batch in data.train_dataloader():
-            first = batch.reveal[0]
-            assert (batch.reveal == first).all()  # the same for all images
+            first = batch.step_of_pixel[0]
+            assert (batch.step_of_pixel == first).all()  # the same for all images
             in_order = first.flatten()[torch.argsort(RANK.flatten())]
             assert (in_order.diff() >= 0).all() and in_order[0] == 0
             assert torch.equal(in_order.unique(), torch.arange(int(in_order[-1]) + 1))
@@ -267,5 +267,5 @@ def test_whole_partitions_have_one_base_code_a_batch(tmp_path: Path) -> None:
         for batch in data.train_dataloader():
             (rung,) = set(batch.rung.tolist())
             seen.add(rung)
-            assert rung == 0 or batch.reveal.max() < 4
+            assert rung == 0 or batch.step_of_pixel.max() < 4
     assert seen == {0, 1}

@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     base: torch.Tensor
     base_bits: torch.Tensor
     rung: torch.Tensor
-    reveal: torch.Tensor
+    step_of_pixel: torch.Tensor
 
 
 def estimator(largest_stride: int = 1, **options: object) -> Estimator:
@@ -28,10 +28,14 @@ def estimator(largest_stride: int = 1, **options: object) -> Estimator:
 
 def batch(steps: int) -> Batch:
     image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    reveal = torch.arange(64).view(8, 8) * steps // 64
+    step_of_pixel = torch.arange(64).view(8, 8) * steps // 64
     rung = torch.zeros(2, dtype=torch.int64)
     return Batch(
-        image, torch.full_like(image, 128), torch.tensor([800, 400]), rung, reveal.expand(2, 8, 8)
+        image,
+        torch.full_like(image, 128),
+        torch.tensor([800, 400]),
+        rung,
+        step_of_pixel.expand(2, 8, 8),
     )
 
 
@@ -42,7 +46,7 @@ def test_parts_are_the_base_code_and_every_step() -> None:
     parts = module._bits_by_part(data)
     assert parts.shape == (5,) and parts[0] == 1200 and (parts[1:] > 0).all()
     step, last = list(module.parts(data, 4))[-1]
-    assert step == 3 and parts[4] == pytest.approx(last.bits(data.reveal == 3).sum().item())
+    assert step == 3 and parts[4] == pytest.approx(last.bits(data.step_of_pixel == 3).sum().item())
 
 
 @pytest.mark.parametrize("largest_stride", [1, 2])
@@ -51,7 +55,7 @@ def test_unrolled_loss_is_the_bpsp_of_the_steps(largest_stride: int) -> None:
     module.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
     data = batch(4)
     rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
-    data = data._replace(reveal=torch.stack([data.reveal[0], rank * 4 // 64]))
+    data = data._replace(step_of_pixel=torch.stack([data.step_of_pixel[0], rank * 4 // 64]))
     with torch.no_grad():
         alone = [type(data)(*(field[i : i + 1] for field in data)) for i in range(2)]
         bits = sum(module._bits_by_part(item)[1:].sum() for item in alone)
@@ -62,14 +66,14 @@ def test_unrolled_loss_is_the_bpsp_of_the_steps(largest_stride: int) -> None:
 def test_each_sample_goes_on_its_own_lattice() -> None:
     module = estimator(4, steps=4)
     rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
-    reveal = torch.stack([(rank >= due).long() for due in (4, 16, 17)])
+    step_of_pixel = torch.stack([(rank >= due).long() for due in (4, 16, 17)])
     image = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
-    data = Batch(image, image, torch.zeros(3), torch.zeros(3).long(), reveal)
-    found = {part.reveal.shape[1]: part for _, part in module.parts(data, 1)}
+    data = Batch(image, image, torch.zeros(3), torch.zeros(3).long(), step_of_pixel)
+    found = {part.step_of_pixel.shape[1]: part for _, part in module.parts(data, 1)}
     assert {side: part.samples.tolist() for side, part in found.items()} == {2: [0], 4: [1], 8: [2]}
     assert torch.equal(found[4].pixels[0], image[1, :, ::2, ::2].permute(1, 2, 0).float())
     assert all(
-        (part.reveal == 0).sum() == due
+        (part.step_of_pixel == 0).sum() == due
         for part, due in zip((found[2], found[4], found[8]), (4, 16, 17), strict=True)
     )
 
@@ -82,7 +86,7 @@ def test_distortion_counts_the_error_of_each_image_s_due_pixels_in_bits(
     rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
     # The first sample's steps 2 and 3 of 4 (counted from 1), the second's first two of 8.
     windows = [(rank >= 16).long() + (rank >= 32) + (rank >= 48) - 1, rank * 8 // 64]
-    data = data._replace(reveal=torch.stack(windows))
+    data = data._replace(step_of_pixel=torch.stack(windows))
     losses = []
     for weight in (0.0, 3.0):
         module = estimator(largest_stride, steps=4, unroll=2, distortion=weight)
@@ -91,7 +95,10 @@ def test_distortion_counts_the_error_of_each_image_s_due_pixels_in_bits(
     due_errors: list[list[torch.Tensor]] = [[], []]
     for step, part in module.parts(data, 2):
         for sample, error, due in zip(
-            part.samples, part.mixture.expectation() - part.pixels, part.reveal == step, strict=True
+            part.samples,
+            part.mixture.expectation() - part.pixels,
+            part.step_of_pixel == step,
+            strict=True,
         ):
             due_errors[sample].append(error[due].flatten())
     errors = [torch.cat(parts).square().mean() for parts in due_errors]
