@@ -1,1 +1,1 @@
-"""A run of train.py: its parts, its trainer, its result."""
+"""Training runs: construction from a configuration, training, resuming, export and sweeps."""

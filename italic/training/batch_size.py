@@ -1,4 +1,4 @@
-"""The largest batch that training fits into memory with, by trial."""
+"""Search for the largest batch size for which training fits into memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 
-TRIAL_STEPS = 10  # training steps that must fit into memory; the work varies with the masks
-TRIAL: dict[str, Any] = {  # settings of the trainer that takes them: steps and nothing else
+TRIAL_STEPS = 10  # training steps per trial; their memory varies with the random masks
+TRIAL: dict[str, Any] = {  # settings of the trainer of a trial: training steps only
     "max_epochs": -1,
     "max_time": None,
     "accumulate_grad_batches": 1,
@@ -36,28 +36,30 @@ TRIAL: dict[str, Any] = {  # settings of the trainer that takes them: steps and 
 def largest_batch_size(
     cfg: DictConfig, settings: dict[str, Any], estimator: Estimator, datamodule: StepMasks
 ) -> int:
-    """Double the batch for as long as training fits into memory; a copy is trained to see.
+    """Double the batch size while training steps of a copy of the estimator fit into memory.
 
     Args:
-        cfg: `datamodule.batch_size` is tried first, and none above `training.find_batch_size`.
-        settings: of the Trainer.
-        estimator: is left as it is.
-        datamodule: takes the batch size that is found.
+        cfg: configuration; the search starts at `datamodule.batch_size` and ends at
+            `training.find_batch_size`.
+        settings: arguments of the Trainer.
+        estimator: the estimator; it is not changed.
+        datamodule: the data module; its batch size is set to the result.
 
     Raises:
-        RunError: the first batch is above the bound or does not fit, or several devices.
+        RunError: the first batch size is above the bound or does not fit into memory, or training
+            uses several devices.
     """
     smallest, largest = cfg.datamodule.batch_size, cfg.training.find_batch_size
     if largest < smallest:
         raise RunError(
-            f"training.find_batch_size={largest} is the largest batch to try: expected at least "
-            f"datamodule.batch_size={smallest}, from which it is doubled"
+            f"training.find_batch_size={largest} is the largest batch size to try: expected at "
+            f"least datamodule.batch_size={smallest}, where the search starts"
         )
     trainer = pl.Trainer(**{**settings, **TRIAL})
     if trainer.world_size > 1:
         raise RunError(
-            "a batch size is found on one device: find it with trainer.devices=1, then give "
-            "datamodule.batch_size=…"
+            "the search for a batch size needs a single device: run it with trainer.devices=1, and "
+            "set the result as datamodule.batch_size=… for several devices"
         )
     found = Tuner(trainer).scale_batch_size(
         deepcopy(estimator),
@@ -70,8 +72,8 @@ def largest_batch_size(
     if found < smallest:
         raise RunError(
             f"batches of {smallest} images do not fit into memory: expected a smaller "
-            "datamodule.batch_size to begin with"
+            "datamodule.batch_size at the start"
         )
     datamodule.batch_size = found
-    log.info("batches of %d images", found)
+    log.info("batch size: %d images", found)
     return found

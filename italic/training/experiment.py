@@ -1,4 +1,4 @@
-"""From a configuration to its parts, and from a run directory back to its network."""
+"""Build the parts of a run from its configuration, and load trained weights."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from italic.training.named_code import check_code, named, targets
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether an error says of the user's input what is wrong with it: its text is enough.
+    """Whether an error reports invalid user input, so that its message suffices.
 
-    Others are errors of programs, in an estimator of one's own for example. Lightning and Hydra
-    raise ValueError and TypeError for settings of theirs, and for arguments that a class lacks.
+    Other errors are programming errors, for example in a user-defined estimator, and need a
+    traceback. ValueError and TypeError raised inside Lightning or Hydra report invalid settings or
+    unknown arguments of a class.
     """
     ours = (RunError, DataError, SettingError, ExtensionError, ModelError, InexactError, BPGError)
     if isinstance(error, (*ours, MisconfigurationException, OSError)):
@@ -46,35 +47,41 @@ def is_refusal(error: Exception) -> bool:
 
 
 def use_threads(number: int) -> None:
-    """Compute in as many threads of the processor; 0 leaves the choice to PyTorch.
+    """Set the number of CPU threads of PyTorch; 0 keeps PyTorch's default.
 
     Raises:
-        RunError: a negative number.
+        RunError: the number is negative.
     """
     if number < 0:
-        raise RunError(f"threads must be 0 (PyTorch's choice) or more; got {number}")
+        raise RunError(f"threads must be 0 (PyTorch's default) or more; got {number}")
     if number:
         torch.set_num_threads(number)
 
 
 def unroll(cfg: DictConfig) -> int:
-    """Steps of a training sample: as configured, else 2 for a recurrent network and 1 without."""
+    """Number of steps in a training sample; by default 2 for a recurrent network, else 1."""
     if cfg.masks.unroll is not None:
         return cfg.masks.unroll
     return 2 if cfg.model.get("recurrent") and cfg.steps > 1 else 1
 
 
 def whole_partitions(cfg: DictConfig) -> bool:
-    """Whether a configuration's network is trained on whole partitions."""
+    """Whether the network of a configuration is trained on whole partitions."""
     return getattr(named(cfg.model._target_), "whole_partitions", False)
 
 
 def build_datamodule(cfg: DictConfig) -> StepMasks:
-    """The DataModule of a run: its images, base code and masks."""
+    """The data module of a configuration: its images, base codes and masks.
+
+    Raises:
+        RunError: `masks.unroll` is set for a network that is trained on whole partitions.
+        SettingError: a setting is out of range.
+    """
     check_code(cfg)
     if whole_partitions(cfg) and cfg.masks.unroll is not None:
         raise RunError(
-            "the network is trained on whole partitions: expected masks.unroll=null, or model=rnan"
+            "masks.unroll does not apply to a network that is trained on whole partitions: "
+            "expected masks.unroll=null, or model=rnan"
         )
     settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
     settings["images"] = build_images(cfg)
@@ -91,14 +98,15 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
 
 
 def build_schedule(cfg: DictConfig) -> Schedule:
-    """Which pixels are coded in which step while the network of a configuration is trained.
+    """The schedule with which the network of a configuration is trained.
 
-    Its own `planned` sizes come later, with its model: until then those of `masks.plans`, if named.
+    The network's own `planned` sizes do not exist before its model is exported. Training uses the
+    plans of the model `masks.plans`, if set.
 
     Raises:
-        RunError: sizes for another number of steps, or `masks.plans` names a model that has none,
-            or for another order of the pixels.
-        ModelError: it names no model, or a damaged one.
+        RunError: `masks.sizes` belongs to another number of steps, or the model `masks.plans` has
+            no plans or another pixel order.
+        ModelError: the model `masks.plans` does not exist or is damaged.
     """
     masks = cfg.masks
     if OmegaConf.is_list(masks.sizes) and len(masks.sizes) != cfg.steps:
@@ -108,13 +116,13 @@ def build_schedule(cfg: DictConfig) -> Schedule:
         )
     if masks.plans is None:
         return Schedule(masks.order, masks.sizes, masks.exponent)
-    own = load_model(masks.plans).recipe.schedule
-    if not own.plans or own.order != masks.order:
+    planned = load_model(masks.plans).recipe.schedule
+    if not planned.plans or planned.order != masks.order:
         raise RunError(
             f"masks.plans names '{masks.plans}', which has no plans for the order {masks.order}: "
             "expected a model trained with masks.sizes=planned and this order"
         )
-    return Schedule(masks.order, "planned", masks.exponent, own.plans)
+    return Schedule(masks.order, "planned", masks.exponent, planned.plans)
 
 
 def build_images(cfg: DictConfig) -> ImageSource:
@@ -123,35 +131,35 @@ def build_images(cfg: DictConfig) -> ImageSource:
 
 
 def build_bases(cfg: DictConfig) -> list[BaseCode]:
-    """The base codes of a configuration: the rungs of a ladder, or the only one.
+    """The base codes of a configuration: the rungs of a ladder, or a single base code.
 
     Raises:
-        RunError: settings that make no base code, or a ladder without planned steps.
+        RunError: the settings of the base code are invalid, or a ladder has no planned steps.
     """
     base = _instantiated(cfg.base)
     if not isinstance(base, Ladder):
         return [base]
     if cfg.masks.sizes != "planned":
         raise RunError(
-            "which rung of a ladder suits how many steps is planned together with their sizes: "
-            "expected masks.sizes=planned, or a single base code"
+            "base=ladder needs planned steps, because planning selects the rung for each number of "
+            "steps: expected masks.sizes=planned, or a single base code"
         )
     return base.rungs
 
 
 def build_network(cfg: DictConfig) -> Network:
-    """The estimator network of a configuration, untrained.
+    """The untrained estimator network of a configuration.
 
     Raises:
-        RunError: settings that make none.
-        InexactError: it has layers that can't be made exact.
-        ExtensionError: it is not there, or its model file could not name it.
+        RunError: the settings of the network are invalid.
+        InexactError: the network has layers without an exact version.
+        ExtensionError: the class does not exist, or a model file could not name it.
     """
     check_code(cfg)
     network = _instantiated(cfg.model, **rungs(cfg))
     if not isinstance(network, Network):
         raise RunError(
-            f"{cfg.model._target_} is no estimator: expected a subclass of "
+            f"{cfg.model._target_} is not an estimator: expected a subclass of "
             "italic.models.network.Network, such as StepNetwork, see docs/extending.md"
         )
     check_layers(network)
@@ -159,21 +167,27 @@ def build_network(cfg: DictConfig) -> Network:
 
 
 def rungs(cfg: DictConfig) -> dict[str, int]:
-    """The argument of the network that says how many base codes there are, where it needs one."""
+    """The argument `rungs` of the network, its number of base codes, if the network needs it."""
     bases = build_bases(cfg)
     with_base = whole_partitions(cfg) and not isinstance(bases[0], NoBase)
     return {"rungs": len(bases)} if len(bases) > 1 or with_base else {}
 
 
 def build_estimator(cfg: DictConfig) -> Estimator:
-    """The LightningModule of a configuration, its network untrained."""
+    """The LightningModule of a configuration, with an untrained network.
+
+    Raises:
+        SettingError: a setting is out of range.
+        RunError: as `build_network`.
+    """
     settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
     check_at_least(1, {"steps": cfg.steps})
     check_at_least(0, {f"training.{name}": value for name, value in settings.items()})
     check_at_least(0, {"masks.unroll": unroll(cfg)})
-    for elsewhere in ("average_decay", "compile", "find_batch_size"):
-        settings.pop(elsewhere, None)  # runs of earlier versions lack some
-    # The layout in which convolutions are fastest, on processors and GPUs.
+    # These settings are not arguments of `Estimator`; configurations of earlier versions lack some.
+    for name in ("average_decay", "compile", "find_batch_size"):
+        settings.pop(name, None)
+    # Convolutions are fastest in this memory format, on CPUs and GPUs.
     network = build_network(cfg).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.training.compile:
         network.compile()
@@ -181,10 +195,11 @@ def build_estimator(cfg: DictConfig) -> Estimator:
 
 
 def load_network(run_dir: Path) -> Network:
-    """A run's result, its network with averaged weights, in evaluation mode, on the CPU.
+    """A run's best network, with averaged weights, in evaluation mode, on the CPU.
 
     Raises:
-        RunError: no run, no checkpoint, or weights that don't fit the configuration.
+        RunError: the directory is not a run directory or has no checkpoint, or the weights do not
+            match the configuration.
     """
     network = build_network(read_config(run_dir))
     path = find_result(run_dir)
@@ -200,59 +215,81 @@ def load_network(run_dir: Path) -> Network:
 
 
 def check_fit(module: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Refuse weights, of a checkpoint at this path, that a module does not have: RunError."""
-    own = module.state_dict()
-    unlike = [
+    """Check that the names and shapes of a checkpoint's weights match a module.
+
+    Args:
+        module: the module.
+        state: the weights.
+        path: path of the checkpoint, for the error message.
+
+    Raises:
+        RunError: names or shapes differ.
+    """
+    expected = module.state_dict()
+    different = [
         name
-        for name in dict.fromkeys([*own, *state])
-        if name not in own or name not in state or own[name].shape != state[name].shape
+        for name in dict.fromkeys([*expected, *state])
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
     ]
-    if unlike:
+    if different:
         raise RunError(
-            f"the weights in {path} are not those of the configuration's network, which differs "
-            f"in {unlike[0]}: expected the configuration that the run was started with"
+            f"the weights in {path} do not match the network of the configuration, which differs "
+            f"in {different[0]}: expected the configuration with which the run was started"
         )
 
 
 def begin_with(network: nn.Module, name: str) -> None:
-    """Give an untrained network the weights of a model; more groups or deep blocks change nothing.
+    """Warm-start an untrained network from an exported model.
 
-    Nor do fewer deep blocks, where those left out are silent: add a constant, whatever they see.
+    The network may have additional groups and blocks, which start as the identity. It may also lack
+    blocks of the model that are dead, that is, whose output is constant.
 
     Args:
-        network: without mask branches, if it has more groups than the model.
-        name: of a model, or the path of its file.
+        network: the untrained network; if it has more groups than the model, it must have no mask
+            branches.
+        name: name or file of the model.
 
     Raises:
-        RunError: a network that lacks what the model has.
-        ModelError: no such model, or a damaged one.
+        RunError: the parameters of the network and the model do not match.
+        ModelError: the model does not exist or is damaged.
     """
     exact = load_model(name).network
-    own = dict(network.named_parameters())
-    if any(key not in own for key, _ in exact.named_parameters()):
+    parameters = dict(network.named_parameters())
+    if any(key not in parameters for key, _ in exact.named_parameters()):
         drop_silent_blocks(exact)
     state = floating_state(exact)
-    unlike = [key for key in state if key not in own or own[key].shape != state[key].shape]
-    # What may be added begins as the identity: not so the features of the last step, and gates.
-    unlike += [
-        key for key in own if key not in state and (key.startswith("fuse.") or ".mask." in key)
+    different = [
+        key for key in state if key not in parameters or parameters[key].shape != state[key].shape
     ]
-    if unlike:
+    # Recurrence and gates can't be added to a trained network: they don't start as the identity.
+    different += [
+        key
+        for key in parameters
+        if key not in state and (key.startswith("fuse.") or ".mask." in key)
+    ]
+    if different:
         raise RunError(
-            f"the weights of '{name}' don't fit the network, which differs in {unlike[0]}: "
-            "expected the model's own settings under model=…, more groups or deep blocks, or "
-            "without its silent ones"
+            f"the weights of '{name}' don't fit the network, which differs in {different[0]}: "
+            "expected the settings of this model under model=…, optionally with more groups or "
+            "deep blocks, or without its dead blocks"
         )
     network.load_state_dict(state, strict=False)
     for index, group in enumerate(getattr(network, "groups", ())):
         if not any(key.startswith(f"groups.{index}.") for key in state):
             if not isinstance(group, ResidualGroup):
-                raise RunError(f"the weights of '{name}' lack the network's groups.{index}")
+                raise RunError(
+                    f"the weights of '{name}' lack the network's groups.{index}, which is not a "
+                    "ResidualGroup: expected only ResidualGroups as additional groups"
+                )
             group.become_identity()
 
 
 def _instantiated(cfg: DictConfig, **more: Any) -> Any:
-    """The object that a configuration node describes; what it refuses, in its own words."""
+    """The object that a configuration node describes.
+
+    Raises:
+        RunError: the class rejected its settings; the message is that of the class.
+    """
     try:
         settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -265,4 +302,4 @@ def _instantiated(cfg: DictConfig, **more: Any) -> Any:
         cause = error.__cause__
         if not isinstance(cause, Exception) or is_refusal(cause):
             raise RunError(str(cause or error)) from error
-    raise cause  # an error of the class's own: Hydra would show no traceback
+    raise cause  # a programming error: raised directly, because Hydra hides its traceback

@@ -1,4 +1,4 @@
-"""From a trained run to a model file: the exact network, calibrated on training images."""
+"""Export of a trained run to a model file: calibration of the exact network, planning of steps."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ from italic.training.meter import metered
 log = logging.getLogger(__name__)
 
 MODEL = "model.safetensors"  # in a run directory
-VERSION = 2  # of how it is made: models of another one are made anew
-CALIBRATION_IMAGES = 16  # training images, ...
-CALIBRATION_STEPS = (1, 4, 16)  # ... each coded in these numbers of steps
-PLANNING_IMAGES = 64  # training images that segments of the order are tried on
+VERSION = 2  # version of the export; models of another version are exported again
+CALIBRATION_IMAGES = 16  # training images for calibration
+CALIBRATION_STEPS = (1, 4, 16)  # numbers of steps in which each of them is coded
+PLANNING_IMAGES = 64  # training images on which the costs of segments are measured
 
 
 def exported(run_dir: Path) -> Model:
-    """The model of a run's result, made anew if that checkpoint or the configuration has changed.
+    """The model of a run's best checkpoint, exported again if checkpoint or configuration changed.
 
     Raises:
-        RunError: no run, no checkpoint, or one that the model file cannot be made from.
+        RunError: the directory is not a run directory, has no checkpoint, or the checkpoint does
+            not match the configuration.
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
@@ -50,7 +51,7 @@ def exported(run_dir: Path) -> Model:
         and card.is_file()
         and json.loads(card.read_text()).get("source_sha256") == source
     ):
-        card.unlink(missing_ok=True)  # a card never stands beside a model that it is not of
+        card.unlink(missing_ok=True)  # a card must never describe another model file
         sha256 = _export(run_dir, path)
         text = json.dumps({"sha256": sha256, "source_sha256": source}, indent=2)
         write_whole(card, text.encode())
@@ -61,61 +62,61 @@ def _export(run_dir: Path, path: Path) -> str:
     cfg = run_directory.read_config(run_dir)
     network = experiment.load_network(run_dir)
     bases = experiment.build_bases(cfg)
-    images = _some(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
-    log.info("making the exact model of %s, calibrated on %d training images", run_dir, len(images))
+    images = _subset(experiment.build_images(cfg).load("train"), CALIBRATION_IMAGES)
+    log.info("exporting %s: calibration on %d training images", run_dir, len(images))
 
-    made = recipe(cfg)
+    of_run = recipe(cfg)
 
-    def calibrate(untouched: Network) -> None:
+    def calibrate(floating: Network) -> None:
         for steps in CALIBRATION_STEPS:
             number = min(steps, images[0, ..., 0].size)
             for rung, base in enumerate(bases):
-                Codec(untouched, base, made.schedule, number, rung).encode(images)
+                Codec(floating, base, of_run.schedule, number, rung).encode(images)
 
     exact = calibrated(network, calibrate)
-    if silent := silent_blocks(exact):
+    if dead := silent_blocks(exact):
         log.warning(
-            "%d residual blocks never fire and cannot learn any more (%s, …): expected a "
-            "model.leak above 0, or a smaller learning rate",
-            len(silent),
-            silent[0],
+            "%d residual blocks are dead and cannot recover (%s, …): use model.leak above 0 or a "
+            "smaller learning rate",
+            len(dead),
+            dead[0],
         )
-    if made.sizes == "planned":
-        made = _planned(made, exact, bases, cfg)
-    return save_model(path, exact, made)
+    if of_run.sizes == "planned":
+        of_run = _planned(of_run, exact, bases, cfg)
+    return save_model(path, exact, of_run)
 
 
-def _planned(made: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
-    """The recipe with, for each number of steps, the rung and the sizes of least bits."""
-    images = _some(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
+def _planned(of_run: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:
+    """The recipe with the rung and the step sizes of fewest bits for each number of steps."""
+    images = _subset(experiment.build_images(cfg).load("train"), PLANNING_IMAGES)
     height, width = images.shape[1:3]
-    log.info("planning the steps on %d training images", len(images))
-    places = planning.nodes(height * width)
+    log.info("planning the step sizes on %d training images", len(images))
+    nodes = planning.nodes(height * width)
     plans: dict[str, list[int]] = {}
     rungs: dict[str, int] = {}
     least: dict[str, float] = {}
     for rung, base in enumerate(bases):
         codes = [base.encode(image) for image in images]
-        pictures = np.stack([base.decode(code, height, width) for code in codes])
-        costs = planning.segment_costs(exact, images, pictures, made.schedule, rung)
+        decoded = np.stack([base.decode(code, height, width) for code in codes])
+        costs = planning.segment_costs(exact, images, decoded, of_run.schedule, rung)
         for steps, path in planning.plans(costs).items():
             bits = 8 * sum(map(len, codes)) + sum(costs[a, b] for a, b in pairwise(path))
             if bits < least.get(str(steps), np.inf):
                 least[str(steps)], rungs[str(steps)] = bits, rung
-                plans[str(steps)] = np.diff(places[path]).tolist()
-    return replace(made, plans=plans, rungs=rungs if len(bases) > 1 else {})
+                plans[str(steps)] = np.diff(nodes[path]).tolist()
+    return replace(of_run, plans=plans, rungs=rungs if len(bases) > 1 else {})
 
 
-def _some(images: np.ndarray, count: int) -> np.ndarray:
+def _subset(images: np.ndarray, count: int) -> np.ndarray:
     return images[:: max(1, len(images) // count)][:count]
 
 
 def recipe(cfg: DictConfig) -> Recipe:
-    """What a model file holds of a run's configuration, without plans."""
+    """The part of a run's configuration that a model file stores, without plans."""
     network = dict(OmegaConf.to_container(cfg.model, resolve=True))  # type: ignore[arg-type]
     base = dict(OmegaConf.to_container(cfg.base, resolve=True))  # type: ignore[arg-type]
     with_base = base["_target_"] != _name(NoBase)
-    # A model file names the classes of its user alone.
+    # A model file stores class names only for user-defined classes.
     kinds = {_name(known): kind for kind, known in NETWORKS.items()}
     if network["_target_"] in kinds:
         network["kind"] = kinds[network.pop("_target_")]
@@ -138,17 +139,18 @@ def _name(kind: type) -> str:
 
 
 def publish(run_dir: Path, path: Path) -> None:
-    """Copy a run's model, and write its card beside it: what it is and how it was trained.
+    """Copy a run's model and write a model card beside it, which describes model and training.
 
-    What the run has not measured or logged is null on the card.
+    Values that the run has not measured or logged are null in the card.
 
     Args:
-        run_dir: of train.py.
-        path: its name ends in .safetensors; italic/weights/NAME.safetensors is found by NAME.
+        run_dir: run directory of train.py.
+        path: path of the copy, which ends in .safetensors; italic/weights/NAME.safetensors becomes
+            the installed model NAME.
 
     Raises:
         RunError: as `exported`.
-        DataError: the training images are not there to be counted.
+        DataError: the training images, which are counted for the card, can't be loaded.
     """
     model = exported(run_dir)
     cfg = run_directory.read_config(run_dir)
@@ -156,12 +158,12 @@ def publish(run_dir: Path, path: Path) -> None:
     checkpoint = run_directory.load_checkpoint(run_directory.find_result(run_dir))
     updates, counts = checkpoint["global_step"], metered(checkpoint)
     curve = _validation_curve(run_dir)
-    own = [point["bpsp"] for point in curve if point["updates"] == updates]
+    bpsp = [point["bpsp"] for point in curve if point["updates"] == updates]
     card = {
         "name": path.stem,
         "sha256": model.sha256,
         "licence": "Apache-2.0",
-        "validation_bpsp": own[-1] if own else None,
+        "validation_bpsp": bpsp[-1] if bpsp else None,
         "optimiser_steps": updates,
         "images_seen": counts.get("images"),
         "training_seconds": counts.get("seconds"),
@@ -177,7 +179,7 @@ def publish(run_dir: Path, path: Path) -> None:
 
 
 def _validation_curve(run_dir: Path) -> list[dict[str, float | None]]:
-    """Each validation's bpsp, the optimiser updates before it, and the seconds if logged."""
+    """bpsp, optimiser updates and seconds (None if not logged) of each validation."""
     return [
         {"updates": item.updates, "seconds": item.seconds, "bpsp": item.bpsp}
         for item in read_history(run_dir)

@@ -1,4 +1,4 @@
-"""What a training has taken so far: seconds, and images seen; and how fast it goes."""
+"""Callback that measures training time, number of images and throughput."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 
 class Meter(pl.Callback):
-    """Counts a training's seconds (validations included) and images, over all its resumed parts.
+    """Counts seconds (including validations) and images of a training, across resumes.
 
-    Logs `val/seconds` and `val/updates` (of the optimiser) at each validation; the counts are in
-    the checkpoints. A run that began without a meter gets none when it is resumed: its counts
-    would not be those of the whole. Logs `train/images_per_s` too: over the last `RECENT` batches,
-    of all processes, without validations.
+    It logs `val/seconds` and `val/updates` (optimiser updates) at each validation, and
+    `train/images_per_s`: the throughput of all processes over the last `RECENT` batches, without
+    validations. Checkpoints store the counts. If a run started without this callback, its counts
+    would be incomplete, so it is not metered after a resume either.
     """
 
     RECENT = 100
@@ -25,51 +25,52 @@ class Meter(pl.Callback):
     def __init__(self) -> None:
         self.running = False
         self.seconds, self.images = 0.0, 0
-        # When the last batches ended, and the images until then.
+        # (time, total number of images) at the end of each recent batch.
         self.recent: deque[tuple[float, int]] = deque(maxlen=self.RECENT + 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on from what the checkpoint holds, if any."""
+        """Start the clock at the seconds of the checkpoint, if there is one."""
         self.running = trainer.global_step == 0 or self.images > 0
         self.start = time.monotonic() - self.seconds
-        self._watch_anew()
+        self._restart_throughput()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, _: int
     ) -> None:
-        """Count the batch's images, in all processes."""
+        """Count the images of a batch in all processes, and log the throughput."""
         self.images += len(batch.image) * trainer.world_size
         self.recent.append((time.monotonic(), self.images))
         (then, before), (now, images) = self.recent[0], self.recent[-1]
-        rate = torch.tensor((images - before) / (now - then))  # on the CPU: a GPU is not waited for
+        # A CPU tensor, so that logging does not wait for the GPU.
+        rate = torch.tensor((images - before) / (now - then))
         pl_module.log("train/images_per_s", rate, prog_bar=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Training goes on from here."""
-        self._watch_anew()
+        """Exclude the validation from the throughput."""
+        self._restart_throughput()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the counts, unless it is the check before training."""
+        """Log the counts, except in the sanity check before training."""
         if self.running:
             pl_module.log("val/seconds", time.monotonic() - self.start, sync_dist=True)
-            # Lightning's own column `step` is ahead by one more in each resumed part.
+            # Lightning's column `step` gains an offset of one with each resume.
             pl_module.log("val/updates", float(trainer.global_step), sync_dist=True)
 
-    def _watch_anew(self) -> None:
+    def _restart_throughput(self) -> None:
         self.recent.clear()
         self.recent.append((time.monotonic(), self.images))
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts so far."""
+        """The counts, stored in a checkpoint."""
         if not self.running:
             return {}
         return {"seconds": time.monotonic() - self.start, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The counts of earlier parts."""
+        """Restore the counts of a checkpoint."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
 
 
 def metered(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The counts in a checkpoint, `seconds` and `images`; empty if there are none."""
+    """The counts `seconds` and `images` in a checkpoint; empty if it has no counts."""
     return checkpoint["callbacks"].get(Meter().state_key, {})

@@ -1,4 +1,4 @@
-"""Which code a configuration may name: ITALIC's own, and what the user has named."""
+"""Classes and functions that a configuration may name: ITALIC's and user-defined ones."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic.extensions import import_own, own
 
-# Packages whose classes any run's configuration may name: estimators, base codes, image sources.
+# Packages whose classes every configuration may name: estimators, base codes, image sources.
 ITALIC = ("italic.models.", "italic.coding.base_codes.base.", "italic.datamodules.")
 
 
 def import_own_code(cfg: DictConfig) -> None:
-    """Import what a configuration of the user's own names: runs and model files may use it then.
+    """Import the plugins that the user's configuration names, and allow their use.
+
+    Runs and model files may use these modules afterwards.
 
     Raises:
-        ExtensionError: it is not there, or a model file could not name it.
+        ExtensionError: a plugin does not exist, or a model file could not name it.
     """
     for name in _names(cfg):
         if "." in name:
@@ -26,13 +28,13 @@ def import_own_code(cfg: DictConfig) -> None:
 
 
 def check_code(cfg: DictConfig) -> None:
-    """Refuse what a run's configuration must not name, which may come from anywhere.
+    """Check that a run's configuration, which may be untrusted, names only allowed code.
 
-    It may name ITALIC's own estimators, base codes and image sources, and what is defined in
-    modules that the user has named, by a configuration of one's own or by ITALIC_IMPORT.
+    Allowed are ITALIC's estimators, base codes and image sources, and the contents of modules that
+    the user has named in a configuration or in ITALIC_IMPORT.
 
     Raises:
-        ExtensionError: it names something else, or what is not there.
+        ExtensionError: the configuration names other code, or code that does not exist.
     """
     for group in ("model", "base"):
         if group in cfg:
@@ -43,7 +45,7 @@ def check_code(cfg: DictConfig) -> None:
 
 
 def _names(cfg: DictConfig) -> Iterator[str]:
-    """The names of classes, functions and the pixel order in a configuration."""
+    """Names of the classes and functions in a configuration, and of its pixel order."""
     for group in ("model", "base", "datamodule"):
         if cfg.get(group) is not None:
             yield from targets(OmegaConf.to_container(cfg[group], resolve=True))
@@ -51,7 +53,7 @@ def _names(cfg: DictConfig) -> Iterator[str]:
 
 
 def targets(tree: Any) -> Iterator[str]:
-    """The names of classes and functions anywhere in a configuration, that Hydra would call."""
+    """All names of classes and functions in a configuration that Hydra would call."""
     if isinstance(tree, dict):
         if "_target_" in tree:
             yield str(tree["_target_"])
@@ -62,10 +64,14 @@ def targets(tree: Any) -> Iterator[str]:
 
 
 def named(name: str, kind: type = type) -> Any:
-    """The class that a configuration names, or for other kinds a function: ITALIC's or one's own.
+    """The ITALIC or user-defined class that a configuration names.
+
+    Args:
+        name: MODULE.NAME.
+        kind: type of the object; `object` allows functions too.
 
     Raises:
-        ExtensionError: it may not be named, or is not there.
+        ExtensionError: the name is not allowed, or the object does not exist.
     """
     if name.startswith(ITALIC):
         import_own(name.rpartition(".")[0])

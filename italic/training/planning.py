@@ -1,7 +1,8 @@
-"""Planned step sizes: the partitions of least bits, found from what segments cost.
+"""Planned step sizes: partitions of fewest bits, by dynamic programming over segment costs.
 
-After ARDM (Hoogeboom et al. 2021, arXiv 2110.02037, appendix on dynamic programming), with segment
-costs measured for a fixed pixel order.
+The method follows ARDM (Hoogeboom et al. 2021, arXiv 2110.02037, appendix on dynamic programming).
+The segment costs are measured for a fixed pixel order. A segment is a range of the order; its
+bounds are nodes.
 """
 
 from __future__ import annotations
@@ -12,32 +13,33 @@ import torch
 from italic.models.network import Network
 from italic.schedule import Schedule
 
-NODES = 96  # places, besides the beginning, where a step may end
-MOST_STEPS = 64  # that there are plans for
+NODES = 96  # number of quadratically spaced nodes, without the first
+MOST_STEPS = 64  # largest number of steps with a plan
 
 
 def nodes(pixels: int) -> np.ndarray:
-    """Where steps may end, int64 (G + 1,), strictly increasing from 0 to `pixels`; denser early.
+    """Possible bounds of steps, int64 (G + 1,), strictly increasing from 0 to `pixels`.
 
-    Among them are those where the nested order completes a lattice, its quincunx or half of that.
+    The nodes are denser at the start. They include the positions where the nested order completes a
+    lattice or its quincunx, and the positions halfway between.
     """
-    places = np.rint((np.arange(NODES + 1) / NODES) ** 2 * pixels).astype(np.int64)
+    quadratic = np.rint((np.arange(NODES + 1) / NODES) ** 2 * pixels).astype(np.int64)
     halves = pixels >> np.arange(int(pixels).bit_length())
-    return np.unique(np.concatenate([places, halves, 3 * halves // 4]))
+    return np.unique(np.concatenate([quadratic, halves, 3 * halves // 4]))
 
 
 @torch.inference_mode()
 def segment_costs(
     network: Network, images: np.ndarray, bases: np.ndarray, schedule: Schedule, rung: int = 0
 ) -> np.ndarray:
-    """What coding a segment of the order in one step costs, all before it being known.
+    """Bits of each segment of the order, coded in one step after all pixels before it.
 
     Args:
-        network: an estimator, in evaluation mode.
+        network: an estimator in evaluation mode.
         images: uint8 (N, H, W, 3).
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
-        schedule: has the order of the pixels; its sizes don't count.
-        rung: number of the base code among those that the network knows.
+        schedule: schedule with the pixel order; its sizes are ignored.
+        rung: index of the base code in the model's list of base codes.
 
     Returns:
         float64 (G, G + 1): bits, summed over the images, of the pixels from node a to node b; the
@@ -51,7 +53,7 @@ def segment_costs(
     strides = whole.strides_of_steps(network.largest_stride)
     costs = np.full((len(places) - 1, len(places)), np.inf)
     for start, place in enumerate(places[:-1]):
-        # All ends whose segments the network is given on the same lattice, in one application.
+        # One pass serves all segment ends for which the network uses the same lattice.
         for stride in np.unique(strides[start:]):
             ends = start + 1 + np.flatnonzero(strides[start:] == stride)
             last = places[ends[-1]]
@@ -68,16 +70,16 @@ def segment_costs(
 
 
 def plans(costs: np.ndarray, most_steps: int = MOST_STEPS) -> dict[int, list[int]]:
-    """The partitions of least cost for each number of steps.
+    """The partition of least cost for each number of steps.
 
-    `C[0][0] = 0; C[j][e] = min over s < e of C[j−1][s] + cost(s, e)`.
+    The recurrence is `C[0][0] = 0; C[j][e] = min over s < e of C[j−1][s] + cost(s, e)`.
 
     Args:
-        costs: float (G, G + 1), as from `segment_costs`.
-        most_steps: largest number of steps, at most G.
+        costs: float (G, G + 1), the result of `segment_costs`.
+        most_steps: largest number of steps; it is reduced to G if larger.
 
     Returns:
-        For each number of steps K from 1, the K + 1 indices of the nodes that bound them.
+        For each number of steps K from 1, the indices of the K + 1 nodes that bound its steps.
     """
     count = costs.shape[0]
     best = np.concatenate([[0.0], np.full(count, np.inf)])

@@ -1,4 +1,4 @@
-"""Going on with a run: it keeps its own configuration, of which little may be changed."""
+"""Resuming a run with its stored configuration, of which only some settings may change."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from italic.config import BASES, IMAGES, MODELS, DataModuleConfig, TrainConfig
 from italic.run_directory import CONFIG, RunError, read_config
 
 NEW, RESUMED = "train", "resume"  # primary configurations in conf/
-NODE = "resumed_run"  # which conf/resume.yaml extends
-# What the run takes from its optimiser's state, whatever its configuration says.
+NODE = "resumed_run"  # name of the run's configuration, which conf/resume.yaml extends
+# Settings that are restored from the optimiser's state in the checkpoint.
 IN_CHECKPOINT = (
     "training.learning_rate",
     "training.body_learning_rate",
     "training.weight_decay",
 )
-# What may change: how training goes on, not what is trained, nor what its validation bpsp is of.
+# Settings that may change: those that affect neither the network nor the validation set.
 MAY_CHANGE = (
     *("trainer.", "training.", "logger.", "datamodule.", "seed", "threads"),
     *("masks.unroll", "masks.min_steps", "masks.max_steps"),
 )
-STAYS = (
+# Exceptions from `MAY_CHANGE`.
+FIXED = (
     *("datamodule.images.", "datamodule.eval_limit", "datamodule.by_heart"),
     "training.find_batch_size",
 )
 
 
 def configure(words: Sequence[str]) -> str:
-    """The name of the primary configuration for train.py's command line.
+    """The name of the primary Hydra configuration for the command line of train.py.
 
-    For resume=RUN_DIR it is `RESUMED`, which then stands for the configuration of that run: Hydra
-    composes the other words with it.
+    For resume=RUN_DIR it is `RESUMED`. The run's configuration is then registered with Hydra, which
+    applies the other overrides to it.
 
     Raises:
-        RunError: no run lies there, or what the words change can't be changed in it.
+        RunError: RUN_DIR is not a run directory, or an override cannot be applied to a resumed run.
     """
     overrides = _overrides(words)
     resume = next((item for item in overrides if item.get_key_element() == "resume"), None)
@@ -52,48 +53,51 @@ def configure(words: Sequence[str]) -> str:
     if not run_dir:  # of a variable that is not set; as a path it would be the current folder
         raise RunError("resume names no run: expected resume=RUN_DIR")
     if any(item.get_key_element() == "weights" for item in overrides):
-        raise RunError("resume goes on with the run's own weights: leave out weights=…")
+        raise RunError("a resumed run continues with its own weights: leave out weights=…")
     cfg = _typed(Path(run_dir))
     for item in overrides:
         key = item.key_or_group
         group = OmegaConf.is_dict(OmegaConf.select(cfg, key)) or key in ("experiment", "debug")
         if not key.startswith("hydra") and (item.is_add() or item.is_delete() or group):
             raise RunError(
-                f"'{item.input_line}' can't be changed in a resumed run: it goes on with its own "
-                "configuration; single values such as trainer.max_epochs=… may be given"
+                f"'{item.input_line}' can't be applied to a resumed run, which keeps its "
+                "configuration: expected only single values such as trainer.max_epochs=…"
             )
     ConfigStore.instance().store(name=NODE, node=cfg)
     return RESUMED
 
 
 def resumed(cfg: DictConfig) -> DictConfig:
-    """The configuration that a run goes on with.
+    """The configuration of a resumed run.
 
     Args:
-        cfg: its own with changes, as composed after `configure`.
+        cfg: the run's configuration with overrides, as composed after `configure`.
 
     Raises:
-        RunError: one of the changes is none that a run can take.
+        RunError: an override cannot be applied to a resumed run.
     """
     before = dict(_leaves(OmegaConf.to_container(_typed(Path(cfg.resume)))))
     cfg.resume = before["resume"]
     after = dict(_leaves(OmegaConf.to_container(cfg)))
     for key in [key for key in after if key not in before or after[key] != before[key]]:
         if key in IN_CHECKPOINT:
-            raise RunError(f"{key} comes with the run's checkpoint: it can't be changed")
-        # A folder may have moved: texts say where images lie.
-        place = key.startswith("datamodule.images.") and isinstance(before.get(key), str)
-        place = place and not key.endswith("_target_")
-        if not place and (not key.startswith(MAY_CHANGE) or key.startswith(STAYS)):
             raise RunError(
-                f"{key} can't be changed in a resumed run: its weights and its validation bpsp "
-                f"belong to {before.get(key)}; expected settings of trainer, logger or the loader"
+                f"{key} can't be changed in a resumed run, which restores it from its checkpoint: "
+                f"leave out {key}=…"
+            )
+        # The image folder may have moved; string settings of image sources are paths.
+        is_path = key.startswith("datamodule.images.") and isinstance(before.get(key), str)
+        is_path = is_path and not key.endswith("_target_")
+        if not is_path and (not key.startswith(MAY_CHANGE) or key.startswith(FIXED)):
+            raise RunError(
+                f"{key} can't be changed in a resumed run, whose weights and validation bpsp "
+                f"depend on {before.get(key)}: expected settings of trainer, logger or data loader"
             )
     return cfg
 
 
 def _overrides(words: Sequence[str]) -> list[Override]:
-    """Those among the words of a command line; what can't be read, Hydra refuses later."""
+    """The overrides among command-line words; invalid ones are left for Hydra to reject."""
     parser = OverridesParser.create()
     found = []
     for word in words:
@@ -106,7 +110,11 @@ def _overrides(words: Sequence[str]) -> list[Override]:
 
 
 def _typed(run_dir: Path) -> DictConfig:
-    """A run's configuration with the types that its keys are declared with; RunError."""
+    """A run's configuration with the declared types of its keys.
+
+    Raises:
+        RunError: the directory is not a run directory, or its configuration is invalid.
+    """
     cfg = read_config(run_dir)
     schema = OmegaConf.structured(TrainConfig)
     schema.datamodule = DataModuleConfig
@@ -118,13 +126,13 @@ def _typed(run_dir: Path) -> DictConfig:
         merged = OmegaConf.merge(schema, cfg)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{run_dir / CONFIG} is no configuration of a run: {reason}") from error
+        raise RunError(f"{run_dir / CONFIG} is not the configuration of a run: {reason}") from error
     assert isinstance(merged, DictConfig)
     return merged
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys with dots, and their values, of a configuration."""
+    """Dotted keys of a configuration and their values."""
     if not isinstance(tree, dict):
         yield prefix, tree
         return

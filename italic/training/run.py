@@ -1,4 +1,4 @@
-"""One training run: directory, loggers, callbacks, trainer."""
+"""A training run: directory, loggers, callbacks and trainer."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ log = logging.getLogger(__name__)
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,  # time by part of the training loop
-    "advanced": AdvancedProfiler,  # by Python function
-    "pytorch": PyTorchProfiler,  # by operator, with a trace
+    "advanced": AdvancedProfiler,  # time by Python function
+    "pytorch": PyTorchProfiler,  # time by operator, with a trace
 }
-# Of `trainer.precision`: those that keep the weights in float32.
+# Values of `trainer.precision` that keep the weights in float32.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
 
 def train(cfg: DictConfig) -> float:
-    """Train as configured, in Hydra's output directory, or go on with the run in `cfg.resume`.
+    """Train a new run in Hydra's output directory, or resume the run in `cfg.resume`.
 
-    The run's result is the checkpoint of least validation bpsp, best.ckpt: it is what is exported.
+    The result of a run is the checkpoint of least validation bpsp, best.ckpt, which is exported.
 
     Args:
-        cfg: of a new run, or of one to go on with, see `italic.training.resuming`.
+        cfg: configuration of a new or a resumed run, see `italic.training.resuming`.
 
     Returns:
-        The validation bpsp of the result, the least of all of the run's; NaN without a validation.
+        The least validation bpsp of the run; NaN without a validation.
 
     Raises:
-        RunError: a resumed run that is none, changes that a resumed run can't take, a run of a
-            sweep that would start processes, or settings of the trainer that it can't follow.
+        RunError: `resume` does not name a run directory, an override cannot be applied to a resumed
+            run, a run of a sweep would start processes, or trainer settings are not supported.
     """
     hydra_cfg = HydraConfig.get()
     run_dir = Path(hydra_cfg.runtime.output_dir)
@@ -74,19 +74,20 @@ def train(cfg: DictConfig) -> float:
         named_code.import_own_code(cfg)
     else:
         if hydra_cfg.mode == RunMode.MULTIRUN:
-            raise RunError("resume goes on with one run: leave out -m")
+            raise RunError("resume continues a single run: leave out -m")
         run_dir = Path(cfg.resume)
         cfg = resumed(cfg)
         path = run_directory.find_checkpoint(run_dir)
         checkpoint = run_directory.load_checkpoint(path)
-    # The run keeps what this machine has made of it, also when another reads its configuration.
+    # Store the resolved precision, so that a resume on another machine uses the same one.
     cfg.trainer.precision = cfg.trainer.precision
     settings = _trainer_settings(cfg, run_dir)
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
     if cfg.threads:
-        os.environ["OMP_NUM_THREADS"] = str(cfg.threads)  # or Lightning sets it for its processes
-    # A run that goes on must not draw again what it has drawn.
+        # Otherwise Lightning sets it for the processes that it starts.
+        os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
+    # A resumed run must not repeat its random numbers.
     updates = 0 if checkpoint is None else int(checkpoint["global_step"])
     pl.seed_everything(cfg.seed + updates, workers=True, verbose=False)
     estimator = experiment.build_estimator(cfg)
@@ -97,13 +98,14 @@ def train(cfg: DictConfig) -> float:
     datamodule = experiment.build_datamodule(cfg)
     if checkpoint is None and cfg.training.find_batch_size:
         cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
-    checkpoints = Checkpoints(goes_on=path is not None)
-    callbacks = [_Beginning(cfg, run_dir), checkpoints, *_callbacks(cfg)]
+    checkpoints = Checkpoints(resumes=path is not None)
+    callbacks = [_SaveConfig(cfg, run_dir), checkpoints, *_callbacks(cfg)]
     trainer = pl.Trainer(**settings, logger=False, callbacks=callbacks)
     if hydra_cfg.mode == RunMode.MULTIRUN and _starts_processes(trainer):
         raise RunError(
-            "a run of a sweep trains in one process here (each process that it starts would start "
-            "the whole sweep again): leave out -m, or add trainer.devices=1 trainer.num_nodes=1"
+            "a run of a sweep must train in one process, because each additional process would "
+            "start the whole sweep again: leave out -m, or add trainer.devices=1 "
+            "trainer.num_nodes=1"
         )
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.WARNING)
@@ -112,8 +114,8 @@ def train(cfg: DictConfig) -> float:
         trainer.fit(estimator, datamodule, ckpt_path=path, weights_only=True)
         if trainer.global_step == updates:
             log.warning(
-                "nothing was trained: the run has reached its end after %d updates; a larger "
-                "trainer.max_epochs, max_steps or max_time moves it",
+                "nothing was trained, because the run has ended after %d updates: increase "
+                "trainer.max_epochs, max_steps or max_time to train longer",
                 updates,
             )
         log.info(
@@ -131,16 +133,17 @@ def train(cfg: DictConfig) -> float:
 
 
 def _starts_processes(trainer: pl.Trainer) -> bool:
-    """Whether training starts more processes with the command that started this one."""
+    """Whether the trainer starts additional processes with the command of this process."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     several = trainer.num_devices * trainer.num_nodes > 1
     return several and environment is not None and not environment.creates_processes_externally
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Exponential moving average that begins as a mean of what there is, for short trainings.
+    """An exponential moving average with a warm-up of the decay, for short trainings.
 
-    After n updates the decay is (1 + n)/(10 + n), up to `decay`: about a tenth of a short training.
+    After n updates the decay is (1 + n)/(10 + n), up to `decay`. So in a short training the average
+    covers about the last tenth of the updates.
     """
 
     @torch.no_grad()
@@ -152,71 +155,72 @@ def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, also where the temporary folder is another disk.
+    """Writes checkpoints atomically.
 
-    Lightning's own moves them from that folder, which is then a copy that may be cut short.
+    Lightning writes to the temporary folder and moves the file. If that folder is on another disk,
+    the move is a copy, which may be interrupted.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint atomically."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
-class _Beginning(Callback):
-    """Writes the run's configuration when training begins: a refused start changes nothing."""
+class _SaveConfig(Callback):
+    """Writes the configuration when training starts, so that a failed start changes nothing."""
 
     def __init__(self, cfg: DictConfig, run_dir: Path) -> None:
         self.cfg, self.run_dir = cfg, run_dir
 
     def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Write it."""
+        """Write the configuration."""
         if trainer.is_global_zero:
             write_whole(self.run_dir / CONFIG, OmegaConf.to_yaml(self.cfg).encode())
         log.info("training in %s, after %d updates", self.run_dir, trainer.global_step)
 
 
 class Checkpoints(Callback):
-    """Saves last.ckpt at each validation and at the end, best.ckpt at that of least bpsp.
+    """Saves last.ckpt at each validation and at the end, and best.ckpt at the least bpsp.
 
-    Training ends with a validation, so that its last weights are compared too. After it the network
-    has the weights of best.ckpt. Place it before the callback that averages the weights, which
-    swaps them when training ends.
+    Training ends with a validation, so that the final weights are compared too. After training, the
+    network has the weights of best.ckpt. This callback must precede the callback that averages the
+    weights, which swaps the weights at the end of training.
 
     Args:
-        goes_on: whether the run is resumed: it keeps its best, wherever its directory is now.
+        resumes: whether the run is resumed and continues from its best checkpoint.
 
     Attributes:
-        bpsp: the least so far, that of best.ckpt; NaN before the first validation.
+        bpsp: least validation bpsp so far, that of best.ckpt; NaN before the first validation.
     """
 
-    def __init__(self, goes_on: bool = False) -> None:
-        self.goes_on = goes_on
+    def __init__(self, resumes: bool = False) -> None:
+        self.resumes = resumes
         self.bpsp = math.nan
 
     def on_fit_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Go on from the best of a resumed run."""
+        """Restore the least bpsp of a resumed run."""
         best = self._path(trainer, BEST)
-        if self.goes_on and best.is_file():
+        if self.resumes and best.is_file():
             saved = run_directory.load_checkpoint(best)["callbacks"]
             own = saved.get(self.state_key, {}).get("bpsp")
-            # Runs of earlier versions have what Lightning's own callback knew when it saved.
+            # Runs of earlier versions have the score in the state of Lightning's own callback.
             earlier = [
                 state["current_score"] for state in saved.values() if "current_score" in state
             ]
             self.bpsp = float(next(iter(earlier), math.nan) if own is None else own)
 
     def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """A new run takes the place of one that its directory held."""
-        if trainer.is_global_zero and not self.goes_on:
+        """Delete the checkpoints of an earlier run in the directory of a new run."""
+        if trainer.is_global_zero and not self.resumes:
             for name in (BEST, LAST):
                 self._path(trainer, name).unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """After the last batch Lightning shall stop, which it does with a validation."""
+        """Stop after the last batch, which makes Lightning run a validation."""
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or (last_epoch and trainer.is_last_batch):
             trainer.should_stop = True
@@ -224,7 +228,7 @@ class Checkpoints(Callback):
                 trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Save, unless it is the check before training."""
+        """Save checkpoints, except in the sanity check before training."""
         if trainer.sanity_checking:
             return
         bpsp = float(trainer.callback_metrics["val/bpsp"])
@@ -234,17 +238,17 @@ class Checkpoints(Callback):
         self._save(trainer, LAST)
 
     def on_train_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Save."""
+        """Save the last checkpoint."""
         self._save(trainer, LAST)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The curve that the report shows is the result's."""
+        """Load the best weights, so that the curve in the report belongs to the result."""
         path = self._path(trainer, BEST)
         if path.is_file():
             pl_module.load_state_dict(run_directory.load_checkpoint(path)["state_dict"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The least bpsp so far."""
+        """The least bpsp, stored in a checkpoint."""
         return {"bpsp": self.bpsp}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
@@ -255,13 +259,13 @@ class Checkpoints(Callback):
 
 
 class CostNotice(Callback):
-    """Says early what a long training on a CPU will cost, and names the model made for it."""
+    """Warns early if training on a CPU would take long, and recommends the model for CPUs."""
 
     HOURS = 6.0
-    STEP = 2  # the first steps warm up
+    STEP = 2  # update that is timed; earlier ones include start-up costs
 
     def __init__(self) -> None:
-        self.told = False
+        self.checked = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock."""
@@ -270,35 +274,36 @@ class CostNotice(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Speak up once, if the training will be long."""
+        """Warn once if training would take longer than `HOURS`."""
         bounded = any(isinstance(item, Timer) for item in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.global_step < self.STEP or self.told:
+        if trainer.global_step < self.STEP or self.checked:
             return
-        self.told = True
+        self.checked = True
         if pl_module.device.type != "cpu" or bounded:
             return
         seconds = (time.perf_counter() - self.start) * trainer.accumulate_grad_batches
         hours = seconds * float(trainer.estimated_stepping_batches) / 3600
         if hours > self.HOURS:
             log.warning(
-                "a training step takes %.1f s on this CPU, the whole training about %.0f hours; "
-                "model=lattice is made for a CPU, trainer.max_time=00:01:00:00 sets a bound",
+                "a training step takes %.1f s on this CPU, so training takes about %.0f hours: use "
+                "model=lattice, which is faster on CPUs, or set trainer.max_time=00:01:00:00",
                 seconds,
                 hours,
             )
 
 
 def _trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    """The Trainer's arguments but for loggers and callbacks; a profiler writes to the run.
+    """The arguments of the Trainer except loggers and callbacks.
 
     Raises:
-        RunError: a training of no or endless length, or a precision or profiler that there isn't.
-        SettingError: an interval of nothing.
+        RunError: the length of the training is zero or unbounded, or the precision, the profiler or
+            another setting is not supported.
+        SettingError: an interval is below 1.
     """
     settings = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
     if str(settings["precision"] or "32") not in PRECISIONS:
         raise RunError(
-            f"trainer.precision={settings['precision']} would hold the weights in another type: "
+            f"trainer.precision={settings['precision']} does not keep the weights in float32: "
             "expected 32-true, bf16-mixed or 16-mixed"
         )
     _check_length(settings)
@@ -307,35 +312,42 @@ def _trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             check_at_least(1, {f"trainer.{name}": settings[name]})
     for name in ("limit_train_batches", "val_check_interval"):
         if settings[name] == 0:
-            raise RunError(f"trainer.{name} must be above 0: a number of batches, or a share")
+            raise RunError(
+                f"trainer.{name} must be above 0: expected a number of batches, or a fraction"
+            )
     if settings["fast_dev_run"] or settings["barebones"]:
         raise RunError(
-            "trainer.fast_dev_run and trainer.barebones leave no checkpoint: expected debug=fast"
+            "trainer.fast_dev_run and trainer.barebones save no checkpoint: use debug=fast instead"
         )
     settings["plugins"] = [WholeCheckpoints(), *(settings["plugins"] or [])]
     settings["default_root_dir"] = run_dir
-    settings["enable_checkpointing"] = False  # Lightning's own; see `Checkpoints`
+    settings["enable_checkpointing"] = False  # `Checkpoints` replaces Lightning's callback
     name = settings["profiler"]
     if name is not None:
         if name not in PROFILERS:
-            raise RunError(f"no profiler '{name}': expected trainer.profiler={'|'.join(PROFILERS)}")
+            raise RunError(
+                f"unknown profiler '{name}': expected trainer.profiler={'|'.join(PROFILERS)}"
+            )
         settings["profiler"] = PROFILERS[name](dirpath=run_dir, filename="profile")
     return settings
 
 
 def _check_length(settings: dict[str, Any]) -> None:
-    """Refuse a training that would not begin, or not end and so never lower its learning rates."""
+    """Check that the length of training is positive and bounded.
+
+    The learning rates depend on the length; without a bound they would never decay.
+    """
     epochs, steps, time_limit = (settings[f"max_{name}"] for name in ("epochs", "steps", "time"))
     for name, number in (("epochs", epochs), ("steps", steps)):
         if number is not None and number != -1 and number < 1:
             raise RunError(
-                f"trainer.max_{name} must be 1 or more, or -1 for no such bound; got {number}"
+                f"trainer.max_{name} must be 1 or more, or -1 for no limit; got {number}"
             )
     if time_limit is not None and not (Timer(time_limit).time_remaining() or 0) > 0:
         raise RunError(f"trainer.max_time must be above 0 (DD:HH:MM:SS); got {time_limit}")
     if epochs == -1 and steps == -1 and time_limit is None:
         raise RunError(
-            "a training without an end never lowers its learning rates: expected one of "
+            "training without an end never decays its learning rates: expected one of "
             "trainer.max_epochs, trainer.max_steps and trainer.max_time"
         )
 

@@ -1,4 +1,4 @@
-"""The runs of a sweep (train.py -m …): what became of each, in one table."""
+"""Hydra callback that collects the results of a sweep (train.py -m …) in a table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 
-OUTCOME = "outcome.json"  # in a run's directory
-TABLE = "sweep.csv"  # in the sweep's
-NOT_ENDED = "not ended"  # a run that was killed, or still trains
+OUTCOME = "outcome.json"  # file in the directory of each run
+TABLE = "sweep.csv"  # file in the directory of the sweep
+NOT_ENDED = "not ended"  # error of a run that was killed or is still training
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run's overrides, best validation bpsp (None without one), seconds, and why it failed."""
+    """The result of a run.
+
+    Attributes:
+        overrides: Hydra overrides of the run.
+        bpsp: best validation bpsp; None without a validation.
+        seconds: duration of the run.
+        error: reason of a failure; None if the run succeeded.
+    """
 
     overrides: list[str]
     bpsp: float | None
@@ -41,21 +48,21 @@ class Outcome:
 
 
 class Sweep(Callback):
-    """Hydra's callback: writes the table whenever a run ends, prints it after the last one.
+    """Writes the table after each run and prints it after the last run.
 
-    A run that fails does not end the sweep, but the command fails when all have run.
+    A failed run does not end the sweep, but the command fails after the last run.
     """
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Start the clock."""
+        """Start the clock of a run."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            # Joblib's workers start processes in a way that others, such as a pool's, don't know.
+            # Joblib's workers set a start method that other process pools do not support.
             multiprocessing.set_start_method(None, force=True)
             self.start = time.monotonic()
             self._record(config, None, NOT_ENDED)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Record what became of the run."""
+        """Record the result of a run."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         bpsp, reason = None, None
@@ -65,7 +72,7 @@ class Sweep(Callback):
             reason = " ".join(str(error).split()) or type(error).__name__
             expected = isinstance(error, RunError)
             log.error("this run failed: %s", reason, exc_info=None if expected else error)
-        # Hydra would end the sweep at a run that failed, and Optuna at one without a number.
+        # Hydra would end the sweep after a failed run, and Optuna after a run without a bpsp.
         job_return.status = JobStatus.COMPLETED
         job_return.return_value = bpsp if bpsp is not None and math.isfinite(bpsp) else None
         self._record(config, job_return.return_value, reason)
@@ -77,7 +84,7 @@ class Sweep(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         rows = table(sweep_dir)
         if not rows:
-            sys.exit("train.py: the sweep has no runs: does a glob match nothing?")
+            sys.exit("train.py: the sweep has no runs: check that each glob(…) matches a choice")
         write_table(rows, sweep_dir / TABLE)
         print(f"\n{printed(rows)}\n")
         best = rows[0]
@@ -86,7 +93,10 @@ class Sweep(Callback):
             print(f"best: {path}, {best['bpsp']:.4f} bpsp")
         print(f"the table is in {shlex.quote(str(sweep_dir / TABLE))}")
         if failed := [row for row in rows if row["error"]]:
-            sys.exit(f"train.py: {len(failed)} of {len(rows)} runs failed, see the table's errors")
+            sys.exit(
+                f"train.py: {len(failed)} of {len(rows)} runs failed: see the column `error` of "
+                "the table"
+            )
 
     def _record(self, config: DictConfig, bpsp: float | None, error: str | None) -> None:
         seconds = time.monotonic() - self.start
@@ -96,10 +106,11 @@ class Sweep(Callback):
 
 
 def table(sweep_dir: Path) -> list[dict[str, Any]]:
-    """A row for each run below a directory, the best first, those without a bpsp last.
+    """One row for each run of a sweep, by ascending bpsp; runs without a bpsp are last.
 
     Returns:
-        Its directory, the overrides in which runs differ by key, bpsp, seconds, error.
+        Rows with the columns directory, one column per override key in which runs differ, bpsp,
+        seconds and error.
     """
     outcomes = {
         path.parent.relative_to(sweep_dir).as_posix(): Outcome(**json.loads(path.read_text()))
@@ -125,7 +136,7 @@ def table(sweep_dir: Path) -> list[dict[str, Any]]:
 
 
 def printed(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table with aligned columns; those that say nothing are left out."""
+    """A table as text with aligned columns; empty columns are omitted."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -60,7 +60,7 @@ def test_silent_blocks_may_be_left_out(attention: bool, silent: int, tmp_path: P
     smaller = RNAN(**{**settings, "deep": 1})
     begin_with(smaller, str(path))
     assert (means(smaller) - means(network)).abs().max() < 0.1
-    with pytest.raises(RunError, match="or without its silent ones"):
+    with pytest.raises(RunError, match="or without its dead blocks"):
         begin_with(RNAN(**{**settings, "deep": 0}), str(path))
 
 

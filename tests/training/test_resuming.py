@@ -47,7 +47,7 @@ def composed(*words: str) -> DictConfig:
         ("datamodule.images.size=4", "images.size can't"),
         ("datamodule.images._target_=os.system", "_target_ can't"),
         ("datamodule.eval_limit=2", "eval_limit can't"),
-        ("training.weight_decay=0", "comes with the run's checkpoint"),
+        ("training.weight_decay=0", "restores it from its checkpoint"),
         ("training.find_batch_size=64", "find_batch_size can't"),
         ("model=rnan", "single values"),
         ("debug=fast", "single values"),
@@ -75,11 +75,11 @@ def test_a_configuration_that_is_not_the_checkpoints_is_refused(run: Path, tmp_p
     cfg.model.features = 16
     OmegaConf.save(cfg, path / "config.yaml")
     before = files(path)
-    with pytest.raises(RunError, match=r"last\.ckpt are not those of"):
+    with pytest.raises(RunError, match=r"last\.ckpt do not match"):
         trained(f"resume={path}", "trainer.max_steps=5")
     assert files(path) == before
     (path / "config.yaml").write_text("hydra: {callbacks: {a: {_target_: os.system}}}")
-    with pytest.raises(RunError, match="is no configuration of a run"):
+    with pytest.raises(RunError, match="is not the configuration of a run"):
         configure([f"resume={path}"])
 
 
@@ -146,7 +146,7 @@ def test_a_checkpoint_cannot_run_code(run: Path, tmp_path: Path) -> None:
         file = path / "checkpoints" / name
         torch.save({**load_checkpoint(file), "more": Call()}, file)
     for use in (lambda: trained(f"resume={path}", "trainer.max_steps=9"), lambda: exported(path)):
-        with pytest.raises(RunError, match="damaged, or no checkpoint") as error:
+        with pytest.raises(RunError, match="damaged or not a checkpoint") as error:
             use()
         assert len(str(error.value)) < 400
     assert not (tmp_path / "made").exists()
