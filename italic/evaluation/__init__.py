@@ -1,1 +1,1 @@
-"""The evaluation: curves, classical codecs, figures, dashboards."""
+"""Evaluation of models: model and image sources, and the modes of evaluate.py."""

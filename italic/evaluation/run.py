@@ -1,4 +1,4 @@
-"""What evaluate.py does: find the models and the images, then measure or draw as asked."""
+"""An evaluation: check the configuration, load models and images, and run a mode."""
 
 from __future__ import annotations
 
@@ -36,27 +36,30 @@ MODES: dict[str, Callable[[Inputs], None]] = {
     "progressive": progressive.measure,
 }
 
-LEAST = {"limit": 0, "batch_size": 1, "timed": 0, "pictures": 0}  # numbers under `evaluate`
+# Minima of numbers in the group `evaluate`.
+LEAST = {"limit": 0, "batch_size": 1, "timed": 0, "pictures": 0}
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Do what `mode` says with the models of a run, of several, or of files, on the same images.
+    """Run the mode `cfg.mode` with the models of runs or model files on the same images.
 
     Raises:
-        RunError: an unknown mode, or a number out of range; no model is named or found, they don't
-            share their images, or what the mode refuses.
-        ModelError: a model file that is unknown or damaged.
+        RunError: the mode is unknown, a number is out of range, no model is named or found, the
+            models were trained on different images, or the mode does not support the input.
+        ModelError: a model file does not exist or is damaged.
     """
     if cfg.mode not in MODES:
         raise RunError(f"unknown mode '{cfg.mode}': expected mode={'|'.join(MODES)}")
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
     if cfg.logger.same_run and cfg.ckpt_path is None:
-        raise RunError("logger.same_run=true logs to a training's W&B run: name it by ckpt_path=…")
+        raise RunError(
+            "logger.same_run=true logs to the W&B run of a training: expected ckpt_path=RUN_DIR"
+        )
     for key, least in LEAST.items():
         if cfg.evaluate[key] < least:
             raise RunError(f"evaluate.{key} must be {least} or more; got {cfg.evaluate[key]}")
-    if cfg.datamodule is not None:  # the user's own, other than what a run's configuration names
+    if cfg.datamodule is not None:  # given by the user, so it may name plugins
         named_code.import_own_code(cfg)
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
@@ -70,13 +73,13 @@ def evaluate(cfg: DictConfig) -> None:
     pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))
     if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
         raise RunError(
-            f"steps must be a list of numbers from 1 to {pixels}, the pixels of an image"
+            f"steps must be a list of numbers from 1 to {pixels}, the number of pixels of an image"
         )
     models = {name: source.model() for name, source in sources.items()}
-    without = [name for name, model in models.items() if not model.recipe.plans]
-    if cfg.evaluate.sizes == "planned" and without:
+    unplanned = [name for name, model in models.items() if not model.recipe.plans]
+    if cfg.evaluate.sizes == "planned" and unplanned:
         raise RunError(
-            f"the model of {without[0]} has no plans: train it with masks.sizes=planned, "
+            f"the model of {unplanned[0]} has no plans: train it with masks.sizes=planned, "
             "or leave out evaluate.sizes"
         )
     output = Path(HydraConfig.get().runtime.output_dir)

@@ -1,1 +1,1 @@
-"""What evaluate.py can do: a file for each mode."""
+"""The modes of evaluate.py, one file for each mode."""

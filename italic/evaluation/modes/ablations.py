@@ -1,4 +1,4 @@
-"""mode=ablations: runs of experiment/ablation=…, each in its own steps, beside the reference."""
+"""mode=ablations: bpsp of the runs of experiment/ablation=… relative to the reference run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from italic.training.meter import metered
 
 log = logging.getLogger(__name__)
 
-GROUP = "experiment/ablation"  # of the presets, below conf
-REFERENCE = "reference"  # the preset that the others are compared with
+GROUP = "experiment/ablation"  # configuration group of the presets
+REFERENCE = "reference"  # preset with which the others are compared
 
 
 @dataclass(frozen=True)
 class AblationRow(CurveRow):
-    """What a run reached: its preset, seed, training images seen and parameters, and its row."""
+    """The curve row of a run, with the run's preset, seed, training images and parameters.
+
+    `training_images` counts the images processed in training, `parameters` those of the network.
+    """
 
     preset: str
     seed: int
@@ -37,12 +40,12 @@ class AblationRow(CurveRow):
 
 
 def ablate(inputs: Inputs) -> None:
-    """Code all images with the model of each run, in the steps it was validated in, and compare.
+    """Code all images with the model of each run, in its default number of steps, and compare.
 
     Raises:
-        RunError: a run of another preset, no reference of the same seed, or a decoded image that
-            differs from its original.
-        SettingError: earlier rows that are no such rows.
+        RunError: a run has no ablation preset or no reference run of the same seed, or a decoded
+            image differs from its original.
+        SettingError: the file `evaluate.before` does not hold `AblationRow`s.
     """
     cfg, output = inputs.cfg, inputs.output
     before = cfg.evaluate.before
@@ -58,7 +61,7 @@ def ablate(inputs: Inputs) -> None:
         steps = [inputs.own_steps(model)]
         (row,) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, timed=0)
         if not row.lossless:
-            raise RunError(f"images of {name} were not decoded to their originals")
+            raise RunError(f"decoded images of {name} differ from their originals")
         path = run_directory.find_result(inputs.run_dirs[name])
         counts = metered(run_directory.load_checkpoint(path))
         parameters = sum(parameter.numel() for parameter in model.network.parameters())
@@ -79,31 +82,42 @@ def ablate(inputs: Inputs) -> None:
 
 
 def _preset(run_dir: Path | None, name: str) -> str:
-    """The name of a run's preset."""
+    """The name of the ablation preset of a run.
+
+    Raises:
+        RunError: the run has no ablation preset.
+    """
     path = run_dir / ".hydra" / "hydra.yaml" if run_dir else None
     preset = None
     if path is not None and path.is_file():
         preset = OmegaConf.load(path).hydra.runtime.choices.get(GROUP)
     if preset is None:
         raise RunError(
-            f"{name} is no run of an ablation's preset: expected those of python train.py -m "
-            f"'{GROUP}=glob(*)' alone in runs=DIRECTORY"
+            f"{name} is not a run of an ablation preset: expected only runs of python train.py -m "
+            f"'{GROUP}=glob(*)' in runs=DIRECTORY"
         )
     return preset
 
 
 def check_references(runs: Sequence[tuple[str, int]]) -> None:
-    """Refuse presets, with their seeds, that have no reference of the same seed: RunError."""
+    """Check that for each run (preset, seed) there is a reference run of the same seed.
+
+    Raises:
+        RunError: a reference run is missing.
+    """
     for preset, seed in runs:
         if (REFERENCE, seed) not in runs:
             raise RunError(
-                f"{preset} has no reference of its seed, {seed}: train one with "
+                f"{preset} has no reference run of the same seed, {seed}: train one with "
                 f"{GROUP}={REFERENCE} seed={seed}"
             )
 
 
 def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
-    """How much each preset costs more than its seed's reference: bpsp (S,), the least first."""
+    """bpsp (S,) of each preset minus that of the reference run of the same seed.
+
+    The presets are sorted by the mean of the S seeds, ascending.
+    """
     reference = {row.seed: row.bpsp_coded for row in rows if row.preset == REFERENCE}
     found: dict[str, list[float]] = {}
     for row in rows:
@@ -113,44 +127,45 @@ def differences(rows: Sequence[AblationRow]) -> dict[str, np.ndarray]:
 
 
 def markdown(rows: Sequence[AblationRow]) -> str:
-    """The table: a line for each preset, means over its seeds, the best first.
+    """A Markdown table with one line per preset, sorted by bpsp; values are means over seeds.
 
-    Times and images are shares of the same seed's reference: these differ from machine to machine.
+    Times and numbers of images are relative to the reference run of the same seed, because absolute
+    values depend on the machine.
     """
-    reference = {row.seed: row for row in rows if row.preset == REFERENCE}
+    references = {row.seed: row for row in rows if row.preset == REFERENCE}
     lines = [
-        "| preset | more than the reference | by seed | bpsp by seed "
-        "| decoding time, of the reference's | training images, of the reference's | parameters |",
+        "| preset | bpsp above the reference | by seed | bpsp by seed "
+        "| relative decoding time | relative training images | parameters |",
         "|---|---|---|---|---|---|---|",
     ]
-    for preset, more in differences(rows).items():
-        own = [(row, reference[row.seed]) for row in rows if row.preset == preset]
-        by_seed = "" if preset == REFERENCE else " ".join(f"{value:+.3f}" for value in more)
-        mean = "" if preset == REFERENCE else f"{more.mean():+.3f}"
+    for preset, values in differences(rows).items():
+        pairs = [(row, references[row.seed]) for row in rows if row.preset == preset]
+        by_seed = "" if preset == REFERENCE else " ".join(f"{value:+.3f}" for value in values)
+        mean = "" if preset == REFERENCE else f"{values.mean():+.3f}"
         lines.append(
             f"| `{preset}` | {mean} | {by_seed} "
-            f"| {' '.join(f'{row.bpsp_coded:.3f}' for row, _ in own)} "
-            f"| {_mean(row.batch_decode_ms / than.batch_decode_ms for row, than in own):.2f} "
-            f"| {_mean(row.training_images / than.training_images for row, than in own):.2f} "
-            f"| {own[0][0].parameters:,} |"
+            f"| {' '.join(f'{row.bpsp_coded:.3f}' for row, _ in pairs)} "
+            f"| {_mean(row.batch_decode_ms / other.batch_decode_ms for row, other in pairs):.2f} "
+            f"| {_mean(row.training_images / other.training_images for row, other in pairs):.2f} "
+            f"| {pairs[0][0].parameters:,} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def ablations_figure(rows: Sequence[AblationRow]) -> Figure:
-    """What each preset costs more than the reference: its mean, and a point for each seed."""
-    more = {preset: values for preset, values in differences(rows).items() if preset != REFERENCE}
-    figure = Figure(figsize=(7.5, 0.8 + 0.32 * max(2, len(more))), dpi=125, layout="constrained")
+    """bpsp of each preset above the reference: the mean, and a point for each seed."""
+    found = {preset: values for preset, values in differences(rows).items() if preset != REFERENCE}
+    figure = Figure(figsize=(7.5, 0.8 + 0.32 * max(2, len(found))), dpi=125, layout="constrained")
     axes = figure.add_subplot()
-    for place, values in enumerate(more.values()):
-        axes.plot([values.min(), values.max()], [place, place], color=COLOURS[0], linewidth=1)
-        axes.plot(values, [place] * len(values), MARKERS[0], color=COLOURS[0], markersize=4)
-        axes.plot(values.mean(), place, "|", color=COLOURS[1], markersize=14, markeredgewidth=2)
+    for y, values in enumerate(found.values()):
+        axes.plot([values.min(), values.max()], [y, y], color=COLOURS[0], linewidth=1)
+        axes.plot(values, [y] * len(values), MARKERS[0], color=COLOURS[0], markersize=4)
+        axes.plot(values.mean(), y, "|", color=COLOURS[1], markersize=14, markeredgewidth=2)
     axes.axvline(0, color="#666666", linewidth=0.8)
-    axes.set_yticks(range(len(more)), [shown(preset) for preset in more])
+    axes.set_yticks(range(len(found)), [shown(preset) for preset in found])
     axes.invert_yaxis()
     axes.grid(True, axis="x", color="#e4e4e4", linewidth=0.6)
-    axes.set_xlabel("bpsp more than the reference (dots: seeds, bar: their mean); left is better")
+    axes.set_xlabel("bpsp above the reference (dots: seeds, bar: mean); lower is better")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""mode=attention: where the non-local blocks look from one pixel, over the image."""
+"""mode=attention: attention weights of the non-local blocks for one query pixel."""
 
 from __future__ import annotations
 
@@ -31,33 +31,35 @@ HEAT = LinearSegmentedColormap.from_list("attention", ["white", COLOURS[1]])
 
 
 class Attention(NamedTuple):
-    """Where one non-local block looks from one pixel.
+    """Attention weights of one non-local block for one query pixel.
 
-    weights: float32 (B, h, w), of the query at the position that covers the pixel; the sum is 1.
-    side: a position stands for side × side pixels of the picture.
+    Attributes:
+        weights: float32 (B, h, w), weights of the query at the position that covers the pixel; they
+            sum to 1.
+        side: a position covers side × side pixels of the image.
     """
 
     weights: np.ndarray
     side: int
 
     def over(self, height: int, width: int) -> np.ndarray:
-        """The weights of the positions that cover each pixel (nearest neighbour), (B, H, W)."""
+        """The weights, upsampled to the pixels by nearest neighbour, (B, H, W)."""
         return self.weights.repeat(self.side, 1).repeat(self.side, 2)[:, :height, :width]
 
 
 def draw(inputs: Inputs) -> None:
-    """Draw, for each model, the attention of `evaluate.pixel` in `evaluate.step`: attention.png.
+    """Draw attention.png for each model: the attention of `evaluate.pixel` in `evaluate.step`.
 
     Raises:
-        RunError: a model without attention, or an estimator of one's own; a pixel outside of the
-            images or a step that is not taken; images that are estimated tile by tile.
+        RunError: a model has no attention or a user-defined estimator, the pixel is outside the
+            images, the step does not exist, or the images are larger than a tile.
     """
     images = inputs.pictures
     height, width = images.shape[1:3]
     if max(height, width) > TILE:
         raise RunError(
-            f"mode=attention draws images of at most {TILE} pixels a side, which are estimated as "
-            f"a whole; these have {height}×{width}"
+            f"mode=attention needs images of at most {TILE}×{TILE} pixels, because larger ones are "
+            f"divided into tiles; got {height}×{width}"
         )
     pixel = tuple(inputs.cfg.evaluate.pixel or (height // 2, width // 2))
     if len(pixel) != 2 or not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
@@ -66,73 +68,76 @@ def draw(inputs: Inputs) -> None:
             f"{width - 1}; got {list(pixel)}"
         )
     codecs = {name: inputs.codec(model) for name, model in inputs.models.items()}
-    asked = inputs.cfg.evaluate.step
+    number = inputs.cfg.evaluate.step
     for name, codec in codecs.items():
         if not isinstance(codec.network, RNAN | LatticeNetwork) or not _blocks(codec.network):
             raise RunError(
-                f"the network of {name} has no non-local blocks to draw the attention of: expected "
-                "one of ITALIC's own estimators, trained with attention"
+                f"the network of {name} has no non-local blocks whose attention can be drawn: "
+                "expected one of ITALIC's own estimators, trained with attention"
             )
-        if asked is not None and not 1 <= asked <= codec.steps:
+        if number is not None and not 1 <= number <= codec.steps:
             raise RunError(
-                f"expected evaluate.step from 1 to {codec.steps}, the number of steps; got {asked}"
+                f"expected evaluate.step from 1 to {codec.steps}, the number of steps; got {number}"
             )
     for name, codec in codecs.items():
-        step = (codec.steps // 2 + 1 if asked is None else asked) - 1
-        looks = attention_of(codec, images, pixel, step)
-        if not looks:
+        step = (codec.steps // 2 + 1 if number is None else number) - 1
+        attentions = attention_of(codec, images, pixel, step)
+        if not attentions:
             raise RunError(
                 f"the network of {name} has computed no context before step {step + 1}: expected a "
                 "later evaluate.step"
             )
         known = known_before(codec, images, step)
         title = (
-            f"{name}: where the non-local blocks look from pixel y={pixel[0]}, x={pixel[1]}, "
+            f"{name}: attention of the non-local blocks for the pixel y={pixel[0]}, x={pixel[1]} "
             f"in step {step + 1} of {codec.steps}"
         )
         path = inputs.folder(name) / "attention.png"
-        save_figure(attention_figure(images, known, looks, pixel, title), path)
+        save_figure(attention_figure(images, known, attentions, pixel, title), path)
         log.info("%s: drew %s", name, path)
 
 
 def attention_of(
     codec: Codec, images: np.ndarray, pixel: tuple[int, int], step: int
 ) -> dict[str, Attention]:
-    """The attention of each non-local block, by its group, while images are coded.
+    """The attention of each non-local block in one step of coding images, by the block's group.
+
+    A `LatticeNetwork` computes contexts only in some steps. Its attention is that of the last
+    contexts up to the given step; the result is empty if there are none yet.
 
     Args:
-        codec: its network is an `RNAN` or a `LatticeNetwork`; what the latter computed last in or
-            before the step counts, and there is none before its first context.
-        images: uint8 (B, H, W, 3), at most `TILE` pixels a side.
+        codec: codec with an `RNAN` or a `LatticeNetwork`.
+        images: uint8 (B, H, W, 3), at most `TILE` pixels per side.
         pixel: y and x.
-        step: from 0.
+        step: step from 0.
     """
     network = codec.network
     blocks = _blocks(network)
-    given: dict[nn.Module, tuple[Any, ...]] = {}  # what each module was last called with
+    inputs: dict[nn.Module, tuple[Any, ...]] = {}  # arguments of the last call of each module
     found: dict[str, Attention] = {}
 
-    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        given[module] = arguments
+    def save_arguments(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        inputs[module] = arguments
 
-    def observe(here: int, *_: object) -> None:
-        if here != step:
+    def observe(current: int, *_: object) -> None:
+        if current != step:
             return
         for name, block in blocks.items():
-            if block not in given:
+            if block not in inputs:
                 continue
-            (x,) = given[block]
+            (x,) = inputs[block]
             if isinstance(network, RNAN):
-                image, stride = given[network][0], given[network][4]
-                # How often the block's positions are fewer than those of the network's body.
+                image, stride = inputs[network][0], inputs[network][4]
+                # The block may work at a lower resolution than the network's body.
                 sizes = [math.ceil(size / network.space_to_depth) for size in image.shape[-2:]]
                 side = stride * network.space_to_depth * _ratio(sizes, x.shape[-2:])
-            else:  # a lattice, whose stride is a power of two
+            else:  # the input is a lattice, whose stride is a power of two
                 side = 1 << (_ratio(images.shape[1:3], x.shape[-2:]) - 1).bit_length()
             weights = block.weights_of(x, pixel[0] // side, pixel[1] // side)
             found[name] = Attention(weights.cpu().numpy(), side)
 
-    hooks = [module.register_forward_pre_hook(note) for module in (network, *blocks.values())]
+    modules = (network, *blocks.values())
+    hooks = [module.register_forward_pre_hook(save_arguments) for module in modules]
     try:
         codec.encode(images, observe)
     finally:
@@ -144,21 +149,21 @@ def attention_of(
 def attention_figure(
     images: np.ndarray,
     known: np.ndarray,
-    looks: Mapping[str, Attention],
+    attentions: Mapping[str, Attention],
     pixel: tuple[int, int],
     title: str,
 ) -> Figure:
-    """A row an image: the image, what is known of it, and each block's attention over it.
+    """One row per image: the image, its known pixels, and the attention of each block.
 
     Args:
         images: uint8 (N, H, W, 3).
-        known: the same, as far as they are known.
-        looks: by the names of their blocks.
-        pixel: y and x, which is marked.
-        title: of the figure.
+        known: uint8 (N, H, W, 3), the images with unknown pixels in grey.
+        attentions: attention by the name of the block.
+        pixel: y and x of the query pixel, which is marked.
+        title: title of the figure.
     """
     count, height, width, _ = images.shape
-    columns = 2 + len(looks)
+    columns = 2 + len(attentions)
     figure = Figure(figsize=(2.1 * columns + 1.6, 2 * count + 1), dpi=110, layout="constrained")
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(count, columns, squeeze=False)
@@ -167,26 +172,26 @@ def attention_figure(
     for row in range(count):
         grid[row, 0].imshow(images[row])
         grid[row, 1].imshow(known[row])
-    # The image's own greys, coloured where a block looks.
+    # The image in light grey, coloured by the attention weights.
     grey = 0.5 + 0.5 / 255 * images.mean(-1, keepdims=True)
-    for column, (name, look) in enumerate(looks.items(), start=2):
-        even = 1 / look.weights[0].size
-        for row, weights in enumerate(look.over(height, width)):
-            most = float(weights.max())
-            grid[row, column].imshow(HEAT(weights / most)[..., :3] * grey[row])
+    for column, (name, attention) in enumerate(attentions.items(), start=2):
+        mean = 1 / attention.weights[0].size
+        for row, weights in enumerate(attention.over(height, width)):
+            largest = float(weights.max())
+            grid[row, column].imshow(HEAT(weights / largest)[..., :3] * grey[row])
             grid[row, column].set_xlabel(
-                f"at most {most:.3f}, {most / even:.0f} × the mean", fontsize=7.5
+                f"at most {largest:.3f}, {largest / mean:.0f} × the mean", fontsize=7.5
             )
-        _, tall, wide = look.weights.shape
+        _, rows, positions = attention.weights.shape
         grid[0, column].set_title(
-            f"{name}: weights at {tall}×{wide}\npositions, each drawn\n"
-            f"as {look.side}×{look.side} pixels",
+            f"{name}: weights at {rows}×{positions}\npositions, each drawn\n"
+            f"as {attention.side}×{attention.side} pixels",
             fontsize=9,
         )
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), HEAT), ax=grid[:, -1].tolist(), aspect=12 * count
     )
-    bar.set_label("attention weight, in shares of the image's largest", fontsize=8)
+    bar.set_label("attention weight, relative to the image's largest", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     for axes in grid.flat:
         axes.set_xticks([])
@@ -200,7 +205,10 @@ def _ratio(sizes: Sequence[int], positions: Sequence[int]) -> int:
 
 
 def _blocks(network: nn.Module) -> dict[str, NonLocalBlock]:
-    """The non-local blocks by their groups, of which each has one at most, or networks."""
+    """The non-local blocks by the name of their residual group or context network.
+
+    Each group or context network has at most one.
+    """
     blocks = {}
     for name, module in network.named_modules():
         if isinstance(module, NonLocalBlock):

@@ -1,4 +1,4 @@
-"""mode=bits: where the bits go, pixel by pixel and step by step, and a film of the decoding."""
+"""mode=bits: maps of the bits by pixel and step, and an animation of decoding."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ from italic.models.base_image import fill
 log = logging.getLogger(__name__)
 
 HEAT = colormaps["inferno"].with_extremes(bad="#d8d8d8")
-COLUMNS = 16  # maps of steps in a row at most; of more steps, neighbours share one
-FRAMES = 64  # of a film at most, besides the first; of more steps, some are passed over
-PAUSE, FILM, LAST = 600, 8000, 3000  # milliseconds of a frame at most, of all, of the last one
-MARGIN = 12  # pixels between the pictures of a film
+COLUMNS = 16  # largest number of maps in a row; with more steps, consecutive steps share a map
+FRAMES = 64  # largest number of frames after the first; with more steps, some are skipped
+# Milliseconds: longest duration of a frame, of all frames but the last, and of the last frame.
+PAUSE, FILM, LAST = 600, 8000, 3000
+MARGIN = 12  # pixels between the images of a film
 
 
 class Spent(NamedTuple):
-    """What images cost.
+    """The bits of images.
 
-    bits: float (N, H, W), of each pixel, as the likelihood has them.
-    step_of_pixel: int (H, W), the step (from 0) that codes each pixel.
-    bases: uint8 (N, H, W, 3), the base codes' reconstructions.
-    base_bits: int (N,), bits of the base codes.
-    coded_bits: int (N,), of everything, in the bytes coded.
+    Attributes:
+        bits: float (N, H, W), bits of each pixel, from the likelihood.
+        step_of_pixel: int (H, W), the step (from 0) that codes each pixel.
+        bases: uint8 (N, H, W, 3), the base codes' reconstructions.
+        base_bits: int (N,), bits of the base codes.
+        coded_bits: int (N,), bits of the complete coded bytes.
     """
 
     bits: np.ndarray
@@ -54,19 +56,19 @@ class Spent(NamedTuple):
 
     @property
     def bright(self) -> float:
-        """Bits of a pixel from which maps are brightest: few pixels take more, at least 1."""
+        """Bits per pixel at the end of the colour scale: the 99.5th percentile, at least 1."""
         return max(1.0, float(np.percentile(self.bits, 99.5)))
 
     def until(self, step: int) -> np.ndarray:
-        """Bits spent before a step (from 0), base code included, float (N,)."""
+        """Bits before a step (from 0), including the base code, float (N,)."""
         return self.base_bits + self.bits[:, self.step_of_pixel < step].sum(-1)
 
 
 def draw(inputs: Inputs) -> None:
-    """Draw, for each model, the maps of its bits, bits.png, and the film of decoding, film.gif.
+    """Draw bits.png, the maps of the bits, and film.gif, the animation of decoding, per model.
 
     Raises:
-        RunError: no images are to be drawn.
+        RunError: `evaluate.pictures` is 0.
     """
     images = inputs.pictures
     for name, model in inputs.models.items():
@@ -83,7 +85,7 @@ def draw(inputs: Inputs) -> None:
 
 
 def spend(codec: Codec, images: np.ndarray) -> Spent:
-    """Code images, uint8 (N, H, W, 3), and note what for."""
+    """Encode images, uint8 (N, H, W, 3), and record their bits."""
     count, height, width, _ = images.shape
     estimate = Estimate(count, height * width)
     coded = codec.encode(images, estimate)
@@ -97,12 +99,12 @@ def spend(codec: Codec, images: np.ndarray) -> Spent:
 
 
 def bits_figure(images: np.ndarray, spent: Spent, name: str) -> Figure:
-    """A row an image: the image, its base code if any, its bits in total and in each step.
+    """One row per image: the image, its base code if any, its bits in total and by step.
 
     Args:
         images: uint8 (N, H, W, 3).
-        spent: what they cost.
-        name: of the model.
+        spent: bits of the images.
+        name: name of the model.
     """
     count, steps = len(images), spent.steps
     with_base = bool(spent.base_bits.any())
@@ -111,7 +113,7 @@ def bits_figure(images: np.ndarray, spent: Spent, name: str) -> Figure:
     figure = Figure(figsize=(1.2 * columns + 1, 1.5 * count + 0.7), dpi=110, layout="constrained")
     figure.suptitle(
         f"{name}: bits of each pixel in {steps} step{'s'[: steps > 1]} "
-        "(the likelihood's; grey: not coded in that step)",
+        "(from the likelihood; grey: not coded in this step)",
         fontsize=11,
     )
     grid = figure.subplots(count, columns, squeeze=False)
@@ -152,17 +154,17 @@ def bits_figure(images: np.ndarray, spent: Spent, name: str) -> Figure:
 
 
 def film(images: np.ndarray, spent: Spent, name: str) -> list[Image.Image]:
-    """Before the first step and after each one: what is known, interpolated, and bits so far.
+    """Frames before the first step and after each step: known pixels, base image, bits so far.
 
-    What is interpolated is the base image that the network gets, of base code and known pixels.
+    The base image is the interpolation from base code and known pixels, see `base_image.fill`.
 
     Args:
         images: uint8 (N, H, W, 3).
-        spent: what they cost.
-        name: of the model.
+        spent: bits of the images.
+        name: name of the model.
 
     Returns:
-        Frames of one size, with palettes.
+        Palette images of one size.
     """
     count, height, width, _ = images.shape
     moments = np.linspace(0, spent.steps, min(spent.steps, FRAMES) + 1).round().astype(int)
@@ -190,9 +192,9 @@ def _channels_first(pictures: np.ndarray) -> torch.Tensor:
 
 
 def _frame(rows: dict[str, np.ndarray], heading: str, labels: Sequence[str]) -> Image.Image:
-    """Named rows of pictures, each uint8 (N, H, W, 3), enlarged, with a heading, labels below."""
+    """Named rows of images, each uint8 (N, H, W, 3), enlarged, with a heading and labels."""
     (count, height, width, _) = next(iter(rows.values())).shape
-    scale = math.ceil(160 / width)  # room for the labels
+    scale = math.ceil(160 / width)  # leaves enough width for the labels
     tall, wide = scale * height + MARGIN, scale * width + MARGIN
     left, top, line = 100, 34, 24
     size = max(520, left + count * wide), top + len(rows) * tall + line

@@ -1,4 +1,4 @@
-"""mode=curve: the time/bpsp curves of one model or several, files, pictures and logs of them."""
+"""mode=curve: time/bpsp curves of one or several models, as tables, figures, report and log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = (1, 2, 4, 8, 16, 32)
 
 
 def measure(inputs: Inputs) -> None:
-    """Code, decode and compare all images with each model in each number of steps.
+    """Encode, decode and compare all images with each model and each number of steps.
 
     Raises:
         RunError: a decoded image differs from its original.
@@ -53,8 +53,8 @@ def measure(inputs: Inputs) -> None:
     changed = [name for name, rows in curves.items() if not all(row.lossless for row in rows)]
     if changed:
         raise RunError(
-            f"images of {', '.join(changed)} were not decoded to their originals (see the column "
-            "`lossless`): the curve is not to be used"
+            f"decoded images of {', '.join(changed)} differ from their originals (see the column "
+            "`lossless`): the curve is invalid"
         )
 
 
@@ -63,7 +63,7 @@ def _evaluate_model(
 ) -> tuple[list[CurveRow], Figure | None]:
     cfg, images, model = inputs.cfg, inputs.measured, inputs.models[name]
     planned = inputs.planned(model)
-    log.info("%s: coding and decoding", name)
+    log.info("%s: encoding and decoding", name)
     rows = []
     for row in measure_curve(
         planned.codec,
@@ -108,7 +108,7 @@ def _classical(
 ) -> list[CodecRow]:
     if not cfg.evaluate.codecs:
         return []
-    log.info("classical codecs on the same images")
+    log.info("measuring classical codecs on the same images")
     rows = classical.measure(images)
     for row in rows:
         log.info("%s: %.4f bpsp, decode %.2f ms", row.codec, row.bpsp, row.decode_ms)

@@ -1,4 +1,4 @@
-"""mode=enhance: how much better than BPG's own the pictures are that the model makes of BPG."""
+"""mode=enhance: quality of enhanced images compared with the decoded BPG images."""
 
 from __future__ import annotations
 
@@ -21,37 +21,42 @@ from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 
-STEPS = [1, 4]  # unless asked for others
-WINDOW = 11  # pixels; side of SSIM's
+STEPS = [1, 4]  # default numbers of steps
+WINDOW = 11  # side of the window of SSIM in pixels
 
 
 def measure(inputs: Inputs) -> None:
-    """PSNR and SSIM of BPG, of the mean in each number of steps, and of a sample in the most.
+    """Measure PSNR and SSIM of BPG images and of their enhanced versions.
 
-    Of the fewest steps also the average with the mean of the mirrored images.
+    The versions are the mean of the predictive distribution for each number of steps, its average
+    with the mean of the mirrored images for the smallest number of steps, and a sample for the
+    largest number of steps.
 
     Raises:
-        RunError: images too small for SSIM, or a model without the base code that is asked for.
-        ModelError: a model that does not start from BPG.
+        RunError: the images are too small for SSIM, or a model lacks the base code `evaluate.qp`.
+        ModelError: a model does not start from BPG.
     """
     cfg, images = inputs.cfg.evaluate, inputs.images
     if min(images.shape[1:3]) < WINDOW:
-        raise RunError(f"SSIM needs images of {WINDOW}×{WINDOW} pixels or more")
+        raise RunError(
+            f"mode=enhance measures SSIM: expected images of at least {WINDOW}×{WINDOW} pixels"
+        )
     steps = sorted(set(inputs.steps(STEPS)))
     models = {name: inputs.planned(model) for name, model in inputs.models.items()}
     codecs = {name: _codecs(model, steps, cfg.qp) for name, model in models.items()}
     for name, of_model in codecs.items():
         folder, rows = inputs.folder(name), []
-        pictures = _pictures(of_model, images, cfg.batch_size)
-        for title, made in pictures.items():
-            rows.append({"picture": title, "images": len(images), **_score(made, images)})
+        versions = _versions(of_model, images, cfg.batch_size)
+        for title, version in versions.items():
+            rows.append({"picture": title, "images": len(images), **_score(version, images)})
             log.info(
-                "%s: %s: PSNR %.3f dB (%.3f dB of all images' mean squared error), SSIM %.4f",
+                "%s: %s: PSNR %.3f dB (%.3f dB from the mean squared error of all images), "
+                "SSIM %.4f",
                 *(name, title, rows[-1]["psnr"], rows[-1]["psnr_of_mse"], rows[-1]["ssim"]),
             )
         write_table(rows, folder / "enhance.csv")
         if cfg.pictures:
-            save_figure(_grid(pictures, images, cfg.pictures), folder / "enhance.png")
+            save_figure(_grid(versions, images, cfg.pictures), folder / "enhance.png")
             log.info("drew %s", folder / "enhance.png")
 
 
@@ -59,20 +64,24 @@ def _codecs(model: Model, steps: Sequence[int], qp: int | None) -> list[Codec]:
     codecs = [model.enhancer(number, 51 if qp is None else qp) for number in steps]
     if qp is not None and codecs[0].base.qp != qp:  # type: ignore[attr-defined]
         known = ", ".join(str(base.qp) for base in model.bases if isinstance(base, BPG))
-        raise RunError(f"the model '{model.name}' knows qp {known}: expected evaluate.qp of these")
+        raise RunError(
+            f"the model '{model.name}' knows qp {known}: expected one of these as evaluate.qp"
+        )
     return codecs
 
 
-def _pictures(codecs: Sequence[Codec], images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
-    """What is made of images' base codes, uint8 (N, H, W, 3), by name."""
+def _versions(codecs: Sequence[Codec], images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+    """BPG versions and enhanced versions of images, uint8 (N, H, W, 3), by title."""
     parts = defaultdict(list)
     for start in track(range(0, len(images), batch), "enhancing", transient=True):
-        for title, made in _made(codecs, images[start : start + batch]):
-            parts[title].append(made)
-    return {title: np.concatenate(made) for title, made in parts.items()}
+        for title, version in _versions_of_batch(codecs, images[start : start + batch]):
+            parts[title].append(version)
+    return {title: np.concatenate(batches) for title, batches in parts.items()}
 
 
-def _made(codecs: Sequence[Codec], images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _versions_of_batch(
+    codecs: Sequence[Codec], images: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
     base, height, width = codecs[0].base, *images.shape[1:3]
     codes = [base.encode(image) for image in images]
     title = f"BPG, qp {base.qp}"  # type: ignore[attr-defined]
@@ -80,8 +89,8 @@ def _made(codecs: Sequence[Codec], images: np.ndarray) -> Iterator[tuple[str, np
     for codec in codecs:
         yield _title("mean", codec.steps), codec.expect(codes, height, width)
         if codec is codecs[0]:
-            both = codec.expect(codes, height, width, mirrored=True)
-            yield _title("mirrored", codec.steps), both
+            average = codec.expect(codes, height, width, mirrored=True)
+            yield _title("mirrored", codec.steps), average
     samples = codecs[-1].sample(codes, height, width, np.random.default_rng(0))
     yield _title("sample", codecs[-1].steps), samples
 
@@ -90,18 +99,18 @@ def _title(kind: str, steps: int) -> str:
     return f"{kind}, {steps} step{'s'[: steps > 1]}"
 
 
-def _score(pictures: np.ndarray, images: np.ndarray) -> dict[str, float]:
-    errors = squared_errors(pictures, images)
+def _score(version: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    errors = squared_errors(version, images)
     return {
         "psnr": round(float(psnr(errors).mean()), 4),
         "psnr_of_mse": round(float(psnr(errors.mean())), 4),
-        "ssim": round(float(ssim(pictures, images).mean()), 5),
+        "ssim": round(float(ssim(version, images).mean()), 5),
     }
 
 
-def _grid(pictures: dict[str, np.ndarray], images: np.ndarray, count: int) -> Figure:
-    columns = [made[:count] for made in pictures.values()]
+def _grid(versions: dict[str, np.ndarray], images: np.ndarray, count: int) -> Figure:
+    columns = [version[:count] for version in versions.values()]
     quality = [psnr(squared_errors(column, images[:count])) for column in columns]
     captions = [["", *(f"{value:.1f} dB" for value in row)] for row in np.transpose(quality)]
     grid = np.stack([images[:count], *columns], axis=1)
-    return draw_grid(grid, ["original", *pictures], captions)
+    return draw_grid(grid, ["original", *versions], captions)

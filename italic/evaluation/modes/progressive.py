@@ -1,4 +1,4 @@
-"""mode=progressive: how good the pictures are after base code and each step, for how many bits."""
+"""mode=progressive: PSNR and bits after the base code and after each step of decoding."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 
-MOST_COLUMNS = 17  # of pictures in a strip
+MOST_COLUMNS = 17  # largest number of columns in the figure of images
 
 Row = dict[str, Any]
 
 
 def measure(inputs: Inputs) -> None:
-    """PSNR against bpsp from step to step, in the most of `steps` or as many as a model's own.
+    """Measure PSNR and bpsp after each step, with the codec of `Inputs.codec`.
 
     Raises:
-        RunError: an image that did not come back exactly after all steps.
+        RunError: a decoded image differs from its original after all steps.
     """
     cfg, images = inputs.cfg.evaluate, inputs.images
     curves: dict[str, list[Row]] = {}
@@ -44,7 +44,7 @@ def measure(inputs: Inputs) -> None:
                 strip = _strip(pictures[:, : cfg.pictures], spent[:, : cfg.pictures])
                 save_figure(strip, folder / "strip.png")
         if errors[-1].any():
-            raise RunError(f"images of {name} did not come back exactly after all steps")
+            raise RunError(f"decoded images of {name} differ from their originals after all steps")
         curves[name] = [_row(done, spent[done], errors[done]) for done in range(codec.steps + 1)]
         write_table(curves[name], folder / "progressive.csv")
         for row in curves[name]:
@@ -54,11 +54,11 @@ def measure(inputs: Inputs) -> None:
 
 
 def decode_progressively(codec: Codec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Code images, uint8 (N, H, W, 3), and decode them as far as each number of steps.
+    """Encode images, uint8 (N, H, W, 3), and decode them up to each step.
 
     Returns:
-        Bits of each sub-pixel spent so far, float64 (steps + 1, N), the base code's included, and
-        the pictures as they are known then, uint8 (steps + 1, N, H, W, 3).
+        bpsp up to each step, float64 (steps + 1, N), including the base code, and the partially
+        decoded images, uint8 (steps + 1, N, H, W, 3).
     """
     count, height, width, channels = images.shape
     estimate = Estimate(count, height * width)
@@ -73,11 +73,11 @@ def decode_progressively(codec: Codec, images: np.ndarray) -> tuple[np.ndarray, 
 
 
 def progressive_figure(curves: Mapping[str, Sequence[Row]]) -> Figure:
-    """PSNR against bpsp for each named curve, its points named by the steps done."""
+    """PSNR against bpsp for each named curve; points are labelled with the number of steps done."""
     figure = Figure(figsize=(7.6, 5.2), dpi=125, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     for index, (name, rows) in enumerate(curves.items()):
-        *lossy, last = rows  # whose PSNR is infinite
+        *lossy, last = rows  # the PSNR of the last row is infinite
         points = [(row["bpsp"], row["psnr"]) for row in lossy]
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(*np.transpose(points), **line_style(index), label=shown(name))
@@ -105,9 +105,9 @@ def progressive_figure(curves: Mapping[str, Sequence[Row]]) -> Figure:
             )
             label.set_in_layout(False)
     axes.set_xlim(left=0)
-    axes.set_xlabel("bits per sub-pixel so far (base code included)")
+    axes.set_xlabel("bits per sub-pixel so far, including the base code")
     axes.set_ylabel("PSNR (dB), mean over the images")
-    axes.set_title("Progressive decoding: the picture after each step, by number of steps done")
+    axes.set_title("Progressive decoding: PSNR after each step (labels: number of steps done)")
     axes.grid(True, color="#e4e4e4", linewidth=0.6)
     if len(curves) > 1:
         axes.legend(loc="upper left", fontsize=9, framealpha=0.9)
@@ -124,9 +124,9 @@ def _row(done: int, spent: np.ndarray, errors: np.ndarray) -> Row:
 
 
 def _strip(pictures: np.ndarray, spent: np.ndarray) -> Figure:
-    """A row an image: as known after base code and steps, uint8 (steps + 1, N, H, W, 3)."""
+    """One row per image, from partially decoded images uint8 (steps + 1, N, H, W, 3)."""
     shown = np.unique(np.linspace(0, len(pictures) - 1, MOST_COLUMNS).round().astype(int))
-    first = "base code" if spent[0].any() else "at first"
+    first = "base code" if spent[0].any() else "before step 1"
     titles = [first, *(f"step {done}" for done in shown[1:])]
     captions = [[f"{bpsp:.2f} bpsp" for bpsp in row] for row in spent[shown].T]
     return draw_grid(pictures[shown].swapaxes(0, 1), titles, captions)

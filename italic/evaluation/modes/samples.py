@@ -1,4 +1,4 @@
-"""mode=samples: images drawn from the model, in few steps and in many, side by side."""
+"""mode=samples: samples from the predictive distribution for several numbers of steps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ STEPS = (1, 4, 16, 64, 1024)
 
 
 class Column(NamedTuple):
-    """Pictures under a title, uint8 (N, H, W, 3)."""
+    """Images uint8 (N, H, W, 3) with a title."""
 
     title: str
     pictures: np.ndarray
 
 
 def draw(inputs: Inputs) -> None:
-    """Draw, for each model, samples in each of the numbers of steps: samples.png.
+    """Draw samples.png for each model: samples for each number of steps.
 
     Raises:
-        RunError: no images are to be drawn.
+        RunError: `evaluate.pictures` is 0.
     """
     images = inputs.pictures
     for name, model in inputs.models.items():
@@ -41,13 +41,18 @@ def draw(inputs: Inputs) -> None:
 
 
 def sample_columns(codecs: list[Codec], images: np.ndarray) -> list[Column]:
-    """Samples of each codec, given the base codes of images, uint8 (N, H, W, 3), if it has any.
+    """Columns with the samples of each codec.
 
-    The images and the base codes come before the samples that are made of them.
+    A codec with a base code samples conditional on the base codes of the images. The images and
+    these base codes precede the samples.
+
+    Args:
+        codecs: the codecs.
+        images: uint8 (N, H, W, 3).
     """
     height, width = images.shape[1:3]
     columns: list[Column] = []
-    identity = "none"  # of the base code in the last column that shows one
+    identity = "none"  # identity of the last base code with a column
     for codec in codecs:
         codes = [codec.base.encode(image) for image in images]
         if codec.base.identity != identity:
@@ -57,14 +62,14 @@ def sample_columns(codecs: list[Codec], images: np.ndarray) -> list[Column]:
             bases = np.stack([codec.base.decode(code, height, width) for code in codes])
             bpsp = 8 * sum(map(len, codes)) / images.size
             columns.append(Column(f"its base code\n{bpsp:.2f} bpsp", bases))
-        # The same random bytes for each number of steps, and for an image whatever their number.
+        # The same seed for each number of steps.
         samples = codec.sample(codes, height, width, np.random.default_rng(0))
         columns.append(Column(f"sample in\n{codec.steps} step{'s'[: codec.steps > 1]}", samples))
     return columns
 
 
 def samples_figure(columns: list[Column], name: str) -> Figure:
-    """The columns side by side, under the name of the model."""
+    """A figure of the columns with the name of the model."""
     pictures = np.stack([column.pictures for column in columns], axis=1)
     titles = [column.title for column in columns]
     figure = draw_grid(pictures, titles, [[""] * len(columns)] * len(pictures))

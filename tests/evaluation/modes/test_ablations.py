@@ -30,7 +30,7 @@ def test_each_seed_is_compared_with_its_own_reference() -> None:
 
 def test_a_seed_without_a_reference_is_refused() -> None:
     check_references([("other", 1), ("reference", 1)])
-    with pytest.raises(RunError, match="other has no reference of its seed, 2"):
+    with pytest.raises(RunError, match="other has no reference run of the same seed, 2"):
         check_references([("reference", 1), ("other", 2)])
 
 
@@ -59,4 +59,4 @@ def test_runs_of_presets_make_a_table_to_which_others_are_added(
 def test_other_runs_are_refused(tmp_path: Path) -> None:
     settings = ["weights=cifar10", "mode=ablations", "datamodule=photos", f"output={tmp_path}"]
     said = refused("evaluate.py", *settings)
-    assert "cifar10 is no run of an ablation's preset" in said
+    assert "cifar10 is not a run of an ablation preset" in said
