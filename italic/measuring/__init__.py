@@ -1,1 +1,1 @@
-"""Rates, times, tables, figures and reports."""
+"""Measurement of rates and times; tables, figures and reports."""

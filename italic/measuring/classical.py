@@ -1,4 +1,4 @@
-"""The same images through the classical lossless codecs, each a whole file."""
+"""Rates and times of classical lossless codecs; each image is a complete file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Decode = Callable[[Any], np.ndarray]
 
 CODECS: dict[str, tuple[Encode, Decode]] = {
     "PNG": (partial(imagecodecs.png_encode, level=9), imagecodecs.png_decode),
-    # Its default effort: more (method 6, level 100) makes 32×32 images larger.
+    # The default effort, because a higher one (method 6, level 100) makes 32×32 images larger.
     "WebP": (
         partial(imagecodecs.webp_encode, lossless=True, numthreads=1),
         imagecodecs.webp_decode,
@@ -43,17 +43,18 @@ CODECS: dict[str, tuple[Encode, Decode]] = {
 
 
 def measure(images: Sequence[np.ndarray] | np.ndarray, progress: bool = True) -> list[CodecRow]:
-    """Encode, decode and compare every image on its own with every codec, one thread.
+    """Encode, decode and compare every image separately with every codec in one thread.
 
     Args:
         images: uint8 (N, H, W, 3), or N images (H, W, 3) of different sizes.
-        progress: show a progress bar.
+        progress: whether to show a progress bar.
 
     Returns:
-        A row a codec, times the mean over the images; `lossless` is False if any came back changed.
+        One row per codec with mean times over the images; `lossless` is False if any decoded image
+        differs from its original.
 
     Raises:
-        ValueError: other shapes or types, or no image.
+        ValueError: the images have another shape or type, or there is no image.
     """
     kinds = {(image.dtype, image.ndim, image.shape[-1:], image.size > 0) for image in images}
     if kinds != {(np.dtype(np.uint8), 3, (3,), True)}:
@@ -64,7 +65,7 @@ def measure(images: Sequence[np.ndarray] | np.ndarray, progress: bool = True) ->
     with Progress(disable=not progress, transient=True) as bars:
         for name, (encode, decode) in CODECS.items():
             task = bars.add_task(name, total=len(images))
-            decode(encode(np.ascontiguousarray(images[0])))  # loads the library, untimed
+            decode(encode(np.ascontiguousarray(images[0])))  # warm-up: loads the library
             size, encode_seconds, decode_seconds, lossless = 0, 0.0, 0.0, True
             for image in images:
                 image = np.ascontiguousarray(image)

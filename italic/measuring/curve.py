@@ -1,4 +1,4 @@
-"""The time/bpsp curve: every image coded to bytes, decoded and compared, for each step count."""
+"""The time/bpsp curve: rates and times of coding for each number of steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from italic.coding.streams.codec import Codec, Coded
 from italic.measuring.results import CurveRow
 from italic.models.likelihood import Mixture
 
-BATCH_PIXELS = 2**20  # of images of different sizes that are coded together, if several
+BATCH_PIXELS = 2**20  # most pixels of a batch, if images have different sizes
 
 T = TypeVar("T")
 
 
 class Estimate:
-    """Observer of an encoding: the float likelihood's bits, and the time spent on counting them.
+    """Encoder callback that computes bits from the likelihood, and measures its own time.
 
-    `maps` is float64 (B, H·W): bits of each pixel.
+    Attributes:
+        maps: float64 (B, H·W), bits of each pixel.
+        seconds: time spent in the callback.
     """
 
     def __init__(self, images: int, pixels: int) -> None:
@@ -31,7 +33,7 @@ class Estimate:
         self.seconds = 0.0
 
     def __call__(self, step: int, due: np.ndarray, mixture: Mixture, pixels: Tensor) -> None:
-        """Count one step."""
+        """Add the bits of one step."""
         start = time.perf_counter()
         self.maps[:, due] = mixture.bits(pixels).sum(-1).double().cpu().numpy()
         self.seconds += time.perf_counter() - start
@@ -45,26 +47,28 @@ def measure_curve(
     timed: int = 16,
     progress: bool = True,
 ) -> Iterator[CurveRow]:
-    """Code, decode and compare images in batches, then time a few one by one.
+    """Encode, decode and compare images in batches, then time some of them separately.
 
     Args:
-        codec_for: the codec of a number of steps.
+        codec_for: function that returns the codec for a number of steps.
         images: uint8 (N, H, W, 3), or N images (H, W, 3) of different sizes.
-        steps: step counts, each giving a row.
-        batch: images coded together; those of different sizes are coded with others of their own,
-            and no more than `BATCH_PIXELS`.
-        timed: images coded again at batch 1, for `encode_ms` and `decode_ms`.
-        progress: show a progress bar.
+        steps: numbers of steps; each yields a row.
+        batch: largest number of images in a batch. If images have different sizes, each batch holds
+            images of one size with at most `BATCH_PIXELS` pixels, or a single image.
+        timed: number of images that are coded separately for `encode_ms` and `decode_ms`.
+        progress: whether to show a progress bar.
 
     Yields:
-        A row for each number of steps; `lossless` is False if any image came back changed.
+        One row for each number of steps; `lossless` is False if any decoded image differs from its
+        original.
     """
     count, subpixels = len(images), sum(image.size for image in images)
     batches = _batches(images, batch)
     with Progress(disable=not progress) as bars:
         for number in steps:
             codec = codec_for(number)
-            _decoded(codec, codec.encode(images[0][None]), images[0][None])  # compiles the coder
+            # Warm-up: compiles the coder.
+            _is_restored(codec, codec.encode(images[0][None]), images[0][None])
             task = bars.add_task(f"{number} step{'s'[: number > 1]}", total=count)
             base_bits = coded_bits = estimated_bits = 0.0
             encode_seconds = decode_seconds = 0.0
@@ -73,9 +77,9 @@ def measure_curve(
                 estimate = Estimate(len(rows), rows[0, ..., 0].size)
                 coded, seconds = _timed(lambda: codec.encode(rows, estimate))  # noqa: B023
                 encode_seconds += seconds - estimate.seconds
-                decoded, seconds = _timed(lambda: _decoded(codec, coded, rows))  # noqa: B023
+                restored, seconds = _timed(lambda: _is_restored(codec, coded, rows))  # noqa: B023
                 decode_seconds += seconds
-                lossless &= bool(decoded)
+                lossless &= bool(restored)
                 base_bits += sum(8 * len(item.base) for item in coded)
                 coded_bits += sum(item.bits for item in coded)
                 estimated_bits += float(estimate.maps.sum())
@@ -98,28 +102,28 @@ def measure_curve(
 
 
 def _batches(images: Sequence[np.ndarray] | np.ndarray, most: int) -> list[np.ndarray]:
-    """Images of one size together, uint8 (B, H, W, 3); `most` at most."""
+    """Batches of images of one size, uint8 (B, H, W, 3), with at most `most` images."""
     if isinstance(images, np.ndarray):
         return [images[start : start + most] for start in range(0, len(images), most)]
     by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
     for image in images:
         by_size.setdefault(image.shape, []).append(image)
     batches = []
-    for (height, width, _), alike in by_size.items():
+    for (height, width, _), group in by_size.items():
         size = max(1, min(most, BATCH_PIXELS // (height * width)))
-        batches += [np.stack(alike[i : i + size]) for i in range(0, len(alike), size)]
+        batches += [np.stack(group[i : i + size]) for i in range(0, len(group), size)]
     return batches
 
 
 def _single(codec: Codec, image: np.ndarray) -> tuple[float, float, bool]:
-    """Seconds to encode and to decode one image alone, and whether it came back."""
+    """Seconds to encode and to decode one image, and whether the result equals the image."""
     coded, encode_seconds = _timed(lambda: codec.encode(image))
-    same, decode_seconds = _timed(lambda: _decoded(codec, coded, image))
+    same, decode_seconds = _timed(lambda: _is_restored(codec, coded, image))
     return encode_seconds, decode_seconds, same
 
 
-def _decoded(codec: Codec, coded: Sequence[Coded], images: np.ndarray) -> bool:
-    """Whether decoding gives the images; a stream that the decoder refuses does not."""
+def _is_restored(codec: Codec, coded: Sequence[Coded], images: np.ndarray) -> bool:
+    """Whether decoding restores the images; False if the decoder rejects the stream."""
     try:
         return np.array_equal(codec.decode(coded, *images.shape[1:3]), images)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a run shows of itself: its report, and what goes to W&B beside the scalars."""
+"""Callback for a run's report and for images and curves in W&B; W&B log of evaluations."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ CURVE_IMAGES = 16
 
 
 class Dashboard(pl.Callback):
-    """Writes the run's report, and what W&B shows beside scalars: pictures, parts, curves.
+    """Writes the report of a run, and logs images, parts and curves to W&B.
 
-    At each validation the panel of images and the bits by part; every few of them, and after
-    training, the curve. Place it before the callback that averages the weights, so that it sees
-    the average.
+    Each validation updates the panel of images and the bits by part. The curve is measured at every
+    `curve_every`-th validation and after training. This callback must precede the callback that
+    averages the weights, so that it uses the averaged weights.
 
     Args:
-        pictures: images in the panel; 0 for neither panels nor curves.
-        curve_every: validations from one curve to the next; 0 for the one after training alone.
+        pictures: number of images in the panel; 0 for no panel and no curve.
+        curve_every: number of validations between two curves; 0 for a single curve after training.
     """
 
     def __init__(self, pictures: int, curve_every: int = 0) -> None:
@@ -46,15 +46,15 @@ class Dashboard(pl.Callback):
         self.panel: Figure | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell W&B which data it is."""
+        """Log the keys of the data to W&B."""
         logger = _wandb_logger(trainer)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if logger is not None and isinstance(data, StepMasks):
-            keys = {split: [pairs.key for pairs in made] for split, made in data.pairs.items()}
+            keys = {split: [item.key for item in pairs] for split, pairs in data.pairs.items()}
             logger.experiment.config.update({"data": keys}, allow_val_change=True)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Code the panel's images, and some more for the curve, with the averaged weights."""
+        """Draw the panel and measure the curve with the averaged weights."""
         if not self.pictures or trainer.sanity_checking or not trainer.is_global_zero:
             return
         images, codec = _codec(trainer, pl_module, None)
@@ -64,12 +64,12 @@ class Dashboard(pl.Callback):
             self.curve = _measured(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write and log, now that the losses are in the run's logs."""
+        """Write the report and log to W&B, after the losses have been logged."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             self._show(trainer, validated=True, measured=self._curve_is_due)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the curve of the final weights, and write again."""
+        """Measure the curve of the final weights and write the report again."""
         if not trainer.is_global_zero:
             return
         if self.pictures:
@@ -82,7 +82,13 @@ class Dashboard(pl.Callback):
         return self.curve_every > 0 and self.validations % self.curve_every == 0
 
     def _show(self, trainer: pl.Trainer, validated: bool, measured: bool) -> None:
-        """Write the report; log what a validation, or measuring a curve, has given."""
+        """Write the report and log new results to W&B.
+
+        Args:
+            trainer: the trainer.
+            validated: whether a validation has updated parts and panel.
+            measured: whether the curve has been measured.
+        """
         run_dir = Path(trainer.default_root_dir)
         write_run_report(run_dir, self.curve, self.panel)
         logger = _wandb_logger(trainer)
@@ -100,7 +106,7 @@ class Dashboard(pl.Callback):
 
 
 def run_identity(run_dir: Path) -> str:
-    """W&B's id of a run directory: a resumed run, and its evaluation, go on under the same."""
+    """The W&B id of a run directory, the same for a resumed run and its evaluation."""
     return hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
 
 
@@ -111,24 +117,24 @@ def log_evaluation(
     output: Path,
     run_dir: Path | None,
 ) -> None:
-    """Log an evaluation's curves, codecs and pictures to W&B, if configured.
+    """Log curves, codecs and figures of an evaluation to W&B, if configured.
 
     Args:
-        cfg: the logger's configuration.
+        cfg: configuration of the logger.
         curves: rows of each named curve.
-        codecs: classical codecs on the same images.
-        output: where the evaluation's files lie.
-        run_dir: the training to whose W&B run they are added; None for a run of their own.
+        codecs: rows of classical codecs on the same images.
+        output: directory with the files of the evaluation.
+        run_dir: run directory of the training whose W&B run is extended; None for a new W&B run.
     """
     if not cfg.wandb:
         return
-    alone = run_dir is None
+    is_new = run_dir is None
     run = wandb.init(
         project=cfg.project,
-        name=f"evaluation {output.name}" if alone else None,
-        job_type="evaluation" if alone else None,
+        name=f"evaluation {output.name}" if is_new else None,
+        job_type="evaluation" if is_new else None,
         id=None if run_dir is None else run_identity(run_dir),
-        resume=None if alone else "allow",
+        resume=None if is_new else "allow",
         mode=cfg.mode,
         dir=str(output),
     )
@@ -155,14 +161,14 @@ def curve_items(curves: Mapping[str, Sequence[CurveRow]], section: str = "curve"
         ys=[[row.bpsp_coded for row in curve] for curve in curves.values()],
         keys=list(curves),
         title="time/bpsp curve",
-        xname="decode time of an image, ms",
+        xname="decode time per image, ms",
     )
     columns = ["run", *(field.name for field in fields(CurveRow))]
     return {f"{section}/table": _table(rows, columns), f"{section}/chart": chart}
 
 
 def _parts_chart(history: Sequence[Validation]) -> Any:
-    """What the base code and each step cost, a line for each part."""
+    """A chart of bpsp over updates, with one line for the base code and for each step."""
     updates = [item.updates for item in history]
     names = list(history[-1].parts)
     return wandb.plot.line_series(
@@ -202,7 +208,7 @@ def _wandb_logger(trainer: pl.Trainer) -> WandbLogger | None:
 def _codec(
     trainer: pl.Trainer, pl_module: pl.LightningModule, steps: int | None
 ) -> tuple[np.ndarray, Codec]:
-    """Validation images, and the codec of the network as it stands."""
+    """Validation images, and the codec of the network with its current weights."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, StepMasks)
     network = pl_module.network

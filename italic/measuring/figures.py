@@ -1,4 +1,4 @@
-"""The figures: time/bpsp curves, and panels of what coding saw and spent."""
+"""Figures: time/bpsp curves, training losses, bits by part, and panels of images."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from matplotlib.transforms import Bbox
 from italic.atomic import write_whole
 from italic.measuring.results import CodecRow, CurveRow, pareto_front
 
-# CIFAR-10 test, bpsp, as the original ITALIC reports them. Its own figure is an estimate at 16
-# steps (negative log-likelihood plus BPG files), not coded. Papers have FLIF from 4.14 to 4.37.
+# bpsp on the CIFAR-10 test set, as reported by the original ITALIC. ITALIC's value is an estimate
+# for 16 steps (negative log-likelihood plus BPG files). Papers report 4.14 to 4.37 for FLIF.
 PUBLISHED_CIFAR10 = {
     "ITALIC (estimate)": 3.31,
     "IDF": 3.34,
     "Bit-Swap": 3.82,
     "FLIF": 4.37,
 }
-# Okabe & Ito's colours, told apart by colour-blind readers too.
+# The colours of Okabe & Ito, which are distinguishable with colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 LINES = ("-", "--", ":")
 GREY = "#666666"
 ENVELOPE = "#e0dccb"
-WIDE = 7.0  # inches
+WIDE = 7.0  # least width in inches of a figure with a title
 
-Label = tuple[str, tuple[float, float], str]  # text, the point in data units, colour
+Label = tuple[str, tuple[float, float], str]  # text, point in data units, colour
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """What tells the lines of a chart apart, the one of this number from 0."""
+    """Colour, marker and line style of the line with the given index in a chart."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -49,7 +49,7 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def shown(name: str) -> str:
-    """A name as a figure shows it: $ begins no formula, and _ hides nothing from the legend."""
+    """A name escaped for matplotlib, where $ starts a formula and a leading _ hides the label."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
@@ -59,7 +59,7 @@ def draw_curve(
     published: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Save `curve_figure` at a path without suffix, as .png and .svg."""
+    """Save `curve_figure` as .png and .svg; `path` has no suffix."""
     figure = curve_figure(curves, codecs, published)
     save_figure(figure, path.with_name(f"{path.name}.png"))
     save_figure(figure, path.with_name(f"{path.name}.svg"))
@@ -71,16 +71,16 @@ def curve_figure(
     published: Mapping[str, float],
     size: tuple[float, float] = (9.6, 6.8),
 ) -> Figure:
-    """Decode time against bpsp: curves labelled with their steps, codecs as points.
+    """bpsp against decode time: curves labelled with numbers of steps, and codecs as points.
 
-    Behind several curves lies their lower envelope, as far as it is on the Pareto front. Rows
-    that carry no time (nothing was timed) are left out.
+    With several curves, their Pareto front is drawn as a wide line in the background. Rows without
+    a measured time are skipped.
 
     Args:
         curves: rows of each named curve.
-        codecs: classical codecs measured on the same images; may be empty.
+        codecs: rows of classical codecs on the same images; may be empty.
         published: named bpsp to draw as thin lines; may be empty.
-        size: width and height in inches; narrower ones than 7 have no title.
+        size: width and height in inches; a figure narrower than `WIDE` has no title.
 
     Raises:
         ValueError: there is no row to draw.
@@ -126,16 +126,16 @@ def curve_figure(
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.06, y=0.06)
-    axes.set_xlabel("decode time of an image, one at a time (ms)")
-    axes.set_ylabel("bits per sub-pixel (coded bytes, base code included)")
+    axes.set_xlabel("decode time per image, batch size 1 (ms)")
+    axes.set_ylabel("bits per sub-pixel (coded bytes, including the base code)")
     count = next(rows[0].images for rows in curves.values() if rows)
     if size[0] >= WIDE:
-        axes.set_title(f"Lossless coding of {count} images: decode time against size")
+        axes.set_title(f"Lossless coding of {count} images: size against decode time")
     axes.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
     _draw_published(axes, published)
-    meaning = "number of steps at each point" if len(curves) > 1 else None
-    legend = axes.legend(loc="best", fontsize=9, framealpha=0.9, title=meaning, title_fontsize=8)
-    figure.draw_without_rendering()  # makes the layout; it stays as labels are placed in it
+    title = "labels: number of steps" if len(curves) > 1 else None
+    legend = axes.legend(loc="best", fontsize=9, framealpha=0.9, title=title, title_fontsize=8)
+    figure.draw_without_rendering()  # computes the layout, which must not change from here on
     figure.set_layout_engine("none")
     _place_labels(axes, labels, legend.get_window_extent())
     return figure
@@ -147,7 +147,7 @@ def losses_figure(
     """Validation bpsp of named runs against the updates of their training.
 
     Args:
-        losses: for each run its updates and bpsp.
+        losses: updates and bpsp of each run.
         size: width and height in inches.
     """
     figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
@@ -168,10 +168,10 @@ def losses_figure(
 
 
 def parts_figure(parts: Mapping[str, Mapping[str, float]], size: tuple[float, float]) -> Figure:
-    """Validation bpsp of base code and steps as bars, those of named times side by side.
+    """A bar chart of the validation bpsp of base code and steps, for one or more validations.
 
     Args:
-        parts: for each time (such as "first", "best") the bpsp of each part.
+        parts: bpsp of each part, by the name of the validation (such as "first validation").
         size: width and height in inches.
     """
     figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
@@ -200,22 +200,22 @@ def draw_panel(
     bits: np.ndarray,
     samples: np.ndarray,
 ) -> Figure:
-    """A row an image: original, base reconstruction, what steps knew, bits of each pixel, a sample.
+    """One row per image: original, base, known pixels before some steps, sample, bits per pixel.
 
     Args:
         images: uint8 (N, H, W, 3).
-        bases: uint8 (N, H, W, 3).
-        known: uint8 (N, S, H, W, 3), what is known before each of the S shown steps.
-        known_steps: the numbers of these steps.
-        bits: float (N, H, W), bits spent on each pixel.
-        samples: uint8 (N, H, W, 3), drawn from the model, given the base codes.
+        bases: uint8 (N, H, W, 3), the base codes' reconstructions.
+        known: uint8 (N, S, H, W, 3), known pixels before each of the S shown steps.
+        known_steps: numbers of the shown steps, from 1.
+        bits: float (N, H, W), bits of each pixel.
+        samples: uint8 (N, H, W, 3), samples from the model, conditional on the base codes.
     """
     columns = 4 + len(known_steps)
     count = len(images)
     figure = Figure(figsize=(1.6 * columns + 0.8, 1.6 * count + 0.6), dpi=110, layout="constrained")
     grid = figure.subplots(count, columns, squeeze=False)
-    titles = ["original", "base reconstruction", *(f"known at step {step}" for step in known_steps)]
-    titles += ["a sample of the model", "bits per pixel"]
+    known_titles = (f"known before step {step}" for step in known_steps)
+    titles = ["original", "base reconstruction", *known_titles, "sample", "bits per pixel"]
     for row in range(count):
         shown = [images[row], bases[row], *known[row], samples[row]]
         for column, picture in enumerate(shown):
@@ -232,7 +232,7 @@ def draw_panel(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as the suffix says, whole or not at all; the same figure, the same bytes."""
+    """Write a figure atomically in the format of the suffix; the bytes are reproducible."""
     buffer = io.BytesIO()
     kind = path.suffix.removeprefix(".")
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name}):
@@ -241,7 +241,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
-    """Thin lines over the whole width, named beyond the right edge, names pushed apart."""
+    """Draw thin horizontal lines with their names at the right edge, without overlaps."""
     if not published:
         return
     names = sorted(published, key=lambda name: published[name])
@@ -259,7 +259,7 @@ def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
             linewidth=0.8,
             linestyle="--",
             zorder=1,
-            label=None if index else "published figures",
+            label=None if index else "published values",
         )
         axes.annotate(
             f"{name} {value:.2f}",
@@ -275,22 +275,22 @@ def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
 
 
 def _apart(values: Sequence[float], gap: float) -> np.ndarray:
-    """Ascending values, neighbours moved by equal amounts until they are `gap` apart."""
+    """Move ascending values by equal amounts until neighbours are at least `gap` apart."""
     heights = np.array(values, dtype=float)
     for _ in range(100):
-        lack = np.maximum(gap - np.diff(heights), 0) / 2
-        heights[:-1] -= lack
-        heights[1:] += lack
+        overlap = np.maximum(gap - np.diff(heights), 0) / 2
+        heights[:-1] -= overlap
+        heights[1:] += overlap
     return heights
 
 
 def _place_labels(axes: Axes, labels: Sequence[Label], legend: Bbox) -> None:
-    """Put each label near its point where it covers least: labels, markers, lines, the edges."""
+    """Place each label near its point, where it overlaps other labels, points and lines least."""
     pixels_per_point = axes.get_figure().dpi / 72  # type: ignore[union-attr]
     inside = axes.get_window_extent()
     taken = [legend]
     marks = np.concatenate([_on_line(line) for line in axes.get_lines()] or [np.empty((0, 2))])
-    # From the top down: of two points at one place the upper one takes the room above.
+    # From top to bottom, so that of two close points the upper one is labelled above.
     labels = sorted(labels, key=lambda label: -label[1][1])
     points = axes.transData.transform(np.reshape([point for _, point, _ in labels], (-1, 2)))
     for (text, point, colour), centre in zip(labels, points, strict=True):
@@ -340,7 +340,7 @@ def _place_labels(axes: Axes, labels: Sequence[Label], legend: Bbox) -> None:
 
 
 def _on_line(line: Line2D) -> np.ndarray:
-    """Pixels (M, 2) along a drawn line, some 3 apart."""
+    """Points (M, 2) along a drawn line in display pixels, about 3 pixels apart."""
     corners = line.get_transform().transform(np.reshape(line.get_xydata(), (-1, 2)))
     pieces = [corners]
     for start, end in pairwise(corners):

@@ -1,4 +1,4 @@
-"""What a run's own logs say of its validations."""
+"""Validation history of a run, read from its CSV logs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import NamedTuple
 class Validation(NamedTuple):
     """One validation of a run.
 
-    updates: of the optimiser before it.
-    seconds: of training before it; None if they were not counted.
-    bpsp: of all parts together.
-    parts: bpsp of "base" and of each step, "1" and so on; what was not logged is left out.
+    Attributes:
+        updates: number of optimiser updates before the validation.
+        seconds: training time before the validation; None if it was not measured.
+        bpsp: total bpsp.
+        parts: bpsp of "base" and of each step, "1", "2", …; parts that were not logged are missing.
     """
 
     updates: int
@@ -24,7 +25,7 @@ class Validation(NamedTuple):
 
 
 def read_history(run_dir: Path) -> list[Validation]:
-    """The validations of a run in their order, those of all its resumed parts."""
+    """The validations of a run in chronological order, across resumes."""
     logs = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda log: log.stat().st_mtime)
     rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
     return [_validation(row) for row in rows if row.get("val/bpsp")]

@@ -1,4 +1,4 @@
-"""What a run ran on: processor, libraries, the code's commit."""
+"""Description of the machine: processor, libraries and commit of the code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def describe_machine() -> dict[str, str]:
-    """Names and values, for people to read."""
+    """Names and values that describe the machine, for reports."""
     return {
         "commit": _commit(),
         "processor": _processor(),
@@ -28,8 +28,8 @@ def describe_machine() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the code, marked if the code has changed since; "unknown" outside of git."""
-    if not (ROOT / ".git").exists():  # installed: any repository around it is another one
+    """The commit of the code, with the suffix -dirty after changes; "unknown" without git."""
+    if not (ROOT / ".git").exists():  # an installed package may lie in an unrelated repository
         return "unknown"
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:

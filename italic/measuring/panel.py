@@ -1,4 +1,4 @@
-"""The panel: original, base reconstruction, what steps knew, the bits of each pixel, a sample."""
+"""The panel of images: original, base, known pixels before some steps, sample, bits per pixel."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from italic.coding.streams.codec import Codec
 from italic.measuring.curve import Estimate
 from italic.measuring.figures import draw_panel
 
-UNKNOWN = 128  # grey level shown for a pixel that is not known yet
+UNKNOWN = 128  # grey level of unknown pixels in figures
 
 
 def known_before(codec: Codec, images: np.ndarray, step: int) -> np.ndarray:
-    """Images, uint8 (N, H, W, 3), as far as they are known before a step (from 0), else grey."""
+    """Images uint8 (N, H, W, 3) with the pixels that are unknown before a step (from 0) in grey."""
     known = codec.partition(*images.shape[1:3]).step_of_pixel < step
     return np.where(known[..., None], images, np.uint8(UNKNOWN))
 
 
 def make_panel(codec: Codec, images: np.ndarray) -> Figure:
-    """Encode images, uint8 (N, H, W, 3), and draw what the codec saw, spent and expects."""
+    """Encode images, uint8 (N, H, W, 3), and draw the panel, see `draw_panel`."""
     count, height, width, _ = images.shape
     estimate = Estimate(count, height * width)
     codes = [coded.base for coded in codec.encode(images, estimate)]

@@ -1,4 +1,4 @@
-"""How near pictures are to their originals, and grids of such pictures."""
+"""Image quality metrics, and grids of images."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from skimage.metrics import structural_similarity
 
 
 def squared_errors(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Mean squared error of each picture, float64 (N,), from uint8 (N, H, W, 3)."""
+    """Mean squared error of each image, float64 (N,), from uint8 (N, H, W, 3)."""
     return ((pictures.astype(np.float64) - originals) ** 2).mean((1, 2, 3))
 
 
 def psnr(squared_error: np.ndarray | float) -> np.ndarray:
-    """PSNR in dB of mean squared errors, infinite for 0: 10 · log10(255² / error)."""
+    """PSNR in dB from mean squared errors, 10 · log10(255² / error); infinite for 0."""
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255**2 / np.asarray(squared_error))
 
 
 def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """SSIM of each picture, float64 (N,), from uint8 (N, H, W, 3), mean of the colours.
+    """SSIM of each image, float64 (N,), mean over the colours, from uint8 (N, H, W, 3).
 
-    With the Gaussian window of Wang et al. (2004); pictures of at least 11×11 pixels.
+    The Gaussian window is that of Wang et al. (2004). Images must have at least 11×11 pixels.
     """
     return np.array(
         [
@@ -44,12 +44,12 @@ def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
 def draw_grid(
     pictures: np.ndarray, titles: Sequence[str], captions: Sequence[Sequence[str]]
 ) -> Figure:
-    """Rows of pictures with a title over each column and a caption under each picture.
+    """A grid of images with a title above each column and a caption below each image.
 
     Args:
         pictures: uint8 (N, M, H, W, 3).
-        titles: M.
-        captions: N times M; may be empty texts.
+        titles: M titles.
+        captions: N sequences of M captions, which may be empty.
     """
     rows, columns, height, width, _ = pictures.shape
     side = 1.3

@@ -1,4 +1,4 @@
-"""report.html: a run, or runs beside one another, on one page that needs no network."""
+"""report.html: a self-contained page about a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from italic.measuring.results import CodecRow, CurveRow, envelope
 from italic.run_directory import CONFIG, read_config
 
 REPORT = "report.html"
-WIDE, NARROW = (9.6, 5.6), (4.4, 4.6)  # inches, the second for telephones
+WIDE, NARROW = (9.6, 5.6), (4.4, 4.6)  # sizes of charts in inches, for desktops and for phones
 
 Draw = Callable[[tuple[float, float]], Figure]
 
 
 class Chart(NamedTuple):
-    """A figure in two sizes as data URIs, and what it shows, for who can't see it."""
+    """A figure in two sizes as data URIs, with a text alternative."""
 
     wide: str
     narrow: str
@@ -36,7 +36,7 @@ class Chart(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Names of columns, and rows of values; numbers are aligned, and sort as numbers."""
+    """Column names and rows of values; sortable tables sort numbers by value."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -45,25 +45,25 @@ class Table(NamedTuple):
 
 @dataclass
 class Section:
-    """A heading and what stands below it, all of it optional."""
+    """A section of a report: a title and optional content."""
 
     title: str
     note: str = ""
     charts: list[Chart] = field(default_factory=list)
     pictures: list[Chart] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    text: str = ""  # shown as it stands
+    text: str = ""  # preformatted text
 
 
 def write_run_report(
     run_dir: Path, curve: Sequence[CurveRow] = (), panel: Figure | None = None
 ) -> None:
-    """Write a run's report into its directory.
+    """Write the report of a run into its directory.
 
     Args:
-        run_dir: a directory that train.py wrote, with its configuration.
-        curve: of validation images; may be empty, as before training ends.
-        panel: of validation images, see `panel.make_panel`.
+        run_dir: run directory of train.py.
+        curve: rows of the curve of validation images; may be empty.
+        panel: panel of validation images, see `panel.make_panel`; None for no panel.
     """
     history = read_history(run_dir)
     sections = []
@@ -74,7 +74,7 @@ def write_run_report(
     if panel is not None:
         sections.append(_panel_section({"validation images": panel}))
     sections.append(Section("Configuration", text=OmegaConf.to_yaml(read_config(run_dir))))
-    title = f"Run {Path(*run_dir.resolve().parts[-2:])}"  # of runs/DATE/TIME the last two
+    title = f"Run {Path(*run_dir.resolve().parts[-2:])}"  # DATE/TIME of runs/DATE/TIME
     _write(run_dir / REPORT, title, _facts(history), sections)
 
 
@@ -86,15 +86,15 @@ def write_evaluation_report(
     panels: Mapping[str, Figure],
     run_dirs: Mapping[str, Path],
 ) -> None:
-    """Write an evaluation's report: curves over one another, what differs between the runs.
+    """Write the report of an evaluation: all curves in one chart, and differences of the runs.
 
     Args:
-        output: directory.
+        output: directory for the report.
         curves: rows of each named curve.
-        codecs: classical codecs on the same images; may be empty.
+        codecs: rows of classical codecs on the same images; may be empty.
         published: named bpsp, drawn as lines; may be empty.
-        panels: of the same names as the curves; may be empty.
-        run_dirs: where the run behind a curve lies, for those that have one.
+        panels: panels by the name of the curve; may be empty.
+        run_dirs: run directories by the name of the curve, for models that have one.
     """
     histories = {name: read_history(path) for name, path in run_dirs.items()}
     histories = {name: history for name, history in histories.items() if history}
@@ -111,7 +111,7 @@ def write_evaluation_report(
     facts = {"images": str(next(rows[0].images for rows in curves.values() if rows))}
     best = min((row for rows in curves.values() for row in rows), key=lambda row: row.bpsp_coded)
     facts["fewest bits"] = f"{best.bpsp_coded:.4f} bpsp in {best.steps} steps"
-    facts["decoded"] = (
+    facts["decoded images"] = (
         "all equal to their originals"
         if all(row.lossless for rows in curves.values() for row in rows)
         else "NOT ALL EQUAL to their originals"
@@ -121,7 +121,7 @@ def write_evaluation_report(
 
 
 def differences(configs: Mapping[str, DictConfig]) -> tuple[list[str], list[list[str]]]:
-    """The keys in which configurations differ, and for each of them its values in all of these."""
+    """The keys in which configurations differ, and for each key its values."""
     flat = {name: _flattened(OmegaConf.to_container(cfg)) for name, cfg in configs.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     table = {key: [values.get(key, "–") for values in flat.values()] for key in keys}
@@ -142,8 +142,8 @@ def _curve_section(
     ]
     section = Section(
         "Time and size",
-        "Decode time of an image, one at a time, against coded bits per sub-pixel, the base code "
-        "included. The table's headings sort it.",
+        "Coded bits per sub-pixel, including the base code, against the decode time per image with "
+        "batch size 1. Click a heading to sort the table.",
         [_chart(lambda size: figures.curve_figure(curves, codecs, published, size), "the curve")],
         tables=[Table(["model", *_words(columns)], rows, sortable=True)],
     )
@@ -180,7 +180,7 @@ def _parts_section(history: Sequence[Validation]) -> Section:
     rows = [[time, *(parts.get(name, "") for name in names)] for time, parts in times.items()]
     return Section(
         "Bits by part",
-        "What the base code and each step cost, in bits per sub-pixel of the whole image.",
+        "Bits of the base code and of each step, divided by the number of sub-pixels of the image.",
         [_chart(lambda size: figures.parts_figure(times, size), "bpsp of base code and steps")],
         tables=[Table(["", *names], rows)],
     )
@@ -189,9 +189,9 @@ def _parts_section(history: Sequence[Validation]) -> Section:
 def _panel_section(panels: Mapping[str, Figure]) -> Section:
     pictures = [Chart(_png(panel), "", f"panel of {name}") for name, panel in panels.items()]
     return Section(
-        "Pictures",
-        "Originals, base reconstructions, what steps knew, a sample of the model, and the bits "
-        "spent on each pixel.",
+        "Images",
+        "Originals, base reconstructions, known pixels before some steps, samples from the model, "
+        "and bits per pixel.",
         pictures=pictures,
     )
 
@@ -199,7 +199,7 @@ def _panel_section(panels: Mapping[str, Figure]) -> Section:
 def _differences_section(configs: Mapping[str, DictConfig]) -> Section:
     keys, values = differences(configs)
     rows = [[key, *row] for key, row in zip(keys, values, strict=True)]
-    return Section("What differs in the configurations", tables=[Table(["key", *configs], rows)])
+    return Section("Differences of the configurations", tables=[Table(["key", *configs], rows)])
 
 
 def _facts(history: Sequence[Validation]) -> dict[str, str]:

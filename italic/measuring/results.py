@@ -1,4 +1,4 @@
-"""The rows of curve and codec tables, the best of several curves, and their files."""
+"""Rows of curve and codec tables, the envelope of several curves, and their files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,20 @@ from italic.errors import SettingError
 
 @dataclass(frozen=True)
 class CurveRow:
-    """One number of steps: bits per sub-pixel by kind, milliseconds an image alone and in a batch.
+    """Rates and times for one number of steps.
 
-    `bpsp_base` is the base codes' share; the other two include it. `encode_ms` and `decode_ms` are
-    medians over some images, coded alone.
+    Attributes:
+        steps: number of steps.
+        images: number of images.
+        bpsp_base: bpsp of the base codes.
+        bpsp_estimated: total bpsp with the bits of the likelihood, including the base codes.
+        bpsp_coded: total bpsp of the coded bytes, including the base codes.
+        encode_ms: median encode time of some images with batch size 1, milliseconds.
+        decode_ms: median decode time of some images with batch size 1, milliseconds.
+        batch: size of the largest batch.
+        batch_encode_ms: mean encode time per image in batches, milliseconds.
+        batch_decode_ms: mean decode time per image in batches, milliseconds.
+        lossless: whether all decoded images equal their originals.
     """
 
     steps: int
@@ -39,7 +49,7 @@ class CurveRow:
 
 @dataclass(frozen=True)
 class CodecRow:
-    """One classical codec: bits per sub-pixel of whole files, milliseconds an image on average."""
+    """A classical codec: bpsp of complete files, and mean times per image in milliseconds."""
 
     codec: str
     images: int
@@ -51,7 +61,7 @@ class CodecRow:
 
 @dataclass(frozen=True)
 class EnvelopeRow(CurveRow):
-    """The curve row that is best for its number of steps, and the name of its model."""
+    """The best curve row for a number of steps, with the name of its model."""
 
     model: str
 
@@ -60,10 +70,12 @@ Row = TypeVar("Row", bound=CurveRow | CodecRow)
 
 
 def envelope(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
-    """For each number of steps the row of least coded bpsp, of equal ones the fastest; by steps.
+    """The row of least coded bpsp for each number of steps, sorted by steps.
+
+    Among rows of equal bpsp, the one with the least decode time is used.
 
     Args:
-        curves: rows by the name of their model.
+        curves: rows by the name of the model.
     """
     rows = [EnvelopeRow(**asdict(row), model=name) for name in curves for row in curves[name]]
     rows.sort(key=lambda row: (row.steps, row.bpsp_coded, row.decode_ms))
@@ -71,31 +83,31 @@ def envelope(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
 
 
 def pareto_front(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
-    """The rows of the envelope that no row of any curve beats in decode time and coded bpsp.
+    """The rows of the envelope on the Pareto front of decode time and coded bpsp of all rows.
 
-    Rows that carry no time (nothing was timed) are left out.
+    Rows without a measured time are skipped.
 
     Args:
-        curves: rows by the name of their model.
+        curves: rows by the name of the model.
 
     Returns:
-        Rows by ascending decode time, so by descending bpsp.
+        Rows by ascending decode time, and so by descending bpsp.
     """
     points = {(row.decode_ms, row.bpsp_coded) for rows in curves.values() for row in rows}
 
-    def beaten(row: CurveRow) -> bool:
-        here = (row.decode_ms, row.bpsp_coded)
-        return any(time <= here[0] and bpsp <= here[1] for time, bpsp in points - {here})
+    def dominated(row: CurveRow) -> bool:
+        point = (row.decode_ms, row.bpsp_coded)
+        return any(time <= point[0] and bpsp <= point[1] for time, bpsp in points - {point})
 
-    front = [row for row in envelope(curves) if math.isfinite(row.decode_ms) and not beaten(row)]
+    front = [row for row in envelope(curves) if math.isfinite(row.decode_ms) and not dominated(row)]
     return sorted(front, key=lambda row: row.decode_ms)
 
 
 def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> None:
-    """Write rows as .csv or .json, floats with 6 significant digits; whole or not at all.
+    """Write rows atomically as .csv or .json, with 6 significant digits for floats.
 
     Raises:
-        ValueError: another suffix, or no rows.
+        ValueError: the suffix is another one, or there are no rows.
     """
     if not rows or path.suffix not in (".csv", ".json"):
         raise ValueError(f"expected at least one row and a .csv or .json file; got {path.name}")
@@ -114,7 +126,7 @@ def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> Non
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows with the same keys as .csv, whole or not at all."""
+    """Write rows with the same keys atomically as .csv."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -123,10 +135,10 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """Read what `write_rows` wrote.
+    """Read a file of `write_rows`.
 
     Raises:
-        SettingError: a file of another kind, or none.
+        SettingError: the file does not exist, or its columns or values are not those of the type.
     """
     kinds = {field.name: field.type for field in fields(row_type)}
     try:
@@ -135,7 +147,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
         )
         if not table or any(set(row) != set(kinds) for row in table):
-            raise ValueError("its columns differ")
+            raise ValueError("its columns are different or it has no rows")
         return [
             row_type(**{name: _parsed(row[name], kind) for name, kind in kinds.items()})  # type: ignore[arg-type]
             for row in table
@@ -157,5 +169,5 @@ def _parsed(value: Any, kind: Any) -> Any:
         return str(value) == "True"
     if value is None and kind == "float":
         return math.nan
-    # By way of text, so that a fraction is refused where a whole number belongs.
+    # Converted from text, so that int rejects fractions.
     return {"int": int, "float": float, "str": str}[kind](str(value))

@@ -151,7 +151,7 @@ def test_panel_has_a_row_an_image_and_one_colour_bar(tmp_path: Path, shown: list
     figure = draw_panel(images, images + 1, known, shown, bits, images)
     assert len(figure.axes) == 2 * (4 + len(shown)) + 1
     titles = [axes.get_title() for axes in figure.axes[: 4 + len(shown)]]
-    middle = [*(f"known at step {step}" for step in shown), "a sample of the model"]
+    middle = [*(f"known before step {step}" for step in shown), "sample"]
     assert titles == ["original", "base reconstruction", *middle, "bits per pixel"]
     heats = [axes.images[0] for axes in figure.axes[:-1]]
     assert heats[3 + len(shown)].get_clim() == heats[-1].get_clim() == (0, 24)
