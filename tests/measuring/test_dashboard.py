@@ -132,4 +132,4 @@ def test_an_evaluation_logs_to_the_trainings_run_on_request(run_dir: Path, tmp_p
 
 def test_the_trainings_run_must_be_named(tmp_path: Path) -> None:
     settings = ["weights=cifar10", "logger.same_run=true", f"output={tmp_path}/out"]
-    assert "name it by ckpt_path" in refused("evaluate.py", *settings)
+    assert "expected ckpt_path=RUN_DIR" in refused("evaluate.py", *settings)

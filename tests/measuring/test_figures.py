@@ -68,7 +68,7 @@ def test_one_curve_names_its_steps_codecs_and_published_figures(tmp_path: Path) 
     assert {"1 step", *(f"{steps} steps" for steps in STEPS[1:])} <= set(found)
     assert {codec.codec for codec in CODECS} <= set(found)
     assert {f"{name} {bpsp:.2f}" for name, bpsp in PUBLISHED_CIFAR10.items()} <= set(found)
-    assert "bits per sub-pixel (coded bytes, base code included)" in found
+    assert "bits per sub-pixel (coded bytes, including the base code)" in found
 
 
 def test_every_curve_names_its_steps(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_network_is_told_the_rung() -> None:
     [
         ({"space_to_depth": 2, "position_period": 3}, "multiple of space_to_depth"),
         ({"largest_stride": 3, "recurrent": False}, "power of two"),
-        ({"largest_stride": 2}, "recurrent=false, or largest_stride=1"),
+        ({"largest_stride": 2}, "recurrent=false or largest_stride=1"),
         ({"deep": 2}, "mask_branch=false or deep=null"),
         ({"deep": 0}, "mask_branch=false or deep=null"),
         ({"leak": 0.1}, "leak must be 0 or a power of two up to 1; got 0.1"),
