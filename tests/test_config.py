@@ -67,7 +67,7 @@ def test_any_trainer_setting_may_be_given() -> None:
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("bfloat16", ["", "cpu", "cuda"])  # where products of it are fast
+@pytest.mark.parametrize("bfloat16", ["", "cpu", "cuda"])  # device with fast bfloat16 products
 def test_presets_choose_the_precision_for_the_machine(
     gpu: bool, bfloat16: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

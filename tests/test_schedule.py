@@ -30,7 +30,7 @@ def test_bounds_go_through_all_pixels_with_no_empty_step(
 
 
 def test_powers_are_rounded_alike_by_all_libraries() -> None:
-    # 129,070,030.50000048…, rounded to 2^-20 first; numpy's with AVX-512 is below that.
+    # The exact value is 129,070,030.50000048…; numpy with AVX-512 gives a smaller one.
     bounds = step_bounds(12508 * 16677, 1368, "power", 1.5)
     assert bounds[1129] == 129_070_031
 
@@ -81,7 +81,7 @@ def test_given_sizes_hold_for_their_number_of_steps_and_plans_for_theirs() -> No
     planned = Schedule(sizes="planned", exponent=2.0, plans={2: [5, 59]})
     assert planned.bounds(64, 2).tolist() == [0, 5, 64]
     assert np.array_equal(planned.bounds(64, 3), step_bounds(64, 3, "power", 2.0))
-    # Plans that are not asked for.
+    # Plans that `sizes` does not use.
     assert np.array_equal(
         Schedule(sizes="equal", plans={2: [5, 59]}).bounds(64, 2), step_bounds(64, 2, "equal")
     )
@@ -100,7 +100,7 @@ def test_schedules_of_other_plans_share_nothing() -> None:
     assert bounds(one) == bounds(same) == [0, 5, 64] and bounds(other) == [0, 6, 64]
     parts = [schedule.partition(8, 8, 2) for schedule in (one, other)]
     assert [part.bounds.tolist() for part in parts] == [[0, 5, 64], [0, 6, 64]]
-    plans[2] = [7, 57]  # what it was given is its own
+    plans[2] = [7, 57]  # the schedule has a copy
     assert other.partition(8, 8, 2).bounds.tolist() == other.bounds(64, 2).tolist() == [0, 6, 64]
     assert hash(Schedule(sizes=[1, 2])) == hash(Schedule(sizes=(1, 2)))
 
@@ -117,7 +117,7 @@ def test_the_partitions_of_last_are_remembered() -> None:
 
 @st.composite
 def partitions(draw: st.DrawFn) -> Partition:
-    """Of all orders, sizes and numbers of steps, as many as there are pixels included."""
+    """Partitions of all orders and several sizes and numbers of steps, up to one per pixel."""
     height, width = draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
     pixels = height * width
     schedule = Schedule(
@@ -129,7 +129,7 @@ def partitions(draw: st.DrawFn) -> Partition:
 
 
 def on_lattice(partition: Partition, pixels: np.ndarray, stride: int) -> bool:
-    """Whether all of the flat indices are on the lattice of a stride."""
+    """Whether all flat indices are on the lattice of a stride."""
     y, x = np.divmod(pixels, partition.width)
     return not (y % stride).any() and not (x % stride).any()
 
@@ -180,7 +180,7 @@ def test_contexts_are_of_what_is_known_on_the_next_lattice(partition: Partition)
             if context >= 0:
                 had = (lattice < context).sum()
                 assert context in steps[here] and 0 < had <= known
-                # Complete ones are used as soon as they are, others before they have doubled.
+                # Complete lattices are used at once, others until their known pixels double.
                 assert had == known if known == lattice.size else known < 2 * had
         distinct = set(pairs[:, 1].tolist()) - {-1}
         assert len(distinct) <= math.ceil(math.log2(lattice.size)) + 1

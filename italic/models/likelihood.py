@@ -51,7 +51,7 @@ class Mixture(NamedTuple):
         return self.means + torch.stack(shift, dim=-2)
 
     def expectation(self) -> Tensor:
-        """The expected pixel, with no colour of it known, float (..., 3), 0 to 255.
+        """Expectation of each pixel before any of its colours is known, float (..., 3), 0 to 255.
 
         A logistic whose tails are moved to 0 and 255, as in `bits`, has the mean
         s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF from 0 to 255; ζ is the softplus. The

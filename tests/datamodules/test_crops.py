@@ -57,7 +57,7 @@ def test_fixed_crops_lie_side_by_side(photographs: Folder) -> None:
     assert crops.shape == (2, 16, 16, 3)
     assert sorted(map(tuple, crops[:, 0, 0])) == [(0, 0, 0), (0, 16, 0)]
     assert np.array_equal(photographs.load("validation"), crops)
-    assert len(photographs.load("train")) == 1 + 2  # an image is too low
+    assert len(photographs.load("train")) == 1 + 2  # one image is smaller than a tile
     photographs.crop = 64
     with pytest.raises(DataError, match=r"smaller datamodule\.images\.crop"):
         photographs.load("train")
@@ -84,7 +84,7 @@ def test_reduced_crops_cover_up_to_twice_the_side() -> None:
     torch.manual_seed(0)
     ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 100, 0).repeat(3, 2)
     drawn = RandomCrops([ramp], 16, reduced=0.5).__getitems__(range(2000)).long()
-    spans = drawn[:, 0, 8, 12] - drawn[:, 0, 8, 4]  # 8 columns, or up to 16 once reduced
+    spans = drawn[:, 0, 8, 12] - drawn[:, 0, 8, 4]  # 8 columns, or up to 16 in downscaled crops
     assert spans.min() == 8 and spans.max() in (15, 16)
     assert (spans == 8).double().mean().item() == pytest.approx(0.5 + 0.5 / 16, abs=0.05)
     small = RandomCrops([ramp[:17]], 16, reduced=1.0).__getitems__(range(10))

@@ -20,7 +20,7 @@ def pictures(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
 
 
 def batch(images: np.ndarray) -> dict[str, Any]:
-    """What a batch file holds of images, as the data set's makers wrote it."""
+    """The content of a batch file of the data set."""
     data = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     return {"data": data, "labels": list(range(len(images))), "mean": data.mean(0)}
 
@@ -57,7 +57,7 @@ def test_splits_are_the_files_images_without_overlap(data_dir: Path) -> None:
     assert as_set(train) | as_set(validation) == everything
     assert not as_set(train) & as_set(validation)
     assert as_set(test) == as_set(pictures(12, 10))
-    for seed in range(10):  # as many from each file, to within one
+    for seed in range(10):  # the numbers of images per file differ by at most one
         assert len(as_set(validation) & as_set(pictures(5, seed))) in (1, 2)
     assert not np.array_equal(source(data_dir, seed=1).load("validation"), validation)
 
@@ -120,7 +120,7 @@ def test_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int, order
 
 
 def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
-    """Its bytes are text, and its numpy an old one."""
+    """A pickle of Python 2, with bytes as strings and an old numpy."""
     data = bytes(range(192)) * 4
     (tmp_path / "batch").write_bytes(
         b"\x80\x02}q\x00U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
@@ -175,7 +175,7 @@ def tiny(tmp_path: Path) -> Path:
         (folder / images).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures(1, index, 64)[0]).save(folder / images / f"{index}.JPEG")
     (folder / "train" / "n0" / "n0_boxes.txt").touch()
-    grey = Image.fromarray(pictures(1, 9, 64)[0, ..., 0])  # some of the set's are
+    grey = Image.fromarray(pictures(1, 9, 64)[0, ..., 0])  # some images of the data set are grey
     grey.save(folder / "train" / "n0" / "images" / "9.JPEG")
     return folder
 

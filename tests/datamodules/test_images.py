@@ -74,7 +74,9 @@ def test_photographs_of_the_splits_differ() -> None:
 def test_photographs_may_be_resized_first() -> None:
     # The cat's 300×451 pixels become 75×113: 2×3 tiles.
     assert Photos(32, scale=0.25).load("test").shape == (6, 32, 32, 3)
-    assert len(Photos(32, scale=0.125).load("train"))  # some halves are smaller than a tile
+    assert len(
+        Photos(32, scale=0.125).load("train")
+    )  # some photographs at half size are smaller than a tile
     for size, scale in ((65, 0.25), (8, 0.01), (8, 2)):
         with pytest.raises(ValueError, match="must be from 1"):
             Photos(size, scale)
@@ -85,7 +87,7 @@ def test_folder_splits_files_and_cuts_tiles(tmp_path: Path) -> None:
         save(tmp_path / "deep" / f"{index}.png", picture(index, 40, 70))
     source = Folder(str(tmp_path), size=32, validation=0.3, test=0.3)
     splits = [source.load(split) for split in ("train", "validation", "test")]
-    assert all(len(images) % 2 == 0 for images in splits)  # two tiles a file
+    assert all(len(images) % 2 == 0 for images in splits)  # two tiles per file
     assert sum(map(len, splits)) == len(as_set(np.concatenate(splits))) == 20
 
 
@@ -134,7 +136,7 @@ def test_gray_and_palette_are_converted_without_loss(tmp_path: Path) -> None:
     [
         (np.zeros((32, 32, 4), np.uint8), "rgb alpha"),
         (np.zeros((32, 32), np.uint16), "gray16"),
-        (np.zeros((32, 32, 3), np.uint16), "rgb16"),  # Pillow alone would make 8 bits of them
+        (np.zeros((32, 32, 3), np.uint16), "rgb16"),  # Pillow would convert them to 8 bits
     ],
 )
 def test_alpha_and_16_bit_are_refused_by_name(tmp_path: Path, array: np.ndarray, kind: str) -> None:

@@ -17,7 +17,7 @@ from italic.datamodules.pairs import make_pairs
 
 @dataclass
 class Halving:
-    """A base code that leaves a mark each time it encodes."""
+    """A base code that records each call of encode."""
 
     marks: str
     fails: bool = False
@@ -39,7 +39,7 @@ class Halving:
 
 @dataclass
 class FailsAt(Halving):
-    """One that can't code one image."""
+    """A base code that fails on one image."""
 
     image: bytes = b""
 
@@ -50,7 +50,7 @@ class FailsAt(Halving):
 
 @dataclass
 class Deadly(Halving):
-    """One that kills the worker that takes it first."""
+    """A base code that kills the first worker that uses it."""
 
     def encode(self, image: np.ndarray) -> bytes:
         dead = Path(f"{self.marks}.dead")
@@ -137,7 +137,7 @@ def test_what_was_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def sent_along() -> None:
-    """Let Ray's workers, who can't import this file, have its classes."""
+    """Send the classes of this file to Ray's workers, which can't import it."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])

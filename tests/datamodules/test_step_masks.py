@@ -22,7 +22,7 @@ RANK = torch.from_numpy(np.argsort(pixel_order("nested", 16, 16)).reshape(16, 16
 
 
 class Noise:
-    """Random images; the first pixel of each holds its number."""
+    """Random images; the first pixel of each image holds its index."""
 
     def load(self, split: str) -> np.ndarray:
         images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
@@ -84,7 +84,7 @@ def test_windows_are_segments_of_the_order_with_something_due(steps: int, max_st
 
 
 def test_every_pixel_is_due_equally_often_relative_to_its_steps_size() -> None:
-    """A step is drawn by its pixels, so the mean cost of a window is the cost of an image."""
+    """Steps are drawn in proportion to their pixels, so a window's mean cost is the image's."""
     torch.manual_seed(0)
     step_of_pixel = windows(40_000, 1, 1, 16)
     due = (step_of_pixel == 0).double()
@@ -210,7 +210,7 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int])
 
 
 class Numbered:
-    """Images that hold their number, those for training from 0, the others from 100."""
+    """Images that hold their index, from 0 in training and from 100 in validation."""
 
     def load(self, split: str) -> np.ndarray:
         first = 0 if split == "train" else 100

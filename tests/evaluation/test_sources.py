@@ -28,7 +28,7 @@ def images_of(cfg: DictConfig) -> Any:
 
 
 def copied(folder: Path, name: str, card: dict[str, Any] | None) -> str:
-    """The path of a copy of the model that comes along, with another card or none."""
+    """The path of a copy of the installed model, with another card or no card."""
     path = folder / f"{name}.safetensors"
     shutil.copy(FILE, path)
     if card is not None:
@@ -71,7 +71,9 @@ def test_several_models_are_measured_on_their_common_images(
         {"configuration": 3},
         {"configuration": {"datamodule": {}}},
         trained_on("cifar10"),
-        trained_on({"_target_": "os.system", "command": "true"}),  # a card makes no other object
+        trained_on(
+            {"_target_": "os.system", "command": "true"}
+        ),  # a card must not instantiate other classes
         trained_on({"_target_": ["a"]}),
         trained_on({**PHOTOS, "sise": 3}),
         trained_on({**PHOTOS, "size": "large"}),

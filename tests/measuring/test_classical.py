@@ -15,7 +15,7 @@ def test_every_codec_returns_every_image() -> None:
     assert [row.codec for row in rows] == list(classical.CODECS)
     for row in rows:
         assert row.lossless and row.images == 2
-        assert row.bpsp > 8  # noise does not shrink, and every file has a header
+        assert row.bpsp > 8  # noise is incompressible, and every file has a header
         assert row.encode_ms > 0 and row.decode_ms > 0
 
 
@@ -34,7 +34,7 @@ def test_bits_and_times_are_means_over_whole_files(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(classical, "CODECS", {"stored": stored})
     (row,) = classical.measure(noise(5, 4, 4, 3), progress=False)
     assert row.bpsp == 8 * (48 + 4) / 48
-    assert not row.lossless  # it decodes to another shape
+    assert not row.lossless  # the decoded shape differs
 
 
 def test_one_changed_image_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a run logs to W&B, read back from the file of an offline run."""
+"""The W&B log of a run, read from the file of an offline run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from italic.measuring.dashboard import run_identity
 from tests.test_entry_points import refused
 
 ROOT = Path(__file__).parents[2]
-BLOCK = 2**15  # of the file, which is a log as LevelDB's
+BLOCK = 2**15  # block size of the file, which has the format of LevelDB logs
 TRAINING = [
     *("model=rnan_small", "model.features=8", "model.components=2", "datamodule=photos"),
     *("base=bpg", "base.qp=49", "steps=2", "threads=1", "trainer.enable_progress_bar=false"),
@@ -102,7 +102,9 @@ def test_a_training_is_really_in_its_offline_run(run_dir: Path) -> None:
     assert logged.summary["val/bpsp"]["min"] == pytest.approx(min(values))
     tables = [row["curve/table"] for row in logged.history if "curve/table" in row]
     panels = [row["val/panel"] for row in logged.history if "val/panel" in row]
-    assert len(tables) == 2 and len(panels) == 2  # in training and after it; at each validation
+    assert (
+        len(tables) == 2 and len(panels) == 2
+    )  # tables: in training and after it; panels: at each validation
     table = json.loads((logged.folder / "files" / tables[-1]["path"]).read_text())
     assert table["columns"][:2] == ["run", "steps"]
     assert [row[1] for row in table["data"]] == [1, 2, 4, 8, 16, 32]

@@ -41,7 +41,7 @@ def a_run(folder: Path, features: int) -> Path:
 
 
 class Page(HTMLParser):
-    """The tags, and the links to what lies outside of the page."""
+    """The tags of a page, and its links to other resources."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def test_a_comparison_overlays_runs_and_names_what_differs(tmp_path: Path) -> No
     page = Page(tmp_path / "report.html")
     assert not page.outside and not page.without_text
     assert "1.7500 bpsp in 2 steps" in page.text and "model.features" in page.text
-    assert "<td>note</td>" not in page.text  # the same in both
+    assert "<td>note</td>" not in page.text  # equal in both configurations
     sortable = re.findall(r'<table class="sortable">.*?</table>', page.text, re.S)
     assert all("<button" in table for table in sortable) and len(sortable) == 3
 

@@ -28,7 +28,7 @@ BEST = [EnvelopeRow(**asdict(row), model="qp 49") for row in CURVE]
 
 
 def curve(points: dict[int, tuple[float, float]]) -> list[CurveRow]:
-    """Rows of these numbers of steps, with coded bpsp and decode time."""
+    """Rows for numbers of steps, with coded bpsp and decode time."""
     return [
         replace(CURVE[0], steps=steps, bpsp_coded=bpsp, decode_ms=time)
         for steps, (bpsp, time) in points.items()
@@ -137,7 +137,7 @@ def test_of_equal_rows_the_fastest_is_in_the_envelope() -> None:
 def test_rows_that_any_curve_beats_are_off_the_front() -> None:
     wide = {"wide": curve({1: (4.9, 25), 2: (4.6, 50), 8: (3.6, 200)})}
     assert [row.model for row in envelope(CROSSING | wide)] == ["wide", "flat", "steep", "wide"]
-    # Wide's one step is slower than flat's two, which code in less.
+    # One step of wide is slower than two steps of flat, which need fewer bits.
     front = [(row.model, row.steps) for row in pareto_front(CROSSING | wide)]
     assert front == [("flat", 2), ("steep", 4), ("wide", 8)]
 

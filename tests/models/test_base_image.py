@@ -26,7 +26,7 @@ def test_a_plane_known_at_every_second_pixel_is_interpolated_bilinearly() -> Non
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     image = (3 * x + 2 * y).expand(1, 3, 32, 32)
     filled = fill(image, torch.zeros_like(image), known_after(256))
-    inner = slice(0, 31)  # beyond the last lattice line there is nothing to meet
+    inner = slice(0, 31)  # outside the last lattice line there are no neighbours
     assert torch.allclose(filled[..., inner, inner], image[..., inner, inner], atol=1e-3)
 
 

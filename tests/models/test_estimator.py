@@ -84,7 +84,7 @@ def test_distortion_counts_the_error_of_each_image_s_due_pixels_in_bits(
 ) -> None:
     data = batch(4)
     rank = torch.from_numpy(np.argsort(pixel_order("nested", 8, 8)).reshape(8, 8))
-    # The first sample's steps 2 and 3 of 4 (counted from 1), the second's first two of 8.
+    # Steps 2 and 3 of 4 (from 1) of the first sample, steps 1 and 2 of 8 of the second.
     windows = [(rank >= 16).long() + (rank >= 32) + (rank >= 48) - 1, rank * 8 // 64]
     data = data._replace(step_of_pixel=torch.stack(windows))
     losses = []
@@ -129,7 +129,7 @@ def test_a_recurrent_network_must_see_its_own_features() -> None:
 
 
 class Updates(pl.Callback):
-    """The learning rates of a training's updates."""
+    """The learning rates of all updates of a training."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -166,7 +166,7 @@ def test_gradients_gathered_over_batches_are_those_of_large_ones(
     # In bfloat16 Muon makes much of differences in the last bits.
     monkeypatch.setattr(optimiser, "multiplies_bfloat16", lambda _: False)
     torch.manual_seed(1)
-    small = [batch(4) for _ in range(5)]  # the last update of an epoch has but one of them
+    small = [batch(4) for _ in range(5)]  # the last update of an epoch has only one of them
     pairs = (small[:2], small[2:4], small[4:])
     large = [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in pairs]
     (gathered, rates), (whole, expected) = trained_on(small, 2), trained_on(large, 1)

@@ -1,4 +1,4 @@
-"""The lattice estimator: what it may read, one pass or step by step, any size, order and base."""
+"""The lattice estimator: causality, and one pass against step by step for sizes and orders."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from italic.schedule import Partition, Schedule
 
 @pytest.fixture(scope="module")
 def networks() -> dict[int, LatticeNetwork]:
-    """Small networks without random zeros, by the number of their base codes."""
+    """Small networks with random nonzero weights, by the number of base codes."""
     torch.manual_seed(0)
     settings = {"features": 24, "blocks": 2, "window": 5, "components": 3}
     made = {}

@@ -41,17 +41,17 @@ def test_one_component_in_closed_form() -> None:
     means = torch.tensor([100.0, 90 + red, 80 + 0.5 * red - 0.25 * green])
     cdf = torch.sigmoid((pixels + 0.5 - means) / 2), torch.sigmoid((pixels - 0.5 - means) / 2)
     expected = cdf[0] - cdf[1]
-    expected[0, 2] = cdf[0][0, 2]  # 0 is open below
+    expected[0, 2] = cdf[0][0, 2]  # the interval of 0 is unbounded below
     assert torch.allclose(2 ** -mixture.bits(pixels), expected, rtol=1e-4)
 
 
 def same_for_all(mixture: Mixture, pixels: torch.Tensor) -> torch.Tensor:
-    """Bits of each of many pixels under the mixture of one."""
+    """Bits of many pixels under the mixture of one pixel."""
     return Mixture(*(field.expand(len(pixels), -1, -1) for field in mixture)).bits(pixels)
 
 
 def test_the_expectation_is_that_of_all_values_with_their_probabilities() -> None:
-    """Of narrow mixtures around mid-grey, by all 48³ colours that have any probability."""
+    """The expectation of narrow mixtures around mid-grey, summed over 48³ colours."""
     torch.manual_seed(0)
     mixture = random_mixture(1, 2)
     mixture = mixture._replace(
@@ -101,17 +101,17 @@ def test_a_fresh_head_follows_the_base_image_and_the_colours_before() -> None:
 
 
 def rows(components: int, spread: float, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Raw numbers, base image, pixels (with many ends), weights; clamped numbers come along."""
+    """Raw outputs (some are clamped), base image, pixels (many are 0 or 255), weights."""
     torch.manual_seed(components)
-    n = 700  # no multiple of a block
+    n = 700  # not a multiple of the block size
     raw = torch.randn(n, 4, 3, components) * torch.tensor([2, spread, 3, 8])[:, None, None]
     base = 255 * torch.rand(n, 3)
     pixels = (base + 20 * torch.randn(n, 3)).round().clamp(0, 255)
     pixels[:200] = torch.tensor([0.0, 255.0, 1.0, 254.0, 128.0])[torch.randint(0, 5, (200, 3))]
-    raw[200:300, 1] = 0  # on the mean exactly, if the components are many and odd
+    raw[200:300, 1] = 0  # exactly on the mean, for an odd number of components above 1
     pixels[200:250] = base[200:250] = base[200:250].round()
     raw = raw.flatten(1).to(dtype)
-    for end in (12, -16, -20):  # coefficients of ±4, where versions of PyTorch differ
+    for end in (12, -16, -20):  # coefficients of ±4, where PyTorch versions differ
         raw[raw == end] = 11
     return raw, base, pixels, torch.randn(n, 3)
 
@@ -129,7 +129,9 @@ def in_float64(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("spread", [0.3, 100.0])  # near the pixel, or up to thousands away
+@pytest.mark.parametrize(
+    "spread", [0.3, 100.0]
+)  # distances from the pixel: small, or up to thousands of grey levels
 @pytest.mark.parametrize("components", [1, 5, 10])
 @pytest.mark.parametrize("kernel", [True, False])
 def test_bits_of_raw_are_those_of_the_mixture(
@@ -146,9 +148,9 @@ def test_bits_of_raw_are_those_of_the_mixture(
     bits = bits_of_raw(raw, base, pixels)
     (gradient,) = torch.autograd.grad((bits * weights).sum(), raw)
     assert bits.dtype == torch.float32 and gradient.dtype == dtype
-    # The kernel is more accurate than the formula, which has logarithms of each component.
+    # The kernel is more accurate than the formula, which takes a logarithm per component.
     accuracy = {"rtol": 1e-6, "atol": 3e-4 if kernel else 1e-3}
-    if components == 1:  # of which the distance alone is rounded to thousands of bits
+    if components == 1:  # the distance determines the bits, which reach thousands
         accuracy = {"rtol": 1e-5, "atol": 1e-3}
     assert torch.allclose(bits.double(), expected, **accuracy)
     rtol = 1e-3 if dtype == torch.float32 else 1e-2
@@ -165,7 +167,7 @@ def test_bits_of_raw_go_without_a_gradient_and_show_nan() -> None:
     raw, base, pixels, _ = rows(5, 0.3, torch.float32)
     with torch.inference_mode():
         bits = bits_of_raw(raw, base, pixels.byte())
-    raw[3, 7] = torch.nan  # red's
+    raw[3, 7] = torch.nan  # a raw output of red
     of_nan = bits_of_raw(raw.requires_grad_(), base, pixels)
     assert of_nan.isnan().nonzero().tolist() == [[3, 1]]
     assert torch.equal(of_nan.nan_to_num(0)[4:], bits[4:])

@@ -1,4 +1,4 @@
-"""Tiles and lattices of networks that are applied to the whole picture."""
+"""Tiles and lattices of networks that process the whole image in every step."""
 
 import numpy as np
 import pytest

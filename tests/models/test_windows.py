@@ -1,4 +1,4 @@
-"""Windows of known pixels: a slow definition, both implementations, what must not be read."""
+"""Windows of known pixels: both implementations against a slow reference."""
 
 import numpy as np
 import pytest

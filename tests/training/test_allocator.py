@@ -8,7 +8,7 @@ SIZE = 4 * 2**20  # floats, 16 MiB: 4,096 pages
 
 
 def page_faults() -> int:
-    """Of five times twelve tensors that are there at once."""
+    """Page faults of five allocations of twelve simultaneous tensors."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
         tensors = [torch.ones(SIZE) for _ in range(12)]

@@ -16,7 +16,7 @@ from tests.test_config import composed
 def test_the_batch_is_doubled_while_it_fits(
     first: int, bound: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine with room for 10 images."""
+    """An estimator that fails with more than 10 images, as if memory were full."""
 
     def training_step(module: Estimator, batch: Any, _: int) -> torch.Tensor:
         if len(batch.image) > 10:

@@ -1,4 +1,4 @@
-"""Parts of a configuration; a network that begins with the weights of a model."""
+"""Parts of a configuration, and warm starts from a model."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_it_says_what_the_model_says_though_it_may_be_larger(
     untrained = means(network)
     begin_with(network, model)
     expected = means(load_model(model).network)
-    assert (means(network) - expected).abs().max() < 0.1  # grey levels; the exact one rounds
+    assert (means(network) - expected).abs().max() < 0.1  # grey levels; the exact network rounds
     assert (untrained - expected).abs().max() > 1
 
 
@@ -103,7 +103,7 @@ def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
 
     assert schedule() == Schedule()
     assert schedule(order="normal", sizes=[1, 3]) == Schedule("normal", (1, 3))
-    planned = schedule(sizes="planned", exponent=1.5)  # once there is a model; until then power
+    planned = schedule(sizes="planned", exponent=1.5)  # power until there is a model
     assert planned.bounds(64, 2).tolist() == Schedule(exponent=1.5).bounds(64, 2).tolist()
     with pytest.raises(RunError, match="must be 2 numbers above 0"):
         schedule(sizes=[1, 2, 3])

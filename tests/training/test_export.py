@@ -1,4 +1,4 @@
-"""The card of a published model; making models is tested with the entry points."""
+"""The card of a published model; the tests of the entry points cover the export."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ LOGS = {
 
 
 def published(run_dir: Path, checkpoint: dict[str, Any], logs: dict[int, str]) -> dict[str, Any]:
-    """The card that is written for a run of this checkpoint and these CSV logs."""
+    """The card of a run with the given checkpoint and CSV logs."""
     (run_dir / CHECKPOINTS).mkdir(parents=True)
     torch.save({"state_dict": {}, **checkpoint}, run_dir / CHECKPOINTS / LAST)
     OmegaConf.save({"datamodule": {"images": PHOTOS}}, run_dir / CONFIG)

@@ -9,14 +9,14 @@ from italic.training.meter import Meter
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, which a test moves."""
+    """A clock in seconds that a test controls."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
 def trained(meter: Meter, updates_before: int, updates: int, clock: list[float]) -> dict[str, Any]:
-    """What a part of a training logs, of batches of 4 images in 2 processes, 2 seconds each."""
+    """Log of a training with 2 processes, batches of 4 images and 2 seconds per batch."""
     logged: dict[str, Any] = {}
     trainer: Any = SimpleNamespace(global_step=updates_before, world_size=2)
 
@@ -26,7 +26,7 @@ def trained(meter: Meter, updates_before: int, updates: int, clock: list[float])
     module: Any = SimpleNamespace(log=log)
     batch = SimpleNamespace(image=[None] * 4)
     meter.on_validation_epoch_end(trainer, module)
-    assert not logged  # this was the check before training
+    assert not logged  # this was the sanity check before training
     meter.on_train_start(trainer, module)
     for index in range(updates):
         trainer.global_step += 1

@@ -1,4 +1,4 @@
-"""Going on with a run: what may change, what stays, and whose code is run."""
+"""Resuming a run: settings that may change, files that stay, and allowed code."""
 
 import os
 import shutil
@@ -98,7 +98,7 @@ def test_changes_are_read_by_hydras_grammar_and_on_the_runs_own_choices(run: Pat
     assert cfg.trainer.max_time == "1:00:00:00" and cfg.trainer.max_epochs is None
     assert cfg.model == read_config(run).model and cfg.seed == 3
     assert cfg.hydra.run.dir == str(run)
-    assert cfg.hydra.output_subdir is None  # .hydra stays that of the first start
+    assert cfg.hydra.output_subdir is None  # keeps .hydra of the first start
     for word in ("trainer.max_epochs=soon", "datamodule.images.path=a"):  # photos have no path
         with pytest.raises(HydraException):
             composed(f"resume={run}", word)
@@ -122,7 +122,7 @@ def test_a_moved_run_goes_on_and_keeps_its_best(run: Path, tmp_path: Path) -> No
     assert find_result(path) == best
     checkpoint = load_checkpoint(best)
     assert checkpoint["global_step"] == 3  # training ends with a validation
-    checkpoint["callbacks"]["Checkpoints"]["bpsp"] = 0.5  # better than what will come
+    checkpoint["callbacks"]["Checkpoints"]["bpsp"] = 0.5  # better than all later values
     torch.save(checkpoint, best)
     before = best.read_bytes()
     assert trained(f"resume={path}", "trainer.max_steps=5", "trainer.max_time=1:00:00:00") == 0.5
@@ -130,7 +130,7 @@ def test_a_moved_run_goes_on_and_keeps_its_best(run: Path, tmp_path: Path) -> No
     assert load_checkpoint(path / "checkpoints" / "last.ckpt")["global_step"] == 5
     assert read_config(path).trainer.max_time == "1:00:00:00"
     model = exported(path)
-    (path / "checkpoints" / "last.ckpt").write_bytes(before)  # nothing of it is in the model
+    (path / "checkpoints" / "last.ckpt").write_bytes(before)  # the model does not depend on it
     assert exported(path).sha256 == model.sha256
     best.unlink()
     assert find_result(path).name == "last.ckpt"

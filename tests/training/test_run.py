@@ -141,7 +141,7 @@ def small() -> DictConfig:
 
 
 def changed(cfg: DictConfig, setting: str) -> DictConfig:
-    """A configuration with one setting changed, faster than Hydra composes another."""
+    """A copy of a configuration with one setting changed; faster than composing it by Hydra."""
     override = OverridesParser.create().parse_override(setting)
     cfg = deepcopy(cfg)
     OmegaConf.update(cfg, override.key_or_group, override.value())
@@ -240,7 +240,7 @@ def test_errors_in_an_estimator_of_ones_own_keep_their_traceback(
     assert end.value.code == 1 and "first, second = [1]" in said and "not enough values" in said
     words[-1] = "model._target_=my_broken_module.Refusing"
     assert refused("train.py", *words) == "train.py: three features at least"
-    words[-1] = "trainer.val_check_interval=100"  # Lightning's to refuse
+    words[-1] = "trainer.val_check_interval=100"  # rejected by Lightning
     assert "must be less than or equal" in refused("train.py", *words)
     words[-1] = "+model.depth=3"
     assert "unexpected keyword argument 'depth'" in refused("train.py", *words)

@@ -72,7 +72,7 @@ def test_the_path_of_a_run_needs_no_quotes_of_hydras(name: str, tmp_path: Path) 
     path = tmp_path / name
     path.mkdir()
     words = quoted_paths([f"ckpt_path={path}", "steps=[1,2]", f"output={path}"])
-    assert quoted_paths(words) == words  # a process that Lightning starts gets them again
+    assert quoted_paths(words) == words  # processes started by Lightning quote them again
     with initialize(version_base="1.3", config_path="../../conf"):
         cfg = compose("evaluate", words)
     assert cfg.ckpt_path == cfg.output == str(path) and cfg.steps == [1, 2]

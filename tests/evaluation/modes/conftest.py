@@ -1,4 +1,4 @@
-"""Small random models, exact as those of files are, and what the modes get to work on."""
+"""Small random exact models, and inputs of the modes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def make_model(images: np.ndarray) -> MakeModel:
-    """A model of random weights: arguments of `RNAN`, and `base` and `rungs` of `Recipe`."""
+    """A model with random weights; arguments of `RNAN`, and `base` and `rungs` of `Recipe`."""
 
     def make(
         base: dict[str, Any] | None = None, rungs: dict[str, int] | None = None, **network: Any
@@ -60,7 +60,7 @@ def make_model(images: np.ndarray) -> MakeModel:
 
 @pytest.fixture
 def make_inputs(images: np.ndarray, tmp_path: Path) -> MakeInputs:
-    """What a mode gets: a model, and the settings under `evaluate`, or `steps`."""
+    """Inputs of a mode: a model, and settings of the group `evaluate`, or `steps`."""
 
     def make(model: Model, steps: list[int] | None = None, **settings: Any) -> Inputs:
         cfg: DictConfig = OmegaConf.structured(

@@ -19,8 +19,8 @@ from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
 from italic.run_directory import RunError
 
-GATED = {"attention_window": 8}  # as rnan
-HOURGLASS = {  # as rnan_small
+GATED = {"attention_window": 8}  # like rnan
+HOURGLASS = {  # like rnan_small
     "attention_window": 16,
     "space_to_depth": 2,
     "mask_branch": False,

@@ -50,7 +50,7 @@ def test_steps_left_alone_suit_the_mode_and_the_images(
     make_model: MakeModel, make_inputs: MakeInputs
 ) -> None:
     model = make_model()
-    assert make_inputs(model).steps(STEPS) == [1, 4, 16, 64]  # of 192 pixels
+    assert make_inputs(model).steps(STEPS) == [1, 4, 16, 64]  # images have 192 pixels
     assert make_inputs(model, [3, 2]).steps(STEPS) == [3, 2]
     assert make_inputs(model).codec(model).steps == 4
     assert make_inputs(model, [3, 2]).codec(model).steps == 3
