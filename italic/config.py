@@ -82,7 +82,7 @@ class LadderConfig:
     """
 
     _target_: str = "italic.coding.base_codes.base.Ladder"
-    # Quantisation parameter of each rung, 0 (best quality) to 51; null for no base code. Training
+    # quantisation parameter of each rung, 0 (best quality) to 51; null for no base code. Training
     # uses the first rung for half of the images, and for large numbers of steps.
     qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])
     chroma: str = "420"  # chroma sub-sampling of all rungs: 420, 422 or 444
@@ -115,10 +115,10 @@ class FolderConfig:
     _target_: str = "italic.datamodules.images.Folder"
     path: str = MISSING
     size: int = 32  # side of a tile in pixels
-    # Side of random crops in pixels, which replace tiles in training; None for tiles. Random crops
+    # side of random crops in pixels, which replace tiles in training; None for tiles. Random crops
     # need base=none.
     crop: int | None = None
-    # Probability that a random crop is cut 1 to 2 times larger and downscaled to the crop size
+    # probability that a random crop is cut 1 to 2 times larger and downscaled to the crop size
     reduced: float = 0.0
     validation: float = 0.1
     test: float = 0.1
@@ -172,20 +172,20 @@ IMAGES: dict[str, Any] = {
 class MasksConfig:
     """Pixel order, partition into steps, and the random partitions of training."""
 
-    # Pixel order: nested, normal, raster, quad, uneven_1, uneven_2, or MODULE.NAME of a
+    # pixel order: nested, normal, raster, quad, uneven_1, uneven_2, or MODULE.NAME of a
     # user-defined function
     order: str = "nested"
-    # Sizes of the steps: equal, power, a list with one relative size per step, or planned. Planned
+    # sizes of the steps: equal, power, a list with one relative size per step, or planned. Planned
     # sizes minimise the bits; they are computed when the model is exported, and power sizes are
     # used until then.
     sizes: Any = "power"
     exponent: float = 1.0  # growth exponent of power sizes
-    # Number of consecutive steps in a training sample; 0 for all steps; None for 2 with a recurrent
+    # number of consecutive steps in a training sample; 0 for all steps; None for 2 with a recurrent
     # network and 1 otherwise
     unroll: int | None = None
     min_steps: int = 1  # smallest number of steps of a random partition in training
     max_steps: int = 64  # largest number of steps of a random partition in training
-    # Model whose planned partitions replace random partitions in training; None for random ones
+    # model whose planned partitions replace random partitions in training; None for random ones
     plans: str | None = None
 
 
@@ -195,7 +195,7 @@ class DataModuleConfig:
 
     images: Any = MISSING  # source of the images; the chosen source defines its keys and types
     cache_dir: str = "cache/pairs"
-    # Address of a Ray cluster whose workers compute the base codes, or local for a Ray on this
+    # address of a Ray cluster whose workers compute the base codes, or local for a Ray on this
     # machine; None for local processes without Ray; see docs/scale.md
     ray: str | None = None
     batch_size: int = 8
@@ -204,7 +204,7 @@ class DataModuleConfig:
     eval_limit: int = 0
     by_heart: bool = False
     flip: bool = True  # whether training images are mirrored left-right at random
-    # Whether flip uses all eight symmetries of the square: left-right, up-down, and rows swapped
+    # whether flip uses all eight symmetries of the square: left-right, up-down, and rows swapped
     # with columns. None for true with random crops and false with tiles.
     transpose: bool | None = None
     workers: int = 0
@@ -221,13 +221,13 @@ class TrainingConfig:
     warmup: int = 200
     decay_from: float = 0.5
     auxiliary: float = 0.3
-    # Weight of the error of the expected image in the loss, for the enhancement of BPG images; 0
+    # weight of the error of the expected image in the loss, for the enhancement of BPG images; 0
     # for the bits alone
     distortion: float = 0.0
-    # Decay of the exponential moving average of the weights; smaller in the first updates
+    # decay of the exponential moving average of the weights; smaller in the first updates
     average_decay: float = 0.998
     compile: bool = False  # whether the network is compiled with torch.compile
-    # Largest batch size to try: datamodule.batch_size is doubled while training fits into memory;
+    # largest batch size to try: datamodule.batch_size is doubled while training fits into memory;
     # 0 keeps datamodule.batch_size
     find_batch_size: int = 0
 
@@ -240,10 +240,10 @@ class LoggerConfig:
     mode: str = "offline"  # mode of W&B: offline, online or disabled
     project: str = "italic"  # name of the W&B project
     pictures: int = 8  # number of validation images in the panel; 0 for no panel and no curve
-    # Number of validations between two curves; 0 for a single curve after training
+    # number of validations between two curves; 0 for a single curve after training
     curve_every: int = 5
     artifact: bool = False  # whether the model is uploaded as a W&B artifact after training
-    # Whether evaluate.py logs to the W&B run of the training; false for a separate W&B run
+    # whether evaluate.py logs to the W&B run of the training; false for a separate W&B run
     same_run: bool = False
 
 
@@ -299,12 +299,12 @@ class EvaluationConfig:
     exponent: float | None = None  # growth exponent of power sizes; None for that of the model
     codecs: bool = True  # whether the classical codecs are measured on the same images
     pictures: int = 4  # number of images or samples in panels, maps, films and grids
-    # Pixel [row, column], from 0, whose attention mode=attention draws; None for the centre
+    # pixel [row, column], from 0, whose attention mode=attention draws; None for the centre
     pixel: list[int] | None = None
     # Step, from 1, in which mode=attention draws the attention; None for the middle step
     step: int | None = None
     before: str | None = None  # earlier ablations.csv whose rows mode=ablations includes
-    # Quantisation parameter of the base code that mode=enhance uses; None for the coarsest one
+    # quantisation parameter of the base code that mode=enhance uses; None for the coarsest one
     qp: int | None = None
 
 

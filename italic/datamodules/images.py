@@ -180,7 +180,7 @@ class Folder:
     split of the others, except in folders so small that a split would be empty.
 
     Args:
-        path: the directory.
+        path: root of the directory tree.
         size: side of a tile in pixels; images with a smaller side are skipped.
         crop: side of the random crops in pixels, which replace tiles in training; validation then
             uses adjacent fixed crops. None for tiles.

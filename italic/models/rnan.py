@@ -30,9 +30,9 @@ class RNAN(StepNetwork):
     """Residual non-local attention network that outputs a discretised logistic mixture.
 
     Args:
-        features: width C.
-        groups: number of residual groups; the first and the last may have non-local blocks (9 for
-            RNAN's 7+2).
+        features: number of features, the width C of the network.
+        groups: number of residual groups, 9 in RNAN's 7+2; only the first and the last can have
+            non-local blocks.
         components: number K of logistics in the mixture of a sub-pixel.
         space_to_depth: side r of the pixel blocks that become channels; the body works at H/r×W/r.
         attention: whether the first and the last group have non-local blocks.
