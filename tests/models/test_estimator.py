@@ -162,8 +162,8 @@ def trained_on(batches: list[Batch], accumulated: int) -> tuple[Estimator, list[
 def test_gradients_gathered_over_batches_are_those_of_large_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same updates, and the learning rates rise and fall by updates, not by batches."""
-    # In bfloat16 Muon makes much of differences in the last bits.
+    """Updates are equal, and the learning rates depend on updates instead of batches."""
+    # In bfloat16 Muon amplifies differences in the last bits.
     monkeypatch.setattr(optimiser, "multiplies_bfloat16", lambda _: False)
     torch.manual_seed(1)
     small = [batch(4) for _ in range(5)]  # the last update of an epoch has only one of them
