@@ -11,7 +11,7 @@ __all__ = ["compress", "decompress"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the compressor when it is first asked for: PyTorch takes seconds."""
+    """Import the compressor on first access, because importing PyTorch takes seconds."""
     if name in __all__:
         from italic.compressor import compression
 

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic file writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-UNFINISHED = ".italic-"  # how the names of all files that are not yet whole begin
-# How temporary names begin and end. Each machine has its own: on some network file systems locks
-# are not seen by the others.
+UNFINISHED = ".italic-"  # prefix of the names of all unfinished files
+# Prefix and suffix of temporary files. The prefix depends on the machine: on some network file
+# systems a machine does not see the locks of others.
 TEMPORARY_BEGIN = f"{UNFINISHED}{zlib.crc32(platform.node().encode()):08x}-"
 TEMPORARY = ".part"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file open for writing that gets its name when the block ends well, and else vanishes.
+    """Open a file for an atomic write: it gets its name if the block ends without an exception.
 
-    It is written under a temporary name beside it, forced to the disk, then renamed. A file that it
-    takes the place of leaves it its permissions; of a link, the file that it leads to is replaced.
+    The data go to a temporary file in the same folder, which is flushed to disk and then renamed.
+    After an exception the temporary file is removed. An existing file is replaced and its
+    permissions are kept. If the path is a symbolic link, its target is replaced.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
     """
     path = Path(os.path.realpath(path))
     _remove_abandoned(path.parent)
-    # Not made of the file's own name, which may be as long as names can be; and known before the
-    # file is there, so that no interruption can come between the two.
+    # The name is random, since a name derived from `path` might exceed the length limit. It is
+    # chosen before the file is created, so that an interruption always finds a name to remove.
     temporary = path.with_name(f"{TEMPORARY_BEGIN}{secrets.token_hex(8)}{TEMPORARY}")
     try:
         with _locked(temporary) as file:
@@ -43,26 +44,26 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             with suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             os.fsync(file.fileno())
-            os.replace(temporary, path)  # before the lock ends
+            os.replace(temporary, path)  # while the file is still locked
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def _locked(path: Path) -> BinaryIO:
-    """A new file with a lock, which ends with its process: so others know that it is in use."""
+    """Create a file and lock it: the lock ends with the process and marks the file as in use."""
     while True:
         file = open(path, "xb")  # noqa: SIM115
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system does not support locks
             flock(file, LOCK_EX)
         if path.exists():
             return file
-        file.close()  # another process took it for abandoned before it was locked
+        file.close()  # another process removed it as abandoned before it was locked
 
 
 @lru_cache
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes of this machine left, once a folder."""
+    """Remove temporary files of killed processes of this machine; once for each folder."""
     for path in folder.glob(f"{TEMPORARY_BEGIN}{'[0-9a-f]' * 16}{TEMPORARY}"):
         with suppress(OSError), path.open("rb") as file:
             flock(file, LOCK_EX | LOCK_NB)
@@ -70,6 +71,6 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file of these bytes, whole or not at all."""
+    """Write the bytes to a file atomically."""
     with whole_file(path) as file:
         file.write(data)

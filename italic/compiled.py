@@ -1,4 +1,4 @@
-"""Functions compiled by numba, with its cache where there is a place for it."""
+"""Functions compiled by numba, cached on disk if there is a writable folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Result = TypeVar("Result")
 def compiled(
     **options: Any,
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Compile a function on its first call, without the interpreter lock.
+    """Decorator: compile a function on its first call; it runs without the interpreter lock.
 
     Args:
-        options: of `numba.njit`.
+        options: options of `numba.njit`.
     """
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         settings = {"nogil": True, "error_model": "numpy", **options}
         try:
             return numba.njit(cache=True, **settings)(function)
-        except RuntimeError:  # numba found no writable folder for its cache
+        except RuntimeError:  # no writable folder for numba's cache
             return numba.njit(**settings)(function)
 
     return decorate

@@ -1,35 +1,38 @@
-"""What may be wrong with a setting, and what other libraries' errors say, in one sentence."""
+"""Error messages of one sentence: invalid settings, and errors of other libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from textwrap import shorten
 
-LONGEST = 300  # characters
+MAX_LENGTH = 300  # characters of a message from another library
 
 
 class SettingError(ValueError):
-    """A setting that can't be used: its text says to the user what was expected.
+    """An invalid setting; the message tells the user what was expected.
 
-    train.py and evaluate.py show the text alone; any other ValueError is an error of a program and
-    keeps its traceback.
+    train.py and evaluate.py print the message without a traceback. They treat any other ValueError
+    as a programming error and print its traceback.
     """
 
 
 def check_at_least(least: float, settings: Mapping[str, float]) -> None:
-    """Refuse settings, by name, that are less or no number: SettingError."""
+    """Raise a SettingError if a setting, given by name, is below `least` or NaN."""
     for name, value in settings.items():
         if not value >= least:
             raise SettingError(f"{name} must be {least} or more; got {value}")
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in a line that is not too long: PyTorch's may fill pages."""
-    return shorten(str(error), LONGEST, placeholder=" …")
+    """The message of an error as one line, shortened: PyTorch's messages may fill pages."""
+    return shorten(str(error), MAX_LENGTH, placeholder=" …")
 
 
 def missing_extra(extra: str, error: ModuleNotFoundError) -> str:
-    """What to install where a package of an extra is missing; if it is ITALIC's own, the error."""
+    """The message for a missing package of an extra: it names the extra to install.
+
+    If the missing module is part of ITALIC, `error` is raised again.
+    """
     name = error.name or ""
     if name.startswith("italic"):
         raise error

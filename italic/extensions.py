@@ -1,9 +1,10 @@
-"""Code of one's own in a run and in a model file: an estimator, a base code, a pixel order.
+"""User-defined estimators, base codes and pixel orders in runs and model files (plugins).
 
-They are named by module and name, such as `my_estimator.Plain`. What the configuration of a new run
-or an evaluation names is the user's: it is imported. A model file, or the directory of an earlier
-run, may come from anywhere: it can name what is defined in modules that the user has named, in such
-a configuration or by the environment variable ITALIC_IMPORT, nothing else.
+A plugin is named by its module and its name in it, such as `my_estimator.Plain`. The configuration
+of a new run or an evaluation is written by the user, so the modules it names are imported. A model
+file or the directory of an earlier run may come from an untrusted source. It can name only what is
+defined in modules that the user has enabled, in such a configuration or by the environment variable
+ITALIC_IMPORT.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ import os
 from importlib import import_module
 from typing import Any
 
-IMPORT = "ITALIC_IMPORT"  # environment variable: modules that model files may name, as in PATH
+# Environment variable: modules that model files may name, separated as in PATH.
+IMPORT = "ITALIC_IMPORT"
 
-_own: dict[str, Any] = {}  # modules by name
+_plugin_modules: dict[str, Any] = {}  # enabled modules by name
 
 
 class ExtensionError(ValueError):
-    """A name that stands for nothing."""
+    """A plugin that can't be imported, is not defined, or is of the wrong kind."""
 
 
 def import_own(module: str) -> None:
-    """Import a module of one's own, which runs and model files may name from now on.
+    """Import a user's module and enable it: runs and model files may name it from now on.
 
     Raises:
-        ExtensionError: there is no such module.
+        ExtensionError: the module can't be imported.
     """
     try:
-        _own[module] = import_module(module)
+        _plugin_modules[module] = import_module(module)
     except ModuleNotFoundError as error:
         raise ExtensionError(
             f"the module {module} can't be imported ({error}): expected the folder of its file in "
@@ -37,26 +39,26 @@ def import_own(module: str) -> None:
 
 
 def own(name: str, kind: type = object) -> Any:
-    """The class or function of one's own that a name such as `my_order.spiral` stands for.
+    """Resolve a plugin name such as `my_order.spiral` to the class or function.
 
     Args:
         name: MODULE.NAME.
         kind: `type` if it must be a class.
 
     Raises:
-        ExtensionError: it is not defined in a module of one's own, or of another kind.
+        ExtensionError: the name is not defined in an enabled module, or it is not of this kind.
     """
     module, _, attribute = name.rpartition(".")
-    named = filter(None, os.environ.get(IMPORT, "").split(os.pathsep))
-    if module not in _own and module in named:
+    enabled = filter(None, os.environ.get(IMPORT, "").split(os.pathsep))
+    if module not in _plugin_modules and module in enabled:
         import_own(module)
-    found = getattr(_own.get(module), attribute, None)
-    if getattr(found, "__module__", None) != module:
+    plugin = getattr(_plugin_modules.get(module), attribute, None)
+    if getattr(plugin, "__module__", None) != module:
         raise ExtensionError(
-            f"{name!r} is not part of ITALIC: expected MODULE.NAME of what MODULE itself defines, "
-            f"for model files and earlier runs also MODULE in the environment variable {IMPORT} "
-            "and the folder of its file in PYTHONPATH"
+            f"{name!r} is not part of ITALIC: expected MODULE.NAME with a NAME that MODULE itself "
+            "defines, and for model files and earlier runs also MODULE in the environment variable "
+            f"{IMPORT} and the folder of its file in PYTHONPATH"
         )
-    if not isinstance(found, kind):
-        raise ExtensionError(f"{name!r} is no class")
-    return found
+    if not isinstance(plugin, kind):
+        raise ExtensionError(f"{name!r} is not a class: expected the name of a class")
+    return plugin

@@ -1,11 +1,12 @@
-"""Makes Pillow read and write .italic files: `import italic.pillow_plugin` is enough.
+"""Pillow plugin for .italic files: `import italic.pillow_plugin` registers it.
 
-    Image.open("a.italic")                                   reads the file; `load` decodes
-    image.save("a.italic", steps=16, model="cifar10")        as `italic.compress` has it
+    Image.open("a.italic")                                   reads the file; `load` decodes it
+    image.save("a.italic", steps=16, model="cifar10")        takes options of `italic.compress`
 
-Modes 1, L, LA, P, RGB, RGBA and I;16; Pillow has none for the other kinds of pictures, which
-`italic decompress` turns into PNG files. Profile, transparency, texts and the like are what Pillow
-makes of those of PNG files, in both directions, and there before the pixels are decoded.
+Supported modes are 1, L, LA, P, RGB, RGBA and I;16. Pillow has no mode for the other kinds of
+pictures; `italic decompress` converts those to PNG files. Metadata such as profile, transparency
+and texts are represented as Pillow represents them for PNG files, for reading and for writing. They
+are available before the pixels are decoded.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ MODES = {
 
 
 class ItalicImageFile(ImageFile.ImageFile):
-    """A file of one picture, decoded when its pixels are first asked for.
+    """A file of one picture, decoded on first access to its pixels.
 
-    Opening one raises a ValueError if it is damaged or an archive, or if Pillow has no mode for the
-    picture or can't read its metadata; loading one if its model is not installed, or if the pixels
-    are not those that were coded.
+    Opening raises a ValueError if the file is damaged or an archive, or if Pillow has no mode for
+    the picture or can't read its metadata. Loading raises a ValueError if the model is not
+    installed or the decoded pixels do not match their checksum.
     """
 
     format = FORMAT
@@ -59,7 +60,7 @@ class ItalicImageFile(ImageFile.ImageFile):
             raise ValueError(
                 "the file is an archive of pictures: unpack it with 'italic decompress' first"
             )
-        # Of any size: Pillow has its own limit, which it applies next.
+        # No limit on the size here: Pillow applies its own limit next.
         self._coded = unpack(head + self.fp.read(), MAX_AREA)
         record = self._coded[1]
         if record.colour not in MODES:
@@ -97,10 +98,10 @@ def _decode(model_hash: bytes, record: Record) -> Image.Image:
 
 
 def _as_png(picture: pictures.Picture) -> Image.Image:
-    """The picture as Pillow reads it from a PNG file."""
+    """The picture as a Pillow image that was read from a PNG file."""
     try:
         return PngImagePlugin.PngImageFile(io.BytesIO(pictures.to_png(picture)))
-    except Exception as error:  # it raises whatever its parser stumbles over
+    except Exception as error:  # Pillow's parsers raise exceptions of many types
         raise FileFormatError(
             f"Pillow can't read the metadata of the picture ({error}): decode the file with "
             "'italic decompress' or italic.decompress"

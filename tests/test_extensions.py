@@ -36,7 +36,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of one's own that nothing has imported yet."""
     (tmp_path / "my_test_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(extensions, "_own", {})
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
     monkeypatch.delitem(sys.modules, "my_test_module", raising=False)
     return "my_test_module"
 
@@ -50,7 +50,7 @@ def test_names_stand_for_what_named_modules_define(
     monkeypatch.setenv(IMPORT, module)
     assert own(f"{module}.down")(2, 2)[0] == 3
     assert own(f"{module}.Net", type).__name__ == "Net"
-    with pytest.raises(ExtensionError, match="is no class"):
+    with pytest.raises(ExtensionError, match="is not a class"):
         own(f"{module}.down", type)
     for name in (f"{module}.system", f"{module}.absent", "os.system", "system"):
         with pytest.raises(ExtensionError, match="not part of ITALIC"):
@@ -70,7 +70,7 @@ def test_what_a_run_names_is_refused_at_once_if_its_model_file_could_not_name_it
 
     import_own_code(run(model=f"{module}.Net", order=f"{module}.down"))
     for settings in ({"order": f"{module}.system"}, {"base": f"{module}.down"}):
-        with pytest.raises(ExtensionError, match=r"not part of ITALIC|is no class"):
+        with pytest.raises(ExtensionError, match=r"not part of ITALIC|is not a class"):
             import_own_code(run(**settings))
 
 
@@ -83,7 +83,7 @@ def test_an_image_source_is_the_users_or_must_be_named(
     monkeypatch.setenv(IMPORT, module)
     assert build_images(cfg)
     monkeypatch.setenv(IMPORT, "")
-    monkeypatch.setattr(extensions, "_own", {})
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
     import_own_code(cfg)  # as a new run or an evaluation does, of what its command line names
     assert build_images(cfg)
 
@@ -135,7 +135,7 @@ def test_a_model_file_makes_objects_of_classes_alone(module: str, tmp_path: Path
     path = tmp_path / "calls.safetensors"
     base = {"_target_": f"{module}.down", "height": 1, "width": 1}
     save_model(path, tiny_network(), replace(RECIPE, base=base))
-    with pytest.raises(ModelError, match="is no class"):
+    with pytest.raises(ModelError, match="is not a class"):
         load_model(path)
 
 

@@ -1,1 +1,1 @@
-"""The coding: base code, entropy coder, codec and file format."""
+"""Lossless coding: base codes, exact inference, codec, entropy coder, models and file format."""

@@ -1,4 +1,4 @@
-"""Pictures ↔ records and files: the estimator, or a classical codec where that is smaller."""
+"""Compress pictures to records and files by the estimator or a classical codec, and decompress."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from italic.coding.files.pictures import Picture, from_array, join, split
 from italic.coding.model_files.model import Model, load_model, model_of
 from italic.coding.streams.codec import Coded, Observer
 
-BATCH = 64  # pictures coded together at most ...
-BATCH_PIXELS = 2**20  # ... and pixels, unless a single picture has more
-MOST_STEPS = 256  # upper bound of the steps tried for a time budget
-# What decoding by an estimator may take unless told otherwise, see `Network.work`: about a second,
-# and a millisecond for each byte. Pictures of photographs take some units a byte.
+BATCH = 64  # maximum number of pictures coded together
+BATCH_PIXELS = 2**20  # maximum number of their pixels, unless a single picture has more
+MAX_BUDGET_STEPS = 256  # maximum number of steps chosen for a time budget
+# Default limit of the work of decoding by an estimator, in the units of `Network.work`: it allows
+# about a second, and a millisecond for each byte. Photographs need a few units per byte.
 WORK, WORK_PER_BYTE = 2**18, 2**8
-TRIAL = 192  # side of the largest image that a time budget is tried on
+TRIAL_SIDE = 192  # maximum side of the image that is timed for a time budget
 
-Progress = Callable[[float], None]  # called with the share done, 0 to 1
+Progress = Callable[[float], None]  # called with the finished fraction, 0 to 1
 
-# The main picture in another codec; each refuses pictures that it has no room for.
+# Classical codecs for the main picture. Each raises an exception if the picture exceeds its limits.
 _ENCODERS: dict[Method, Callable[[np.ndarray], bytes | bytearray]] = {
     Method.PNG: partial(imagecodecs.png_encode, level=9),
     Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
@@ -60,15 +60,16 @@ def compress(
 
     Args:
         array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
-        model: a model, its name or the path of its file; None for the default one.
-        steps: from 1 (fast) to the number of pixels (small); None for the model's default. So many
-            that readers would refuse the work, see `decompress`, are halved.
+        model: a model, its name or the path of its file; None for the default model.
+        steps: from 1 (fast) to the number of pixels (small file); None for the model's default.
+            The number is halved until decoders accept the work, see `decompress`.
 
     Returns:
-        The file, to be written as it is.
+        The bytes of the file.
 
     Raises:
-        ValueError: another array, no such model, or no number of steps.
+        ValueError: the array has another type or shape, there is no such model, or `steps` is not a
+            whole number of 1 or more.
     """
     picture = from_array(array)
     if steps is not None:
@@ -84,18 +85,22 @@ def decompress(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     max_work: float | None = None,
 ) -> np.ndarray:
-    """The samples of a file of one picture, as `compress` was given them; (H, W, 1) as (H, W).
+    """Decompress a file of one picture to the samples that were given to `compress`.
 
     Args:
-        data: the file.
-        model: that made it, its name or the path of its file; None for an installed one.
-        max_pixels: larger pictures are refused.
-        max_work: pictures that need more computing (`Network.work`) are refused; None for 2^18 and
-            2^8 for each byte of a picture.
+        data: the bytes of the file.
+        model: the model that made the file, its name or the path of its file; None to find it among
+            the installed models.
+        max_pixels: maximum number of pixels; larger pictures are refused.
+        max_work: maximum work of decoding, in the units of `Network.work`; None for 2^18, plus 2^8
+            for each byte of the coded picture.
+
+    Returns:
+        The array; samples of shape (H, W, 1) come back as (H, W).
 
     Raises:
-        ValueError: the file is damaged, its picture too large or too much work, or its model
-            another one or not installed.
+        ValueError: the file is damaged, the picture exceeds a limit, or the file was made with
+            another model or one that is not installed.
     """
     return from_file(data, model, max_pixels, max_work).samples
 
@@ -107,34 +112,36 @@ def compress_pictures(
     progress: Progress | None = None,
     seconds: float | None = None,
 ) -> list[Record]:
-    """Compress pictures, those of one size together.
+    """Compress pictures in batches of the same size.
 
     Args:
-        pictures: of any kinds and sizes.
+        pictures: pictures of any kinds and sizes.
         model: the model.
-        steps: None for the model's default; pictures with fewer pixels take as many as those.
+        steps: number of steps; None for the model's default. The number of pixels is its upper
+            bound.
         progress: called after each part of the work.
-        seconds: as many steps as fit into this time for each picture, above 0, instead of `steps`.
+        seconds: time budget for each picture, above 0. It replaces `steps`: the largest number of
+            steps that fits is used.
 
     Returns:
-        A record each, of the estimator or of a classical codec, whichever is smaller.
+        A record for each picture, of the estimator or a classical codec, whichever is smaller.
 
     Raises:
-        ValueError: no number of steps, or no time.
+        ValueError: `steps` is not a whole number of 1 or more, or `seconds` is not above 0.
     """
     if steps is not None:
         steps = whole_number("steps", steps)
     if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
         raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
     parts = [split(picture) for picture in pictures]
-    track = _Track(progress, sum(main[..., 0].size for _, main, _ in parts))
+    track = _ProgressTracker(progress, sum(main[..., 0].size for _, main, _ in parts))
     records: dict[int, Record] = {}
     for members in _batches([main.shape[:2] for _, main, _ in parts]):
         height, width = parts[members[0]][1].shape[:2]
-        wanted = steps or model.steps
+        requested = steps or model.steps
         if seconds is not None:
-            wanted = steps_within(seconds, height, width, model)
-        number = min(wanted, height * width, MAX_STEPS)
+            requested = steps_within(seconds, height, width, model)
+        number = min(requested, height * width, MAX_STEPS)
         for member in members:
             colour, main, chunks = parts[member]
             raw = Record(
@@ -147,7 +154,7 @@ def compress_pictures(
                 stream=main.tobytes(),
             )
             records[member] = min([raw, *_classical(main, raw)], key=_size)
-        # A stream that is kept is no longer than this, and readers bound the work by its bytes.
+        # A selected stream is at most this long, and decoders limit the work by its bytes.
         waiting = {
             member: _affordable(number, records[member], height * width, model)
             for member in members
@@ -156,7 +163,7 @@ def compress_pictures(
             group = [member for member, steps in waiting.items() if steps == number]
             mains = np.stack([parts[member][1] for member in group])
             coded: Sequence[Coded] = []
-            with suppress(BPGError):  # larger than BPG's pictures: the other methods have room
+            with suppress(BPGError):  # too large for BPG: the classical codecs remain
                 coded = model.codec(number).encode(mains, track.observer(len(group)))
             waiting |= dict.fromkeys(group, 0)
             for member, item in zip(group, coded, strict=bool(coded)):
@@ -179,18 +186,19 @@ def decompress_records(
     steps_done: int | None = None,
     max_work: float | None = None,
 ) -> list[Picture]:
-    """The pictures of records, those of one size and plan together.
+    """Decompress records in batches of the same size and plan.
 
     Args:
-        records: as `compress_pictures` made them.
-        model: that made them; None if none of them needs one, see `model_for`.
+        records: results of `compress_pictures`.
+        model: the model that made them; None if no record needs a model, see `model_for`.
         progress: called after each part of the work.
-        steps_done: None for the pictures; else as `Codec.decode` knows them after so many steps: if
-            these are not all, main pictures in 8-bit RGB, which no checksum has vouched for.
-        max_work: that a picture may take, as for `decompress`.
+        steps_done: None to decode the pictures; otherwise the number of steps to decode, see
+            `Codec.decode`. With fewer steps than a record has, the result is the main picture in
+            8-bit RGB, which can't be checked against a checksum.
+        max_work: maximum work for a picture, as for `decompress`.
 
     Raises:
-        ValueError: a record is damaged, takes more work, or has fewer steps than are to be done.
+        ValueError: a record is damaged, exceeds `max_work`, or has fewer steps than `steps_done`.
     """
     for record in records:
         if model is not None and record.method == Method.ESTIMATOR:
@@ -199,7 +207,7 @@ def decompress_records(
         steps_done = whole_number("steps_done", steps_done, 0)
         for record in records:
             _check_steps(record, steps_done)
-    track = _Track(progress, sum(record.height * record.width for record in records))
+    track = _ProgressTracker(progress, sum(record.height * record.width for record in records))
     mains: dict[int, np.ndarray] = {}
     kinds = [
         (record.height, record.width, record.method, record.steps, record.plan)
@@ -230,21 +238,24 @@ def decompress_records(
 
 @lru_cache
 def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
-    """Steps in which an image is coded within a time on this machine, by a trial: 1 to 256."""
-    rows, columns = min(height, TRIAL), min(width, TRIAL)
-    share = rows * columns / (height * width)
-    most = min(MOST_STEPS, height * width)
-    few, more = (min(steps, rows * columns) for steps in (2, 8))
-    first, second = (_seconds(model, rows, columns, steps) for steps in (few, more))
+    """The largest number of steps, 1 to 256, that fits into a time on this machine.
+
+    It is extrapolated from timings of a small image with two numbers of steps.
+    """
+    rows, columns = min(height, TRIAL_SIDE), min(width, TRIAL_SIDE)
+    fraction = rows * columns / (height * width)
+    most = min(MAX_BUDGET_STEPS, height * width)
+    few, many = (min(steps, rows * columns) for steps in (2, 8))
+    first, second = (_seconds(model, rows, columns, steps) for steps in (few, many))
     # Time grows linearly with the number of steps.
-    slope = max(0.0, second - first) / max(1, more - few)
+    slope = max(0.0, second - first) / max(1, many - few)
     if not slope:
-        return most if second <= seconds * share else 1
-    return max(1, min(most, few + math.floor((seconds * share - first) / slope)))
+        return most if second <= seconds * fraction else 1
+    return max(1, min(most, few + math.floor((seconds * fraction - first) / slope)))
 
 
 def _seconds(model: Model, height: int, width: int, steps: int) -> float:
-    """Seconds that the network takes for all steps of an image."""
+    """Time in seconds that the network takes for all steps of an image."""
     codec = model.codec(steps)
     partition = codec.partition(height, width)
     device = next(model.network.parameters()).device
@@ -258,7 +269,7 @@ def _seconds(model: Model, height: int, width: int, steps: int) -> float:
                 pass
 
     with torch.inference_mode(), exact_arithmetic():
-        run()  # the first application is slower
+        run()  # warm-up: the first run is slower
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
@@ -267,17 +278,18 @@ def _seconds(model: Model, height: int, width: int, steps: int) -> float:
 def model_for(
     model_hash: bytes, records: Sequence[Record], model: Model | None = None
 ) -> Model | None:
-    """The model that records need, if any of them needs one: `model`, or an installed one.
+    """The model that the records need, or None if no record needs one.
 
     Raises:
-        ModelError: they need another one than `model`, or it is not installed.
+        ModelError: the records need another model than `model`, or `model` is None and the model
+            that they need is not installed.
     """
     needed = any(record.method == Method.ESTIMATOR for record in records)
     return model_of(model_hash, model) if needed else None
 
 
 def to_file(record: Record, model: Model) -> bytes:
-    """The file of one picture."""
+    """Pack the record of one picture into a file."""
     needed = record.method == Method.ESTIMATOR
     return pack(model.hash if needed else bytes(8), record)
 
@@ -288,18 +300,7 @@ def from_file(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     max_work: float | None = None,
 ) -> Picture:
-    """The picture of a file.
-
-    Args:
-        data: the file.
-        model: that made it, its name or the path of its file; None for an installed one.
-        max_pixels: larger pictures are refused.
-        max_work: as for `decompress`.
-
-    Raises:
-        ValueError: the file is damaged, too large or too much work, or its model is another one or
-            not installed.
-    """
+    """Decompress a file of one picture; arguments and errors as for `decompress`."""
     max_pixels = whole_number("max_pixels", max_pixels)
     model_hash, record = unpack(file_bytes(data), max_pixels)
     chosen = None if model is None else load_model(model)
@@ -309,10 +310,15 @@ def from_file(
 
 
 def whole_number(name: str, value: object, least: int = 1) -> int:
-    """The value of an argument of this name.
+    """Check that an argument is a whole number and return it as an int.
+
+    Args:
+        name: name of the argument in messages.
+        value: value of the argument.
+        least: minimum of the value.
 
     Raises:
-        ValueError: it is no whole number, or below the least one.
+        ValueError: the value is not a whole number, or is below `least`.
     """
     with suppress(TypeError):
         number = operator.index(value)  # type: ignore[arg-type]
@@ -322,14 +328,14 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
 
 
 def file_bytes(data: object) -> bytes:
-    """The bytes of a file that was given as an argument.
+    """Check that an argument holds the bytes of a file and return it as bytes.
 
     Raises:
-        ValueError: it is something else, such as the file's name.
+        ValueError: the argument is something else, such as the name of a file.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(
-            "expected the bytes of a file, as Path(name).read_bytes() gives them; got "
+            "expected the bytes of a file, such as Path(name).read_bytes() returns; got "
             f"{reprlib.repr(data)}"
         )
     return bytes(data)
@@ -339,7 +345,7 @@ def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
     for method, encode in _ENCODERS.items():
         try:
             yield replace(raw, method=method, stream=bytes(encode(main)))
-        except Exception:  # a codec's own limits of size; raw samples always go
+        except Exception:  # the picture exceeds the codec's size limits; raw samples remain
             continue
 
 
@@ -352,35 +358,35 @@ def _size(record: Record) -> int:
 
 
 def _affordable(steps: int, record: Record, pixels: int, model: Model) -> int:
-    """So many steps, or half as often as it takes, that readers take for a record's bytes; or 0."""
-    while steps and model.network.work(pixels, steps) > _usual_work(record):
+    """The steps, halved until decoders accept the work for the bytes of a record; may be 0."""
+    while steps and model.network.work(pixels, steps) > _default_max_work(record):
         steps //= 2
     return steps
 
 
-def _usual_work(record: Record) -> int:
+def _default_max_work(record: Record) -> int:
     return WORK + WORK_PER_BYTE * _size(record)
 
 
 def _check_work(record: Record, model: Model, max_work: float | None) -> None:
-    work, most = _work(record, model), _usual_work(record) if max_work is None else max_work
+    work, most = _work(record, model), _default_max_work(record) if max_work is None else max_work
     if work > most:
         raise ValueError(
-            f"the picture takes work for {work} pixels ({record.height} × {record.width} in "
-            f"{record.steps} steps), more than the limit of {most:.0f} for its bytes: if you trust "
-            "it, raise max_work"
+            f"decoding the picture takes work for {work} pixels ({record.height} × {record.width} "
+            f"in {record.steps} steps), more than the limit of {most:.0f} for its bytes: if you "
+            "trust the file, raise max_work"
         )
 
 
 def _check_steps(record: Record, steps_done: int) -> None:
     if record.method != Method.ESTIMATOR:
         raise ValueError(
-            f"it holds the picture as {record.method.name.replace('_', ' ')}, without steps: "
-            "decode it as a whole"
+            f"the picture is coded as {record.method.name.replace('_', ' ')}, without steps: "
+            "decode it without a number of steps"
         )
     if not 0 <= steps_done <= record.steps:
         raise ValueError(
-            f"it has {record.steps} steps: expected from 0 to {record.steps} of them; "
+            f"the picture has {record.steps} steps: expected from 0 to {record.steps} of them; "
             f"got {steps_done}"
         )
 
@@ -388,7 +394,7 @@ def _check_steps(record: Record, steps_done: int) -> None:
 def _joined(record: Record, main: np.ndarray) -> Picture:
     if _checksum(main) != record.checksum:
         raise FileFormatError(
-            "the decoded picture is not the one that was coded: the file is damaged, or was "
+            "the decoded picture is not the one that was coded: the file is damaged, or it was "
             "written on a machine whose arithmetic is not IEEE 754"
         )
     return join(record.colour, main, list(record.chunks))
@@ -399,7 +405,7 @@ def _checksum(main: np.ndarray) -> int:
 
 
 def _batches(kinds: Sequence[Hashable]) -> Iterator[list[int]]:
-    """Indices of equal kinds, (height, width, …), in batches."""
+    """Group the indices of equal kinds, (height, width, …), into batches."""
     groups: dict[Hashable, list[int]] = {}
     for index, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(index)
@@ -410,14 +416,14 @@ def _batches(kinds: Sequence[Hashable]) -> Iterator[list[int]]:
             yield members[start : start + size]
 
 
-class _Track:
-    """Adds up the work that observers see and passes on its share of the whole."""
+class _ProgressTracker:
+    """Counts the coded pixels of all batches and reports the finished fraction."""
 
     def __init__(self, progress: Progress | None, pixels: int) -> None:
         self.progress, self.total, self.done = progress, pixels, 0.0
 
     def observer(self, pictures: int) -> Observer | None:
-        """An observer of a batch; each pixel counts the same."""
+        """An observer for a batch of pictures; None if there is no progress callback."""
         if self.progress is None:
             return None
         report = self.progress

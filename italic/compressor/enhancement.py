@@ -1,4 +1,4 @@
-"""BPG files to better pictures than their own: the estimator removes the artefacts."""
+"""Enhancement: the estimator removes the compression artefacts of BPG files."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def enhance(
     sample: bool = False,
     mirrored: bool = False,
 ) -> np.ndarray:
-    """The picture that a model expects, or a sample of those that it thinks possible.
+    """Estimate the original of a BPG file: its expectation, or a sample.
 
     Args:
-        data: a .bpg file, see `bpg.decode` for what is read.
-        model: one that starts from BPG, its name or the path of its file; of its base codes the
-            one of the nearest quality is taken.
-        steps: in which the pixels are estimated, each from those of the steps before; pictures of
-            fewer pixels take as many as those. The expectation in one step has the least squared
+        data: the bytes of a .bpg file; see `bpg.decode` for the supported formats.
+        model: a model with a BPG base code, its name or the path of its file. If it has several
+            base codes, the one with the nearest quality is used.
+        steps: number of steps; each step estimates its pixels from those of the earlier steps. The
+            number of pixels is the upper bound. The expectation in one step minimises the squared
             error.
-        sample: draw each pixel from its distribution instead of taking its expectation.
-        mirrored: average the expectation with that of the mirrored picture, in twice the time.
+        sample: draw each pixel from its predictive distribution instead of taking the expectation.
+        mirrored: average the expectations of the image and its mirror image, in twice the time.
 
     Returns:
-        uint8 (H, W, 3); samples are the same on every machine, expectations up to rounding.
+        uint8 (H, W, 3). Samples are identical on every machine, expectations up to rounding.
 
     Raises:
-        ValueError: another file (`BPGError`), another model (`ModelError`), no number of steps, or
-            a sample that is to be averaged.
+        ValueError: the file can't be decoded (`BPGError`), the model does not fit (`ModelError`),
+            `steps` is not a whole number of 1 or more, or both `sample` and `mirrored` are set.
     """
     if sample and mirrored:
-        raise ValueError("a sample is not averaged: expected sample or mirrored, not both")
+        raise ValueError("samples can't be averaged: expected sample or mirrored, not both")
     data, steps = file_bytes(data), whole_number("steps", steps)
     height, width = bpg.picture_size(data)
     codec = load_model(model).enhancer(min(steps, height * width), bpg.quality(data))

@@ -1,1 +1,1 @@
-"""Work in several processes: of this machine, or of a Ray cluster."""
+"""Parallel work in several processes: local ones, or workers of a Ray cluster."""

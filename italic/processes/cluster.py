@@ -1,4 +1,4 @@
-"""Work on a Ray cluster, any worker of which may be killed; Ray is an optional extra."""
+"""Fault-tolerant parallel map on a Ray cluster; Ray is an optional dependency."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 from italic.errors import SettingError
 
-OBJECT_STORE = 200 * 2**20  # bytes, of a local Ray: what goes through it is small
-RETRIES = 3  # of an item whose worker was killed
+OBJECT_STORE = 200 * 2**20  # bytes, for a local Ray; items and results are small
+RETRIES = 3  # for an item whose worker was killed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def check_installed(option: str) -> None:
-    """Refuse an option that needs Ray where there is none: SettingError."""
+    """Raise a SettingError if Ray, which the option needs, is not installed."""
     try:
         import ray.data  # noqa: F401
     except ImportError:
@@ -33,12 +33,16 @@ def check_installed(option: str) -> None:
 
 @contextmanager
 def cluster(address: str | None, workers: int) -> Iterator[None]:
-    """Ray on the cluster with this address; if None, one of this machine alone, for as long.
+    """Connect to a Ray cluster for the duration of the context.
 
-    A program that has begun Ray keeps its own.
+    If the program has already initialised Ray, that instance is used and left running.
+
+    Args:
+        address: address of the cluster; None starts a local Ray and stops it at the end.
+        workers: CPU cores of a local Ray.
 
     Raises:
-        SettingError: no cluster answers there.
+        SettingError: there is no cluster at this address, or a local Ray can't be started.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
@@ -46,17 +50,17 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    chosen: dict[str, Any] = {"address": address}
+    options: dict[str, Any] = {"address": address}
     if not address:
-        chosen = {"address": "local", "num_cpus": workers, "object_store_memory": OBJECT_STORE}
-        chosen["include_dashboard"] = False
+        options = {"address": "local", "num_cpus": workers, "object_store_memory": OBJECT_STORE}
+        options["include_dashboard"] = False
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**chosen, log_to_driver=False, logging_level=logging.CRITICAL)
+        ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SettingError(f"no Ray can be used at {chosen['address']}: {error}") from error
+        raise SettingError(f"Ray can't be used at {options['address']}: {error}") from error
     finally:
-        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+        signal.signal(signal.SIGTERM, handler)  # ray.init replaces the handler
     try:
         yield
     finally:
@@ -66,14 +70,17 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
 def on_cluster(
     code: Callable[[Item], Result], items: Sequence[Item], workers: int | None
 ) -> Iterator[Result]:
-    """What `code` makes of each item, in any order, by so many workers of one core each.
+    """Apply `code` to each item on the cluster; yield the results in any order.
 
-    None is as many workers as the cluster has cores. `code` is a function of a module, items and
-    results can be pickled. An item whose worker is killed is tried again; that of which nothing
-    comes after several is left out.
+    An item whose worker was killed is tried again. If it fails after all retries, it has no result.
+
+    Args:
+        code: a function that can be pickled, as its results can.
+        items: objects that can be pickled.
+        workers: number of workers, of one core each; None for one per core of the cluster.
 
     Raises:
-        RuntimeError: what `code` raises, in its words.
+        RuntimeError: `code` raised an exception; the message is that of the exception.
     """
     import ray
     import ray.data
@@ -84,7 +91,7 @@ def on_cluster(
         torch.set_num_threads(1)
         try:
             return {"result": pickle.dumps(code(pickle.loads(packed["item"]))), "error": ""}
-        except Exception as error:  # which Ray would keep to itself
+        except Exception as error:  # Ray would not pass it on
             return {"result": b"", "error": str(error) or type(error).__name__}
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -93,7 +100,7 @@ def on_cluster(
     context.max_errored_blocks = -1
     rows = [{"item": pickle.dumps(item)} for item in items]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    with warnings.catch_warnings(action="ignore"):  # max_retries may go, but nothing replaces it
+    with warnings.catch_warnings(action="ignore"):  # max_retries is deprecated, but has no successor
         results = data.map(
             row,
             compute=ray.data.TaskPoolStrategy(size=workers or int(ray.cluster_resources()["CPU"])),

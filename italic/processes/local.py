@@ -1,4 +1,4 @@
-"""Work in several processes, any of which may be killed at any time: only this one writes files."""
+"""Crash-tolerant pool of local processes; only the parent process writes files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-Report = Callable[..., None]  # called with how much is done
+Report = Callable[..., None]  # progress callback, called with the amount of finished work
 Code = Callable[[list[Any]], list[Any]]
 
 
 def in_processes(
     code: Code, batches: Iterator[list[Any]], number: int, ended: object, report: Report
 ) -> Generator[Any, None, None]:
-    """What `code`, which can be pickled, makes of the items of batches, in their order.
+    """Apply `code` to batches in several processes; yield the results of the items in order.
 
-    A batch whose process was killed is tried again, with no other beside it; if that process is
-    killed too, `ended` takes the place of what `code` would have made of each item.
+    A batch whose process was killed is tried once more, in a separate process. If that process is
+    killed too, `ended` is the result of each item of the batch.
+
+    Args:
+        code: a function from a batch to a list of results, one for each item; it is pickled.
+        batches: lists of items, read as needed.
+        number: number of processes.
+        ended: the result of an item whose process was killed twice.
+        report: called with the number of finished items.
     """
     others = set(multiprocessing.active_children())
     waiting: deque[tuple[list[Any], Future[list[Any]]]] = deque()
@@ -60,11 +67,14 @@ def in_processes(
 
 def _pool(number: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(number, context, initializer=_begin, initargs=(number,))
+    return ProcessPoolExecutor(number, context, initializer=_initialise, initargs=(number,))
 
 
 def _submit(pool: ProcessPoolExecutor, code: Code, batch: list[Any]) -> Future[list[Any]]:
-    """A process that starts here never sees Ctrl-C, which is for this one, which ends it."""
+    """Submit a batch while SIGINT is blocked, so that new processes inherit the blocked signal.
+
+    Ctrl-C is then handled by the parent alone, which ends its processes.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         return pool.submit(code, batch)
@@ -72,8 +82,8 @@ def _submit(pool: ProcessPoolExecutor, code: Code, batch: list[Any]) -> Future[l
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(number: int) -> None:
-    """In a new process: share the cores, and end with the parent, also amid a picture."""
+def _initialise(number: int) -> None:
+    """Initialise a worker process: share the cores, and exit at once when the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 

@@ -439,7 +439,7 @@ def test_a_picture_after_some_of_its_steps(model: str, here: Path, capsys: Captu
     wrong = [(np.asarray(Image.open(f"{done}.png")) != original).mean() for done in (0, 3, 4)]
     assert 1 >= wrong[0] > wrong[1] > wrong[2] == 0
     assert run("decompress", "a.italic", "-o", "x.png", "--steps-done", "5") == 1
-    assert "it has 4 steps: expected from 0 to 4" in capsys.readouterr().err
+    assert "the picture has 4 steps: expected from 0 to 4" in capsys.readouterr().err
     Image.new("RGB", (16, 16)).save("flat.png")
     assert run("compress", "flat.png", "--model", model) == 0
     assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0

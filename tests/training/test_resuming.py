@@ -175,7 +175,7 @@ def test_a_runs_configuration_names_nothing_but_italics_own(
     place = cfg.datamodule if group == "images" else cfg
     place[group] = {**place[group], **node}
     use = {"model": build_network, "base": build_bases, "images": build_images}[group]
-    with pytest.raises(ExtensionError, match=r"ITALIC_IMPORT|is no class"):
+    with pytest.raises(ExtensionError, match=r"ITALIC_IMPORT|is not a class"):
         use(cfg)
     shutil.copytree(run, tmp_path / "run")
     OmegaConf.save(cfg, tmp_path / "run" / "config.yaml")

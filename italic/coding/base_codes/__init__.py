@@ -1,1 +1,1 @@
-"""Base codes: BPG through x265 and FFmpeg, none, and ladders of several."""
+"""Base codes: BPG through x265 and FFmpeg, no base code, and bitrate ladders of several."""

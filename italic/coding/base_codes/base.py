@@ -1,4 +1,4 @@
-"""The base code: a lossy picture that the network starts from, and its bytes."""
+"""The base code: a lossy code of the image; its reconstruction is an input of the network."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ import numpy as np
 from italic.coding.base_codes import bpg
 from italic.errors import SettingError
 
-OPEN_ENCODERS = 4  # a data set of one size needs one; a folder of photographs no more than these
+OPEN_ENCODERS = 4  # a data set of one size needs one encoder; a folder of photographs a few
 
 
 class BaseCode(Protocol):
-    """A lossy code for pictures, uint8 (H, W, 3)."""
+    """A lossy code for images, uint8 (H, W, 3)."""
 
     @property
     def identity(self) -> str:
-        """Everything that determines bytes and pixels, for cache keys."""
+        """A text with all settings that determine bytes and pixels; used in cache keys."""
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Encode a picture, uint8 (H, W, 3)."""
+        """Encode an image, uint8 (H, W, 3)."""
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         """Decode to uint8 (height, width, 3); ValueError if `data` is not of this size."""
 
 
 class BPG:
-    """BPG files of a fixed quality, without what follows from the settings and the size.
+    """BPG files of a fixed quality, without the bytes implied by the settings and the size.
 
     `qp` is 0..51 and `chroma` "420", "422" or "444", as for `bpg.encode`; ValueError otherwise.
-    Keeps the encoders of the last picture sizes open; may be pickled, and inherited by forks.
+    The encoders of the most recent image sizes stay open. Objects can be pickled and survive forks.
     """
 
     def __init__(self, qp: int = 49, chroma: str = "420") -> None:
         bpg.check_settings(qp, chroma)
         self.qp, self.chroma = qp, chroma
-        self._encoders: dict[tuple[int, int], bpg.Encoder] = {}  # the last used one is last
+        self._encoders: dict[tuple[int, int], bpg.Encoder] = {}  # in order of their last use
 
     @property
     def identity(self) -> str:
-        """The settings, and the versions and options of the encoder."""
+        """A text with the settings, and the versions and options of the encoder."""
         return (
             f"packed BPG qp={self.qp} chroma={self.chroma}, {bpg.encoder_version()}, "
             f"{bpg.X265_PRESET} {bpg.X265_PARAMETERS}"
         )
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Encode a picture, uint8 (H, W, 3), as a packed .bpg file; BPGError as `bpg.encode`."""
+        """Encode an image, uint8 (H, W, 3), as a packed .bpg file; BPGError as `bpg.encode`."""
         bpg.check_image(image)
         size = image.shape[0], image.shape[1]
         encoder = self._encoders.pop(size, None) or bpg.Encoder(*size, self.qp, self.chroma)
@@ -58,57 +58,60 @@ class BPG:
         return bpg.pack(encoder.encode(image), *size, self.qp, self.chroma)
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
-        """Decode a packed .bpg file, uint8 (height, width, 3); BPGError as `bpg.decode`.
+        """Decode a packed .bpg file to uint8 (height, width, 3); BPGError as `bpg.decode`.
 
-        BPGError, before anything is decoded, if it is one of another size.
+        The size in the file is checked before decoding; BPGError if it is another size.
         """
         file = self.file(data, height, width)
         size = bpg.picture_size(file)
         if size != (height, width):
             raise bpg.BPGError(
-                f"The base code holds a picture of {size[0]}×{size[1]} pixels, "
-                f"but one of {height}×{width} is due; do they belong together?"
+                f"The base code holds an image of {size[0]}×{size[1]} pixels, but expected "
+                f"{height}×{width}: use the base code of this image."
             )
         return bpg.decode(file)
 
     def file(self, data: bytes, height: int, width: int) -> bytes:
-        """The whole .bpg file, which any BPG decoder reads, of a packed one; BPGError."""
+        """Restore the complete .bpg file, readable by any BPG decoder, from a packed one.
+
+        BPGError as `bpg.unpack`.
+        """
         return bpg.unpack(data, height, width, self.qp, self.chroma)
 
 
 class Ladder:
-    """Several base codes that one network serves, a bitrate ladder.
+    """A bitrate ladder: several base codes (rungs), all supported by one network.
 
-    The first rung is for many steps, and the one that is validated; which one a number of steps
-    takes is found with its step sizes, see `italic.training.planning`.
+    The first rung is for many steps and is used in validation. The rung of each number of steps is
+    chosen together with the step sizes, see `italic.training.planning`.
 
     Args:
-        qps: quality of each rung, as of `BPG`; None for no base code.
-        chroma: as of `BPG`.
+        qps: quality of each rung, as for `BPG`; None for no base code.
+        chroma: chroma format, as for `BPG`.
 
     Raises:
-        SettingError: no rung, or one twice.
+        SettingError: there is no rung, or two rungs are equal.
     """
 
     def __init__(self, qps: Sequence[int | None], chroma: str = "420") -> None:
         if not qps or len(set(qps)) != len(qps):
             raise SettingError(
-                f"a ladder's rungs must differ, and be one at least; got {list(qps)}"
+                f"expected at least one rung in a ladder, and no rung twice; got {list(qps)}"
             )
         self.rungs: list[BaseCode] = [NoBase() if qp is None else BPG(qp, chroma) for qp in qps]
 
 
 class NoBase:
-    """No base code: no bytes, and a picture of constant mid-gray 128."""
+    """No base code: zero bytes, and a constant mid-grey image of value 128."""
 
     identity = "none"
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Nothing, whatever the picture."""
+        """Return zero bytes."""
         return b""
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
-        """A picture of 128, uint8 (height, width, 3); ValueError if there are bytes."""
+        """An image of 128, uint8 (height, width, 3); ValueError if `data` is not empty."""
         if data:
-            raise ValueError(f"Without a base code there are no bytes to decode, but {len(data)}.")
+            raise ValueError(f"Expected no bytes, since there is no base code; got {len(data)}.")
         return np.full((height, width, 3), 128, np.uint8)

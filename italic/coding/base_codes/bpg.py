@@ -1,9 +1,9 @@
-"""Real .bpg files (BPG specification 0.9.8): x265 encodes, FFmpeg's hevc decoder decodes.
+"""BPG files (specification 0.9.8): encoded by x265, decoded by FFmpeg's hevc decoder.
 
-PyAV does the HEVC coding; the container is here, the colour conversion in `bpg_colour`, the
-parameter sets that BPG leaves out in `hevc_headers`. Decoding is exact: the same pixels as
-libbpg 0.9.8 (bpgdec) gives, on every machine. FFmpeg does not detect damage, so whoever stores
-these files must add a checksum.
+PyAV does the HEVC coding. The BPG container is in this module, the colour conversion in
+`bpg_colour`, and the parameter sets that BPG leaves out in `hevc_headers`. Decoding is exact: it
+gives the same pixels as libbpg 0.9.8 (bpgdec) on every machine. FFmpeg does not detect damage, so
+stored files need a checksum.
 """
 
 from __future__ import annotations
@@ -54,21 +54,23 @@ CHROMA_FORMATS = {"420": 1, "422": 2, "444": 3}  # chroma_format_idc, and `pixel
 COSITED = {4: 1, 5: 2}  # `pixel_format` with MPEG-2 chroma positions, to chroma_format_idc
 FFMPEG_FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p")  # by chroma_format_idc
 
-# The largest picture of HEVC's highest level, 6.2 (H.265, table A.8): enough for a photograph
-# of 35 megapixels, and a bound to what a damaged header can make a reader allocate.
+# The largest picture of HEVC's highest level, 6.2 (H.265, table A.8): 35 megapixels. The limit also
+# bounds the memory that a damaged header can make a decoder allocate.
 MAX_SAMPLES = 35_651_584
 MAX_SIDE = 16_888
 
-# The first byte of what `pack` stores whole. Slice data never start with it: their first nine
-# bits are neither 510 nor 511 (H.265, 9.3.2.5).
+# First byte of a packed file that stores the complete BPG file. Slice data never start with it:
+# their first nine bits are neither 510 nor 511 (H.265, 9.3.2.5).
 WHOLE = 0xFF
 
-# x265 codes intra pictures so much below the qp it is asked for, as with libbpg.
+# x265 codes intra pictures with a qp that is lower than the requested one by this number, as it
+# does in libbpg.
 INTRA_OFFSET = 3
 
-# Every picture is coded by itself and at once: intra only, one thread, no lookahead. The rest
-# saves bytes at equal PSNR, 3 % at 32×32 and qp 49: psycho-visual choices cost PSNR, and deeper
-# transform trees and sample adaptive offsets cost small pictures more bits than they save.
+# Each image is coded independently and without delay: intra only, one thread, no lookahead. The
+# other options save bytes at equal PSNR, 3 % at 32×32 and qp 49: psycho-visual optimisation lowers
+# the PSNR, and on small images deeper transform trees and sample adaptive offsets cost more bits
+# than they save.
 X265_PRESET = "veryslow"
 X265_PARAMETERS = (
     "keyint=1:bframes=0:rc-lookahead=0:frame-threads=1:pools=none:wpp=0:log-level=none"
@@ -78,7 +80,7 @@ X265_PARAMETERS = (
 
 @dataclass(frozen=True)
 class _Header:
-    """The head of a BPG file: sides in pixels, and fields of `heic_file`."""
+    """The header of a BPG file: sides in pixels, and fields of `heic_file`."""
 
     height: int
     width: int
@@ -93,33 +95,33 @@ class _Header:
 
 
 def encode(image: np.ndarray, qp: int, chroma: str = "420") -> bytes:
-    """Encode a picture as a .bpg file, 8 bit, full range BT.601.
+    """Encode an image as a .bpg file, 8 bit, full range BT.601.
 
-    `image` is uint8 (H, W, 3), from 1×1 up to `MAX_SIDE` a side and `MAX_SAMPLES` in all; `qp`
-    is 0..51 and means what it means to libbpg's x265 (bpgenc -q); `chroma` is "420", "422" or
-    "444". Raises BPGError for anything else. The bytes depend on `encoder_version()`.
+    `image` is uint8 (H, W, 3), from 1×1 pixels up to sides of `MAX_SIDE` and `MAX_SAMPLES` pixels.
+    `qp` is 0..51, as in libbpg with x265 (bpgenc -q). `chroma` is "420", "422" or "444". Other
+    arguments raise a BPGError. The bytes depend on `encoder_version()`.
     """
     check_image(image)
     return Encoder(image.shape[0], image.shape[1], qp, chroma).encode(image)
 
 
 def encode_lossless(image: np.ndarray) -> bytes:
-    """Encode a picture as a .bpg file without loss, RGB 4:4:4; else as `encode`."""
+    """Encode an image losslessly as a .bpg file, RGB 4:4:4; limits and errors as for `encode`."""
     check_image(image)
     return Encoder(image.shape[0], image.shape[1], 0, "444", lossless=True).encode(image)
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decode a .bpg file to the pixels that libbpg gives, uint8 (H, W, 3).
+    """Decode a .bpg file to the same pixels as libbpg, uint8 (H, W, 3).
 
-    Reads 8 bit pictures: gray, 4:2:0, 4:2:2 (JPEG and MPEG-2 chroma positions), 4:4:4; YCbCr
-    (BT.601, 709, 2020), RGB, YCgCo; full and limited range; lossless but for implicit RDPCM.
-    Raises BPGError for other files, and for a file that is cut short or damaged beyond parsing;
-    most damage gives wrong pixels instead.
+    Supported are 8 bit images: grey, 4:2:0, 4:2:2 (JPEG and MPEG-2 chroma positions), 4:4:4; YCbCr
+    (BT.601, 709, 2020), RGB, YCgCo; full and limited range; lossless, except implicit RDPCM.
+    Raises BPGError for other files, and for a file that is truncated or can't be parsed. Other
+    damage is not detected and gives wrong pixels.
     """
     header, tools, hevc = _open(data)
     luma, *chroma = _decode_hevc(header, tools, hevc)
-    if not chroma:  # gray behaves as three equal colours
+    if not chroma:  # grey is converted as three equal colours
         gray = np.repeat(luma[..., None], 3, axis=2)
         return bpg_colour.to_rgb(gray, bpg_colour.RGB, header.limited_range)
     planes = np.empty((header.height, header.width, 3), np.uint8)
@@ -138,25 +140,25 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Height and width of a .bpg file in pixels, read from its head; BPGError as in `decode`."""
+    """Height and width of a .bpg file in pixels, read from its header; BPGError as in `decode`."""
     header, _ = _split_file(data)
     return header.height, header.width
 
 
 def quality(data: bytes) -> int:
-    """The qp that `encode` makes the quality of a .bpg file with, read from its slice header.
+    """The `qp` of `encode` that gives the quality of a .bpg file, read from its slice header.
 
-    BPGError as in `decode`, or if it says none, or may be lossless.
+    BPGError as in `decode`, or if the file states no qp or may be lossless.
     """
     header, tools, hevc = _open(data)
     return slice_qp(split_nals(hevc), tools.sao, header.chroma_format) + INTRA_OFFSET
 
 
 def pack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -> bytes:
-    """Leave out of a .bpg file what follows from the other arguments, 25 bytes or more.
+    """Remove the bytes of a .bpg file that follow from the other arguments, 25 bytes or more.
 
-    They are the sides in pixels and the settings that the file was encoded with. Any other
-    bytes, such as files of other encoders, are kept whole and become one longer. BPGError if the
+    The other arguments are the sides in pixels and the settings of the encoder. Any other data,
+    such as files of other encoders, are stored completely, with one extra byte. BPGError if the
     arguments are out of range.
     """
     payload = data.partition(_implied_body(height, width, qp, chroma))[2]
@@ -166,9 +168,9 @@ def pack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -> 
 
 
 def unpack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -> bytes:
-    """The very bytes that `pack` was given with these arguments, whatever x265 is installed.
+    """Invert `pack`, given the same arguments; the result does not depend on the version of x265.
 
-    BPGError if `data` is empty or the arguments are out of range; other damage is for `decode`.
+    BPGError if `data` is empty or the arguments are out of range. Other damage is left to `decode`.
     """
     implied = _implied_body(height, width, qp, chroma)
     if not data:
@@ -176,27 +178,28 @@ def unpack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -
     if data[0] == WHOLE:
         return data[1:]
     body = implied + data
-    return _file_head(height, width, CHROMA_FORMATS[chroma], 0, len(body)) + body
+    return _file_header(height, width, CHROMA_FORMATS[chroma], 0, len(body)) + body
 
 
 @cache
 def encoder_version() -> str:
-    """Versions of PyAV and x265, on which the bytes of `encode` depend: "av X, x265 Y"."""
+    """Versions of PyAV and x265, which determine the bytes of `encode`: "av X, x265 Y"."""
     context = _open_x265(16, 16, 32, "yuv420p", info=True)
     packets = context.encode(av.VideoFrame(16, 16, "yuv420p"))
     found = re.search(rb"x265 \(build \d+\) - ([^:\s]+)", b"".join(bytes(p) for p in packets))
     if found is None:
-        raise RuntimeError("x265 does not state its version; use av 18.")
+        raise RuntimeError("The version of x265 is missing in its output; use av 18.")
     return f"av {av.__version__}, x265 {found[1].decode()}"
 
 
 class Encoder:
-    """One x265 kept open over many pictures of a size: the bytes of `encode`, but faster.
+    """An x265 encoder that stays open for many images of one size; faster than `encode`.
 
-    Arguments as for `encode`; BPGError if they are out of range. `lossless` codes RGB without
-    loss at any qp, for which chroma must be "444". x265 opens with the first
-    picture and closes before the process forks, which its threads would not survive; so an
-    Encoder may be inherited, and pickled. Not to be shared between threads.
+    It gives the same bytes. Arguments are those of `encode`; BPGError if they are out of range.
+    `lossless` codes RGB losslessly at any qp; chroma must then be "444". The encoder is opened for
+    the first image and closed before the process forks, since its threads do not survive a fork.
+    An Encoder can therefore be used in forked processes, and it can be pickled. It must not be
+    shared between threads.
     """
 
     def __init__(
@@ -214,11 +217,11 @@ class Encoder:
         return Encoder, (self.height, self.width, self.qp, self.chroma, self.lossless)
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Encode a picture, uint8 (H, W, 3) of this encoder's size, as a .bpg file."""
+        """Encode an image, uint8 (H, W, 3) of this encoder's size, as a .bpg file."""
         check_image(image)
         if image.shape[:2] != (self.height, self.width):
             raise BPGError(
-                f"This encoder takes pictures of {self.height}×{self.width} pixels, "
+                f"This encoder expects images of {self.height}×{self.width} pixels, "
                 f"not {image.shape[0]}×{image.shape[1]}."
             )
         frame = self._frame(image)
@@ -236,16 +239,16 @@ class Encoder:
         self._count += 1
         packets = self._context.encode(frame)
         if len(packets) != 1:
-            raise RuntimeError("x265 did not give one packet for one picture; use av 18.")
+            raise RuntimeError("x265 did not return one packet for one image; use av 18.")
         return self._file(bytes(packets[0]))
 
     def close(self) -> None:
-        """Close x265; the next picture opens it again."""
+        """Close x265; the next image opens it again."""
         self._context = None
 
     def _frame(self, image: np.ndarray) -> av.VideoFrame:
-        """The planes of a picture, edges repeated up to whole blocks."""
-        # RGB is coded as green, blue, red.
+        """The planes of an image, padded to whole blocks by repeating the edges."""
+        # The order of RGB planes is green, blue, red.
         pixels = image[..., [1, 2, 0]] if self.lossless else bpg_colour.rgb_to_ycc(image)
         luma, chroma = pixels[..., 0], pixels[..., 1:].transpose(2, 0, 1)
         if self.chroma != "444":
@@ -262,19 +265,18 @@ class Encoder:
         return frame
 
     def _file(self, stream: bytes) -> bytes:
-        """The BPG file of an x265 stream: a short header instead of its VPS and SPS."""
+        """Convert an x265 stream to a BPG file: a short header replaces its VPS and SPS."""
         nals = split_nals(stream)
         expected = [NalType.VPS, NalType.SPS, NalType.PPS, NalType.IDR_N_LP]
         if [nal_type(nal) for nal in nals] != expected:
-            raise RuntimeError("x265 wrote other units than one intra slice; use av 18.")
+            raise RuntimeError("x265 wrote NAL units other than one intra slice; use av 18.")
         tools = CodingTools.from_sps(nals[1])
         header = tools.to_bpg()
         body = BitWriter().ue7(len(header)).bytes() + header
         body += nals[2] + START_CODE + set_slice_loop_filter_flag(nals[3], tools.sao)
         pixel_format = CHROMA_FORMATS[self.chroma]
-        colour_space = bpg_colour.RGB if self.lossless else 0  # else BT.601
-        head = _file_head(self.height, self.width, pixel_format, colour_space, len(body))
-        return head + body
+        colour_space = bpg_colour.RGB if self.lossless else 0  # 0 is BT.601
+        return _file_header(self.height, self.width, pixel_format, colour_space, len(body)) + body
 
 
 _open_encoders: weakref.WeakSet[Encoder] = weakref.WeakSet()
@@ -306,27 +308,30 @@ def check_image(image: np.ndarray) -> None:
         found = f"{image.dtype} of shape {image.shape}"
     else:
         found = type(image).__name__
-    raise BPGError(f"A picture to encode is a uint8 array of shape (H, W, 3), not {found}.")
+    raise BPGError(f"An image to encode must be a uint8 array of shape (H, W, 3), not {found}.")
 
 
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
-        raise BPGError(f"A BPG picture has at least one pixel, not {height}×{width}.")
-    # Coded sides are multiples of a block, of 64 pixels at most.
+        raise BPGError(f"A BPG image must have at least one pixel, not {height}×{width}.")
+    # Coded sides are rounded up to multiples of the block size, which is 64 pixels at most.
     if max(height, width) > MAX_SIDE or (height + 63) * (width + 63) > MAX_SAMPLES:
         raise BPGError(
-            f"A picture of {height}×{width} pixels is too large: at most {MAX_SIDE} a side and "
-            f"{MAX_SAMPLES} in all, edges of 63 included; cut it into parts."
+            f"An image of {height}×{width} pixels is too large: expected sides of at most "
+            f"{MAX_SIDE}, and at most {MAX_SAMPLES} pixels if 63 are added to each side; cut it "
+            "into parts."
         )
 
 
 def _min_block(height: int, width: int) -> int:
-    """Side in pixels of the blocks to which `encode` pads: x265 takes no picture side below 16."""
+    """Side in pixels of the blocks to which `encode` pads: x265 needs sides of at least 16."""
     return 16 if min(height, width) <= 8 else 8
 
 
-def _file_head(height: int, width: int, pixel_format: int, colour_space: int, length: int) -> bytes:
-    """The head of a BPG file with `length` bytes of picture data."""
+def _file_header(
+    height: int, width: int, pixel_format: int, colour_space: int, length: int
+) -> bytes:
+    """The header of a BPG file with `length` bytes of image data."""
     head = BitWriter().u(32, MAGIC)
     head.u(3, pixel_format).u(1, 0).u(4, 0)  # no alpha, 8 bit
     head.u(4, colour_space).u(4, 0)  # full range, no extension, no animation
@@ -334,17 +339,17 @@ def _file_head(height: int, width: int, pixel_format: int, colour_space: int, le
 
 
 def _implied_body(height: int, width: int, qp: int, chroma: str) -> bytes:
-    """The picture data of a file of `encode` up to the slice data.
+    """The image data of a file of `encode` up to the slice data.
 
-    What `encode` lets x265 choose, written down a second time, because packed files must not
-    depend on the version of x265. A change makes every packed file unreadable.
+    This repeats the choices that `encode` leaves to x265, since packed files must not depend on the
+    version of x265. Any change makes all existing packed files unreadable.
     """
     _check_size(height, width)
     check_settings(qp, chroma)
     block = _min_block(height, width)
     side = -(-min(height, width) // block) * block
-    # Coding tree blocks are the largest that fit into the picture, up to 64 pixels, and
-    # transform blocks are from 4 pixels up to those, but at most 32.
+    # Coding tree blocks are the largest that fit into the image, up to 64 pixels. Transform blocks
+    # are from 4 pixels up to that size, at most 32.
     log2_min, log2_max = block.bit_length() - 1, min(side.bit_length() - 1, 6)
     sizes = (log2_min - 3, log2_max - log2_min, 0, min(log2_max, 5) - 2, 0)
     tools = CodingTools(sizes, sao=0, pcm=None, strong_intra_smoothing=1).to_bpg()
@@ -355,7 +360,7 @@ def _implied_body(height: int, width: int, qp: int, chroma: str) -> bytes:
     pps.u(1, 1)  # stop bit
 
     delta = max(qp - INTRA_OFFSET, 0) - 26
-    header = BitWriter().u(2, 0b10).ue(0, 2)  # the first slice of its picture, intra
+    header = BitWriter().u(2, 0b10).ue(0, 2)  # first slice of the picture, intra
     header.ue(2 * delta - 1 if delta > 0 else -2 * delta)
     header.u(1, 1).u(1, 1)  # loop filter across slices; stop bit
     return (
@@ -370,7 +375,7 @@ def _implied_body(height: int, width: int, qp: int, chroma: str) -> bytes:
 
 
 def _split_file(data: bytes) -> tuple[_Header, bytes]:
-    """The head of a BPG file, checked, and its picture data (`hevc_header_and_data`)."""
+    """The checked header of a BPG file, and its image data (`hevc_header_and_data`)."""
     bits = BitReader(data[:32])
     if len(data) < 4 or bits.u(32) != MAGIC:
         raise BPGError("Not a BPG file: it does not start with the bytes 42 50 47 fb.")
@@ -378,25 +383,27 @@ def _split_file(data: bytes) -> tuple[_Header, bytes]:
     colour_space, extension, alpha2 = bits.u(4), bits.u(1), bits.u(1)
     limited_range, animation = bits.u(1), bits.u(1)
     if alpha1 or alpha2:
-        raise BPGError("The BPG file has an alpha or CMYK plane; only three colours are read.")
+        raise BPGError("The BPG file has an alpha or CMYK plane; only three colours are supported.")
     if animation:
-        raise BPGError("The BPG file is an animation; only single pictures are read.")
+        raise BPGError("The BPG file is an animation; only single images are supported.")
     if depth:
-        raise BPGError(f"The BPG file has {8 + depth} bits a colour; only 8 bits are read.")
+        raise BPGError(f"The BPG file has {8 + depth} bits per sample; only 8 bits are supported.")
     if pixel_format > 5 or colour_space > 4 or (pixel_format == 0 and colour_space):
         raise BPGError("The BPG file has a pixel format or colour space that BPG does not define.")
     width, height, length = bits.ue7(), bits.ue7(), bits.ue7()
     _check_size(height, width)
     extension_length = bits.ue7() if extension else 0
     start = bits.position // 8 + extension_length
-    end = start + length if length else len(data)  # 0 stands for all that follows
+    end = start + length if length else len(data)  # length 0: up to the end of the file
     if end > len(data):
-        raise BPGError(f"The BPG file is cut short: {len(data)} of {end} bytes; get all of it.")
+        raise BPGError(
+            f"The BPG file is truncated: it has {len(data)} of {end} bytes; get a whole copy."
+        )
     return _Header(height, width, pixel_format, colour_space, bool(limited_range)), data[start:end]
 
 
 def _open(data: bytes) -> tuple[_Header, CodingTools, bytes]:
-    """The head of a BPG file, its coding tools, and its NAL units without VPS and SPS."""
+    """The header of a BPG file, its coding tools, and its NAL units without VPS and SPS."""
     header, hevc = _split_file(data)
     bits = BitReader(hevc[:5])
     end = bits.ue7() + bits.position // 8
@@ -406,7 +413,7 @@ def _open(data: bytes) -> tuple[_Header, CodingTools, bytes]:
 
 
 def _decode_hevc(header: _Header, tools: CodingTools, data: bytes) -> list[np.ndarray]:
-    """Planes of the picture, without the padding of its blocks; uint8, one or three."""
+    """The one or three planes of the image, uint8, without the padding to whole blocks."""
     tools.check_decodable()
     nals = picture_units(split_nals(data))
     height = -(-header.height // tools.min_block) * tools.min_block
@@ -415,20 +422,20 @@ def _decode_hevc(header: _Header, tools: CodingTools, data: bytes) -> list[np.nd
     stream += b"".join(START_CODE + nal for nal in nals)
     context = av.CodecContext.create("hevc", "r")
     context.thread_count = 1
-    # FFmpeg reads beyond the end of a damaged slice: a packet of its own has zeros there, while one
-    # of Python's bytes would have whatever is next in memory.
+    # FFmpeg reads beyond the end of a damaged slice. A packet that FFmpeg allocates is padded with
+    # zeros; one that wraps Python's bytes would expose the memory behind them.
     packet = av.Packet(len(stream))
     packet.update(stream)
     try:
         frames = [*context.decode(packet), *context.decode(None)]
     except av.FFmpegError as error:
-        raise BPGError(f"The BPG file's picture cannot be decoded: {error}.") from error
+        raise BPGError(f"The image in the BPG file cannot be decoded: {error}.") from error
     if len(frames) != 1:
-        raise BPGError("The BPG file's picture cannot be decoded: the file is damaged.")
+        raise BPGError("The image in the BPG file cannot be decoded: the file is damaged.")
     frame = frames[0]
     form = FFMPEG_FORMATS[header.chroma_format]
     if (frame.height, frame.width, frame.format.name) != (height, width, form):
-        raise BPGError("The BPG file's picture is not of the size and format of its header.")
+        raise BPGError("The image in the BPG file has another size or format than its header.")
     halved = (header.chroma_format == 1, header.chroma_format in (1, 2))
     chroma = tuple(
         (side + half) >> half
@@ -442,7 +449,7 @@ def _decode_hevc(header: _Header, tools: CodingTools, data: bytes) -> list[np.nd
 
 
 def _pixels(plane: Any) -> np.ndarray:
-    """The samples of an FFmpeg plane, uint8 (H, W), in place."""
+    """The samples of an FFmpeg plane, uint8 (H, W); a view without copying."""
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return rows[: plane.height, : plane.width]
 
@@ -456,7 +463,10 @@ def _open_x265(
     lossless: bool = False,
     info: bool = False,
 ) -> Any:
-    """An x265 for pictures of one size, multiples of `min_block`; `info` makes it name itself."""
+    """Open x265 for images of one size, whose sides are multiples of `min_block`.
+
+    With `info` the stream states the version of x265.
+    """
     context: Any = av.CodecContext.create("libx265", "w")
     context.width, context.height, context.pix_fmt = width, height, form
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)

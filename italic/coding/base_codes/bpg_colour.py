@@ -1,4 +1,4 @@
-"""Colour conversion and chroma resampling of BPG, bit-exact to libbpg 0.9.8 at 8 bit."""
+"""Colour conversion and chroma resampling of BPG, bit-exact with libbpg 0.9.8 at 8 bit."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from functools import cache
 
 import numpy as np
 
-# Luma weights (k_r, k_b) of ITU-R BT.601, BT.709 and BT.2020 by the `color_space` of BPG.
+# Luma weights (k_r, k_b) of ITU-R BT.601, BT.709 and BT.2020, indexed by `color_space` of BPG.
 LUMA_WEIGHTS = {0: (0.299, 0.114), 3: (0.2126, 0.0722), 4: (0.2627, 0.0593)}
 RGB, YCGCO = 1, 2
 
-DOWN = (2, -4, -8, 17, 57, 57, 17, -8, -4, 2)  # / 128, at -4..5
-UP_EVEN = (2, -6, 18, 57, -10, 4, -1)  # / 64, at -3..3; odd outputs take the reverse
-UP_ODD_COSITED = (-1, 4, -11, 40, 40, -11, 4, -1)  # / 64, at -3..4; even outputs are samples
+# Filter taps, and the offsets of their input samples.
+DOWN = (2, -4, -8, 17, 57, 57, 17, -8, -4, 2)  # / 128, offsets -4..5
+UP_EVEN = (2, -6, 18, 57, -10, 4, -1)  # / 64, offsets -3..3; odd outputs use the reversed taps
+UP_ODD_COSITED = (-1, 4, -11, 40, 40, -11, 4, -1)  # / 64, offsets -3..4; even outputs are copies
 
 
 @cache
 def _to_ycc_matrix() -> np.ndarray:
-    """RGB to full range BT.601 YCbCr in units of 2^-23; int32 (3, 3), one column a component."""
+    """RGB to full range BT.601 YCbCr in units of 2^-23; int32 (3, 3), a column per component."""
     red, blue = LUMA_WEIGHTS[0]
     green = 1 - red - blue
     rows = [
@@ -30,13 +31,13 @@ def _to_ycc_matrix() -> np.ndarray:
 
 @cache
 def _to_rgb_matrix(colour_space: int, limited_range: bool) -> np.ndarray:
-    """Components to RGB in units of 2^-22; (3, 3), one column a colour.
+    """Components to RGB in units of 2^-22; (3, 3), a column per colour.
 
-    int32 holds every sum of the full range (at most 2.09e9, blue of BT.2020); the limited range
+    For the full range, int32 holds every sum (at most 2.09e9, blue of BT.2020). The limited range
     needs int64.
     """
     luma, chroma = (255 / 219, 255 / 224) if limited_range else (1.0, 1.0)
-    if colour_space == RGB:  # stored as G, B, R, all of the range of luma
+    if colour_space == RGB:  # stored as G, B, R, each with the range of luma
         rows = [[0, 0, luma], [luma, 0, 0], [0, luma, 0]]
     elif colour_space == YCGCO:  # the range is limited before the transform, in RGB
         rows = [[luma, -luma, luma], [luma, luma, 0], [luma, -luma, -luma]]
@@ -63,7 +64,7 @@ def rgb_to_ycc(rgb: np.ndarray) -> np.ndarray:
 
 
 def to_rgb(components: np.ndarray, colour_space: int, limited_range: bool) -> np.ndarray:
-    """Components of a BPG picture to RGB.
+    """Convert the components of a BPG image to RGB.
 
     `components` is uint8 (H, W, 3) in the order of the planes (Y Cb Cr, G B R or Y Cg Co);
     `colour_space` is the `color_space` of BPG: 0 BT.601, 1 RGB, 2 YCgCo, 3 BT.709, 4 BT.2020.
@@ -79,13 +80,13 @@ def to_rgb(components: np.ndarray, colour_space: int, limited_range: bool) -> np
 
 
 def _neighbours(planes: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Repeat the edges of the last axis."""
+    """Pad the last axis by repeating its edges."""
     width = planes.shape[-1]
     return planes.take(np.arange(-before, width + after).clip(0, width - 1), axis=-1)
 
 
 def _filter(padded: np.ndarray, taps: tuple[int, ...], step: int = 1) -> np.ndarray:
-    """Correlate the last axis with `taps`, at every `step`-th place where all of them fit."""
+    """Correlate the last axis with `taps`, at every `step`-th position where all taps fit."""
     stop = padded.shape[-1] - len(taps) + 1
     total = taps[0] * padded[..., :stop:step]
     for i, tap in enumerate(taps[1:], start=1):
@@ -129,7 +130,8 @@ def upsample(
     """Double chroma planes horizontally (4:2:2), and vertically too (4:2:0).
 
     uint8 (..., ceil(height/2) or height, ceil(width/2)) to uint8 (..., height, width).
-    `cosited`: horizontal positions are those of MPEG-2, else of JPEG; vertical ones of JPEG.
+    `cosited`: the horizontal chroma positions are those of MPEG-2 instead of JPEG. The vertical
+    positions are always those of JPEG.
     """
     planes = chroma.astype(np.int32)
     shift = 6

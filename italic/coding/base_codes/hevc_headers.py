@@ -1,4 +1,4 @@
-"""The few HEVC parameter sets that a BPG file replaces by its own short header.
+"""The HEVC parameter sets that a BPG file replaces with a short header.
 
 ITU-T H.265 (2021), sections 7.3.1 (NAL units), 7.3.2.1-7.3.2.3 (VPS, SPS, PPS) and 9.2
 (Exp-Golomb codes); BPG specification 0.9.8, `hevc_header`.
@@ -26,11 +26,11 @@ class NalType(IntEnum):
 
 
 class BPGError(ValueError):
-    """A BPG file or a request that cannot be served exactly, with the reason in one sentence."""
+    """A BPG file that cannot be decoded exactly, or invalid arguments of the encoder."""
 
 
 class BitReader:
-    """Reads fields from the most significant bit on; reading past the end is a BPGError."""
+    """Reads bit fields, most significant bit first; reading past the end raises a BPGError."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -40,7 +40,7 @@ class BitReader:
     def u(self, bits: int) -> int:
         """Unsigned integer of `bits` bits, u(n)."""
         if bits > self._left:
-            raise BPGError("The BPG header ends too early: the file is damaged; get a whole copy.")
+            raise BPGError("The BPG header is truncated: the file is damaged; get a whole copy.")
         self._left -= bits
         self.position += bits
         return (self._value >> self._left) & ((1 << bits) - 1)
@@ -78,7 +78,7 @@ class BitReader:
 
 
 class BitWriter:
-    """Writes fields from the most significant bit on; every method returns the writer."""
+    """Writes bit fields, most significant bit first; every method returns the writer."""
 
     def __init__(self) -> None:
         self._value = 0
@@ -103,7 +103,7 @@ class BitWriter:
         return self.u(8, value & 0x7F)
 
     def bytes(self) -> bytes:
-        """All bits so far, filled up with zeros to whole bytes."""
+        """All bits written so far, padded with zeros to whole bytes."""
         fill = -self._bits % 8
         return (self._value << fill).to_bytes((self._bits + fill) // 8, "big")
 
@@ -115,34 +115,35 @@ def nal_type(nal: bytes) -> int:
 
 def split_nals(stream: bytes) -> list[bytes]:
     """NAL units of a byte stream, without start codes (H.265, annex B)."""
-    # Zero bytes before a start code belong to the code, and no NAL unit may end in one.
+    # Zero bytes before a start code belong to the code; a NAL unit never ends in a zero byte.
     return [nal.rstrip(b"\x00") for nal in stream.split(START_CODE) if nal.strip(b"\x00")]
 
 
 def picture_units(nals: list[bytes]) -> list[bytes]:
-    """Of a stream without VPS and SPS what its picture is made of: one PPS, then one slice.
+    """Select the units of the picture, one PPS and one slice, of a stream without VPS and SPS.
 
-    Each PPS makes a decoder compute tables of the picture's size, and each slice may go over the
-    whole picture: more of them would cost far more than the picture's pixels. No encoder of BPG
-    files writes them. Other units, such as messages, tell nothing of the pixels.
+    A decoder computes tables of the picture's size for each PPS, and each slice may cover the whole
+    picture, so further units would make decoding far slower. No BPG encoder writes them. Units that
+    do not affect the pixels, such as SEI messages, are dropped.
 
     Raises:
-        BPGError: other units than those, or other than an intra picture's.
+        BPGError: the picture consists of other units, or is not an intra picture.
     """
-    kept = []
+    selected = []
     for nal in nals:
         if len(nal) < 3 or nal[0] & 0x81 or nal[1] != 1:
-            raise BPGError("The BPG file's picture has a malformed unit: the file is damaged.")
+            raise BPGError("The BPG file has a malformed NAL unit: the file is damaged.")
         kind = nal_type(nal)
-        # A second SPS would take the place of the one made from the BPG header.
+        # A second SPS would replace the one made from the BPG header.
         if not (NalType.BLA_W_LP <= kind <= NalType.CRA_NUT or kind >= NalType.PPS):
-            raise BPGError(f"The BPG file's picture has a unit of type {kind}: it is damaged.")
+            raise BPGError(f"The BPG file has a NAL unit of type {kind}: the file is damaged.")
         if kind <= NalType.PPS:
-            kept.append(nal)
-    # Of the slice, first_slice_segment_in_pic_flag must be set.
-    if [nal_type(nal) <= NalType.CRA_NUT for nal in kept] != [False, True] or not kept[1][2] >> 7:
+            selected.append(nal)
+    is_slice = [nal_type(nal) <= NalType.CRA_NUT for nal in selected]
+    # first_slice_segment_in_pic_flag of the slice must be set.
+    if is_slice != [False, True] or not selected[1][2] >> 7:
         raise BPGError("The BPG file does not hold one intra picture of one slice.")
-    return kept
+    return selected
 
 
 def unescape(nal: bytes) -> bytes:
@@ -157,12 +158,13 @@ def escape(rbsp: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class CodingTools:
-    """The SPS fields that a BPG file keeps, named after the fields of H.265, 7.3.2.2.
+    """The SPS fields that a BPG file stores, named after the fields of H.265, 7.3.2.2.
 
-    `block_sizes` are log2_min_luma_coding_block_size_minus3, the difference to its maximum,
-    log2_min_transform_block_size_minus2, the difference to its maximum, and
-    max_transform_hierarchy_depth_intra. `pcm` is None or (luma bit depth - 1, chroma bit
-    depth - 1, log2 minimum size - 3, difference to its maximum, loop filter disabled).
+    `block_sizes` are log2_min_luma_coding_block_size_minus3, the difference between log2 of the
+    maximum and the minimum, log2_min_transform_block_size_minus2, the difference between log2 of
+    the maximum and the minimum, and max_transform_hierarchy_depth_intra. `pcm` is None or (luma bit
+    depth - 1, chroma bit depth - 1, log2 minimum size - 3, difference between log2 of the maximum
+    and the minimum, loop filter disabled).
     `range_extension` is None or the nine flags of sps_range_extension.
     """
 
@@ -174,7 +176,7 @@ class CodingTools:
 
     @property
     def min_block(self) -> int:
-        """Smallest coding block in pixels: coded sides are multiples of it."""
+        """Side of the smallest coding block in pixels; coded sides are multiples of it."""
         return 8 << self.block_sizes[0]
 
     @classmethod
@@ -183,11 +185,11 @@ class CodingTools:
         bits = BitReader(header)
         sizes = (bits.ue(), bits.ue(), bits.ue(), bits.ue(), bits.ue())
         if sizes[0] + sizes[1] > 3 or sizes[2] + sizes[3] > 3 or sizes[4] > 4:
-            raise BPGError("The BPG header asks for blocks above 64 pixels: the file is damaged.")
+            raise BPGError("The BPG header sets blocks above 64 pixels: the file is damaged.")
         sao = bits.u(1)
         pcm = (bits.u(4), bits.u(4), bits.ue(), bits.ue(), bits.u(1)) if bits.u(1) else None
         if pcm and max(pcm[2:4]) > 2:
-            raise BPGError("The BPG header asks for PCM blocks above 32 pixels: it is damaged.")
+            raise BPGError("The BPG header sets PCM blocks above 32 pixels: the file is damaged.")
         strong_intra_smoothing = bits.u(1)
         range_extension = None
         if bits.u(1):
@@ -199,7 +201,7 @@ class CodingTools:
         return cls(sizes, sao, pcm, strong_intra_smoothing, range_extension)
 
     def check_decodable(self) -> None:
-        """BPGError for the tools that FFmpeg's decoder lacks or takes in another way."""
+        """BPGError for tools that FFmpeg's decoder does not support or interprets differently."""
         if self.range_extension is None:
             return
         _, _, implicit_rdpcm, _, extended_precision, _, _, _, bypass_alignment = (
@@ -235,10 +237,10 @@ class CodingTools:
         depth = bits.ue()
         if bits.u(1):
             raise BPGError("x265 wrote scaling lists, which BPG cannot hold.")
-        bits.u(1)  # AMP: nothing to an intra picture, as is temporal MVP below
+        bits.u(1)  # AMP; it does not affect intra pictures, nor does temporal MVP below
         sao = bits.u(1)
         if bits.u(1) or bits.ue() or bits.u(1):
-            raise BPGError("x265 wrote PCM or reference pictures; is it still an intra stream?")
+            raise BPGError("x265 wrote PCM or reference pictures: expected an intra-only stream.")
         bits.u(1)
         return cls((*sizes, depth), sao, None, bits.u(1))
 
@@ -267,7 +269,7 @@ class CodingTools:
             sps.u(1, 0)
         sps.ue(width, height).u(1, 0).ue(0, 0)
         sps.ue(4).u(1, 1).ue(1, 0, 0)  # 8 bit POC, one reference picture
-        # BPG keeps the transform depth of intra blocks only: that of inter blocks equals it.
+        # BPG stores the transform depth of intra blocks only; inter blocks get the same value.
         sps.ue(*self.block_sizes, self.block_sizes[4]).u(1, 0).u(1, 1)
         self._write_sao_and_pcm(sps)
         sps.ue(0).u(1, 0).u(1, 1).u(1, self.strong_intra_smoothing).u(1, 0)
@@ -301,32 +303,32 @@ def _write_profile(bits: BitWriter) -> None:
 def set_slice_loop_filter_flag(slice_nal: bytes, sao: int) -> bytes:
     """Set slice_loop_filter_across_slices_enabled_flag in an IDR slice NAL unit of x265.
 
-    x265 toggles this flag, which means nothing in a picture of one slice, with the picture's
-    number modulo 31; set, the bytes no longer depend on how many pictures came before.
+    The flag has no effect in a picture of one slice, but x265 toggles it with the picture's number
+    modulo 31. Setting it makes the bytes independent of the number of earlier pictures.
     """
     bits = BitReader(slice_nal[2:])
     bits.u(2)
     bits.skip_ue(2)  # parameter set, slice type
     bits.u(2 * sao)
-    bits.ue()  # slice_qp_delta; the flag follows, and the header ends in 1 0…0
+    bits.ue()  # slice_qp_delta; it is followed by the flag and the bits 1 0…0 that end the header
     mask = 1 << (7 - bits.position % 8)
     at = 2 + bits.position // 8
     bits.u(1)
     if bits.u(1) != 1 or bits.u(-bits.position % 8):
-        raise BPGError("This x265 writes another slice header than expected; use av 18.")
+        raise BPGError("This version of x265 writes another slice header; use av 18.")
     return slice_nal[:at] + bytes([slice_nal[at] | mask]) + slice_nal[at + 1 :]
 
 
 def slice_qp(nals: list[bytes], sao: int, chroma_format: int) -> int:
     """SliceQpY of the first slice, 0..51 (H.265, 7.3.2.3 and 7.3.6.1).
 
-    `sao` and `chroma_format` are the SPS fields of a stream without VPS and SPS. BPGError if the
-    slice is no IDR picture's, or its blocks may be without loss, whatever the qp.
+    `sao` and `chroma_format` are SPS fields, since the stream has no VPS and SPS. BPGError if the
+    picture is not an IDR picture, or its blocks may be lossless regardless of the qp.
     """
     pps = next((nal for nal in nals if nal_type(nal) == NalType.PPS), b"")
     first = next((nal for nal in nals if nal_type(nal) <= NalType.CRA_NUT), b"")
     if not first or nal_type(first) not in (NalType.IDR_W_RADL, NalType.IDR_N_LP):
-        raise BPGError("The BPG file's quality can't be read: its picture is no IDR picture.")
+        raise BPGError("The quality of the BPG file can't be read: expected an IDR picture.")
     bits = BitReader(unescape(pps[2:]))
     bits.skip_ue(2)
     _, output_flag, extra_bits = bits.u(1), bits.u(1), bits.u(3)
@@ -338,7 +340,7 @@ def slice_qp(nals: list[bytes], sao: int, chroma_format: int) -> int:
     bits.skip_ue(2)  # offsets of the chroma's qp
     bits.u(3)
     if bits.u(1):
-        raise BPGError("The BPG file may be lossless: it has no quality to improve on.")
+        raise BPGError("The BPG file may be lossless: there is nothing to enhance.")
     bits = BitReader(unescape(first[2:]))
     bits.u(2)
     bits.ue()  # parameter set

@@ -104,7 +104,7 @@ def test_wrong_size_is_refused_before_decoding() -> None:
 
 def test_wrong_images() -> None:
     for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(ValueError, match="picture"):
+        with pytest.raises(ValueError, match="image"):
             BPG().encode(image)
     with pytest.raises(ValueError, match="uint8 array"):
         BPG().encode([[1, 2, 3]])  # type: ignore[arg-type]
