@@ -100,7 +100,9 @@ def on_cluster(
     context.max_errored_blocks = -1
     rows = [{"item": pickle.dumps(item)} for item in items]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    with warnings.catch_warnings(action="ignore"):  # max_retries is deprecated, but has no successor
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # max_retries is deprecated, but has no successor
         results = data.map(
             row,
             compute=ray.data.TaskPoolStrategy(size=workers or int(ray.cluster_resources()["CPU"])),

@@ -226,7 +226,7 @@ def test_errors_in_an_estimator_of_ones_own_keep_their_traceback(
 ) -> None:
     (tmp_path / "my_broken_module.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(extensions, "_own", {})
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
     places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
     words = [*TINY, *places, "model._target_=my_broken_module.Broken"]
     with pytest.raises(ValueError, match="not enough values") as error:

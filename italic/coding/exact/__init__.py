@@ -1,12 +1,14 @@
 """Exact inference: the estimator computes the same numbers on every machine.
 
-Floating-point sums depend on their order, and the order on batch size, threads, processor and
-library. Here all numbers that enter a sum are integers, and no sum reaches 2^24, so that int32 and
-float32 hold all partial sums exactly and any order gives the same result. Between the sums stand
-only element-wise IEEE operations, rounded once each, and tables that are stored with the weights.
+Floating-point sums depend on the order of their terms, which varies with batch size, threads,
+processor and library. Here all terms of a sum are integers, and no sum reaches 2^24. Accumulators
+of int32 or float32 then hold all partial sums exactly, and any order gives the same result. The
+other operations are element-wise IEEE operations, each rounded once, and look-ups in tables that
+are stored with the weights.
 
-A network is made exact by exchanging the modules that sum, or that need a transcendental function,
-for exact ones; its `forward` stays as it is. Its attribute `arithmetic` says how:
+To make a network exact, modules that accumulate or need a transcendental function are replaced by
+exact ones; its `forward` does not change. The attribute `arithmetic` of the network selects the
+scheme:
 
 - "int8": weights and activations of 8 bits, see `quantised` and `calibration`;
 - "grids", the default: integers of up to 12 bits in float32, see `grids` and `grid_calibration`.
@@ -46,69 +48,74 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def exchange_modules(network: Net) -> Net:
-    """A copy of a network, its modules exchanged for exact ones with no weights set yet.
+    """Copy a network and replace its modules by exact ones, whose weights are not set yet.
 
     Raises:
-        InexactError: attention over windows that are too large.
+        InexactError: the windows of attention are too large.
     """
     return _scheme(network).exchange_modules(network)  # type: ignore[no-any-return]
 
 
 def make_exact(network: Net, calibrate: Callable[[Net], None]) -> Net:
-    """The exact form of a trained network, rounded to the nearest; `calibrated` does it better.
+    """Convert a trained network to its exact form by rounding to nearest.
+
+    `calibrated` gives smaller rounding errors.
 
     Args:
         network: the trained network.
-        calibrate: applies the network it is given to typical inputs, in every stage of coding.
+        calibrate: applies its argument, a network, to typical inputs in every stage of coding.
 
     Raises:
-        InexactError: weights that fit no grid, such as infinite ones, or inexact layers.
+        InexactError: weights can't be quantised, such as infinite ones, or layers are inexact.
     """
     scheme: Any = calibration if scheme_of(network) == "int8" else grids
     return scheme.make_exact(network, calibrate)
 
 
 def calibrated(network: Net, calibrate: Callable[[Net], None]) -> Net:
-    """The exact form of a trained network whose rounding costs least; arguments as `make_exact`."""
+    """Convert a trained network to its exact form with optimised scales and rounding.
+
+    Arguments and errors are those of `make_exact`.
+    """
     scheme: Any = calibration if scheme_of(network) == "int8" else grid_calibration
     return scheme.calibrated(network, calibrate)
 
 
 def check(exact: nn.Module) -> None:
-    """Prove that no sum of an exact network can leave the integers that a float32 holds.
+    """Prove that no accumulator of an exact network can leave the integers that a float32 holds.
 
     Raises:
-        InexactError: one could, or a layer is not exact.
+        InexactError: an accumulator could leave them, or a layer is not exact.
     """
     _scheme(exact).check(exact)
 
 
 def integer_state(exact: nn.Module) -> dict[str, Tensor]:
-    """The tensors of an exact network, its weights and biases as integers."""
+    """The tensors of an exact network, with weights and biases as integers."""
     return _scheme(exact).integer_state(exact)  # type: ignore[no-any-return]
 
 
 def state_types(exact: nn.Module) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Type and shape of each tensor of an `integer_state`, of a network on any device.
+    """Type and shape of each tensor of an `integer_state`.
 
-    Also on the device "meta", which has no numbers.
+    The network may be on any device, including "meta".
     """
     return _scheme(exact).state_types(exact)  # type: ignore[no-any-return]
 
 
 def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
-    """Set the tensors of a network whose modules are exchanged from its `integer_state`.
+    """Load an `integer_state` into a network that `exchange_modules` returned.
 
     Raises:
-        RuntimeError: tensors are missing, or of other shapes.
+        RuntimeError: tensors are missing or have other shapes.
     """
     _scheme(exact).load_integer_state(exact, state)
 
 
 def floating_state(exact: nn.Module) -> dict[str, Tensor]:
-    """The parameters of an exact network as the floating-point network has them, for training.
+    """The parameters of an exact network for the floating-point network, to continue training.
 
-    They differ from those that it was made of by the rounding alone.
+    They differ from the original parameters by the rounding error only.
     """
     return _scheme(exact).floating_state(exact)  # type: ignore[no-any-return]
 

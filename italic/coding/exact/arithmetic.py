@@ -1,4 +1,4 @@
-"""Process-wide switches that exact inference needs."""
+"""Process-wide settings of PyTorch that exact inference needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 @cache
 def forks_compute_with_one_thread() -> None:
-    """From now on, processes that are forked off this one begin with one thread of PyTorch.
+    """Make processes that are forked from now on start with one PyTorch thread.
 
-    A fork has none of OpenMP's other threads, and waits for them for ever once it gives them work.
+    A forked process has only one of OpenMP's threads. It would wait forever for the others as soon
+    as it used them.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_after_fork)
@@ -25,37 +26,38 @@ def forks_compute_with_one_thread() -> None:
 
 def _after_fork() -> None:
     torch.set_num_threads(1)
-    _Inside.lock = threading.Lock()  # which a thread that is not here may have held
+    _ActiveThreads.lock = threading.Lock()  # a thread of the parent may have held the old one
 
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Switch off what is not a plain sum of float32 products.
+    """Disable every algorithm that does not compute plain sums of float32 products.
 
-    Networks on 8-bit operands need autocasting off, and nothing more: their sums are products of
-    matrices, and bfloat16 or TF32 hold their operands. The rest is for those on grids: NNPACK,
-    cuDNN's Winograd, and the TF32 or bfloat16 that the host program or its environment may allow.
-    Threads may be in here together: the last one to leave restores what the first one found.
+    Networks with int8 arithmetic only need autocasting to be off: their sums are matrix products,
+    whose operands fit into bfloat16 and TF32. The other settings are for networks with grids. They
+    disable NNPACK, cuDNN's Winograd algorithm, and the TF32 or bfloat16 that the host program or
+    its environment may allow. Several threads may use the context at the same time: the last
+    one to leave restores the settings that the first one found.
     """
     forks_compute_with_one_thread()
-    with ExitStack() as own:
+    with ExitStack() as thread_settings:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            own.enter_context(torch.autocast(device, enabled=False))  # of this thread
-        with _Inside.lock:
-            if not _Inside.threads:
-                _Inside.restore = _switch_off()
-            _Inside.threads += 1
+            thread_settings.enter_context(torch.autocast(device, enabled=False))
+        with _ActiveThreads.lock:
+            if not _ActiveThreads.threads:
+                _ActiveThreads.restore = _switch_off()
+            _ActiveThreads.threads += 1
         try:
             yield
         finally:
-            with _Inside.lock:
-                _Inside.threads -= 1
-                if not _Inside.threads:
-                    _Inside.restore()
+            with _ActiveThreads.lock:
+                _ActiveThreads.threads -= 1
+                if not _ActiveThreads.threads:
+                    _ActiveThreads.restore()
 
 
-class _Inside:
-    """The threads in `exact_arithmetic`, and what the last one of them calls."""
+class _ActiveThreads:
+    """Number of threads in `exact_arithmetic`, and the function that restores the settings."""
 
     lock = threading.Lock()
     threads = 0
@@ -63,7 +65,7 @@ class _Inside:
 
 
 def _switch_off() -> Callable[[], None]:
-    """Switch off; → what restores."""
+    """Disable inexact algorithms; return a function that restores the settings."""
     backends: Any = torch.backends
     cudnn, mkldnn, nnpack = backends.cudnn, backends.mkldnn, backends.nnpack
     products = backends.cuda.matmul, mkldnn.matmul, mkldnn.conv
@@ -85,7 +87,10 @@ def _switch_off() -> Callable[[], None]:
 
 @lru_cache
 def _onednn_is_exact() -> bool:
-    """Whether oneDNN keeps float32: ONEDNN_DEFAULT_FPMATH_MODE=BF16 overrides what PyTorch asks."""
-    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
-    x = torch.full((2, 48, 16, 16), 257, **kind)  # its 9 bits are one too many for bfloat16
+    """Whether oneDNN computes in float32.
+
+    ONEDNN_DEFAULT_FPMATH_MODE=BF16 overrides the precision that PyTorch requests.
+    """
+    kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # independent of the defaults
+    x = torch.full((2, 48, 16, 16), 257, **kind)  # 9 bits, one more than bfloat16 holds
     return bool((F.conv2d(x, torch.ones(48, 48, 3, 3, **kind)) == 48 * 9 * 257).all())

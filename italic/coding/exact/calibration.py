@@ -1,12 +1,13 @@
-"""From a trained network to one on 8-bit operands whose rounding costs least on typical inputs.
+"""Calibration for int8 arithmetic: quantise a trained network with small errors on typical inputs.
 
-- Channels between the two layers of a residual block get about equal ranges: their activation
-  scales with its argument (Nagel et al. 2019, arXiv 1906.04721, section 4.1).
-- Steps and zero point of each input are those of least squared error. Inputs that are integers of 8
-  bits times a power of two, such as differences of grey levels or masks, stay exactly as they are.
-- The scale of each output channel's weights is that of least squared error of its sums, as far as
-  the inputs' squares tell; weights are then rounded one after another, see `rounding`, and the bias
-  makes up for what is left of the error on average.
+- Cross-layer equalisation: the channels between the two layers of a residual block get similar
+  ranges. This is possible since their activation function is positively homogeneous (Nagel et al.
+  2019, arXiv 1906.04721, section 4.1).
+- Scale and zero point of each input minimise the squared error. Inputs that are 8-bit integers
+  times a power of two, such as differences of grey levels or masks, are represented exactly.
+- The scale of each output channel's weights minimises the squared error of its sums, estimated from
+  the mean squares of the inputs. Weights are then rounded one after another, see `rounding`, and
+  the bias compensates for the mean of the remaining error.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from italic.coding.exact.kernels import LEVELS, MIDDLE
-from italic.coding.exact.layers import EXACT, InexactError
+from italic.coding.exact.kernels import MAX_LEVEL, ZERO_LEVEL
+from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
 from italic.coding.exact.quantised import (
     LIMIT,
     QuantisedLayer,
@@ -28,47 +29,46 @@ from italic.coding.exact.quantised import (
     exchange_modules,
     is_residual_block,
 )
-from italic.coding.exact.rounding import compensated
+from italic.coding.exact.rounding import round_compensated
 from italic.models.layers import IntegerLinear, NonLocalBlock
 
-SHARES = tuple(share / 20 for share in range(20, 5, -1))  # of a range, tried as its clipped end
-VALUES = 2**13  # of one application of a layer, remembered for its grid
-REMEMBERED = 2**16  # values in all
-PATCHES = 4096  # of one application, for moments
-FINEST = 8  # inputs may be multiples of 2^-8
-SILENCE = 2.0**-20  # ranges are never taken to be smaller
-SUMMING = (nn.Linear, IntegerLinear, nn.Conv2d, nn.ConvTranspose2d)
+CLIPPING_RATIOS = tuple(n / 20 for n in range(20, 5, -1))  # candidates, relative to the range
+VALUES_PER_CALL = 2**13  # input values sampled from one call of a layer
+MAX_VALUES = 2**16  # sampled values used to choose a scale
+PATCHES = 4096  # patches per call of a layer for the moments
+MAX_FRACTION_BITS = 8  # inputs that are int8 multiples of 2^-8 to 1 are represented exactly
+MIN_RANGE = 2.0**-20  # lower bound of all ranges
+LINEAR_LAYERS = (nn.Linear, IntegerLinear, nn.Conv2d, nn.ConvTranspose2d)
 
 Calibration = Callable[[nn.Module], None]
 
 
 def make_exact(network: nn.Module, calibrate: Calibration) -> nn.Module:
-    """The exact form of a trained network, weights rounded to the nearest; see `calibrated`."""
-    return _made(network, calibrate, careful=False)
+    """Convert a trained network to its exact form by rounding to nearest; see `calibrated`."""
+    return _build(network, calibrate, optimise=False)
 
 
 def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
-    """The exact form of a trained network.
+    """Convert a trained network to its exact form with optimised scales and rounding.
 
     Args:
         network: the trained network.
-        calibrate: applies the network it is given to typical inputs, in every stage of coding.
+        calibrate: applies its argument, a network, to typical inputs in every stage of coding.
 
     Raises:
-        InexactError: weights that are not finite, layers that have no exact form, or that no
-            typical input reaches.
+        InexactError: weights are not finite, or a layer has no exact form or was never applied.
     """
-    return _made(balance(network, calibrate), calibrate, careful=True)
+    return _build(equalise(network, calibrate), calibrate, optimise=True)
 
 
 @torch.no_grad()
-def _made(network: nn.Module, calibrate: Calibration, careful: bool) -> nn.Module:
+def _build(network: nn.Module, calibrate: Calibration, optimise: bool) -> nn.Module:
     exact = exchange_modules(network)
-    inputs = _observed(network, calibrate, careful)
+    inputs = _observed(network, calibrate, optimise)
     for name, module in network.named_modules():
         target = exact.get_submodule(name)
         if isinstance(target, QuantisedLayer):
-            _set_layer(target, module, inputs[name], careful)
+            _set_layer(target, module, inputs[name], optimise)
         elif isinstance(target, QuantisedNonLocalBlock):
             parts = [inputs[f"{name}.{row}"].symmetric_steps() for row in range(3)]
             target.set_steps(torch.tensor(parts))
@@ -77,8 +77,11 @@ def _made(network: nn.Module, calibrate: Calibration, careful: bool) -> nn.Modul
 
 
 @torch.no_grad()
-def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
-    """A copy that computes the same, with more equal ranges within its residual blocks."""
+def equalise(network: nn.Module, calibrate: Calibration) -> nn.Module:
+    """Copy a network and equalise the channel ranges in its residual blocks.
+
+    The copy computes the same function.
+    """
     blocks = {n: m for n, m in network.named_modules() if is_residual_block(m)}
     largest: dict[str, Tensor] = {}
 
@@ -91,114 +94,120 @@ def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
         return hook
 
     hooks = [b.second.register_forward_pre_hook(watch(n)) for n, b in blocks.items()]  # type: ignore[union-attr]
-    _applied(network, calibrate, hooks)
-    balanced = copy.deepcopy(network)
-    for name, reach in largest.items():
-        top = float(reach.max())
+    _run_calibration(network, calibrate, hooks)
+    equalised = copy.deepcopy(network)
+    for name, ranges in largest.items():
+        top = float(ranges.max())
         if top > 0:
-            first, second = (balanced.get_submodule(f"{name}.{part}") for part in BLOCK)
-            # The square root: what makes a channel's inputs finer makes its weights coarser.
-            scale = (top / reach.clamp(min=top / 1e4)).sqrt().to(first.weight.device)  # type: ignore[arg-type]
-            _over(first.weight, 0, scale)
+            first, second = (equalised.get_submodule(f"{name}.{part}") for part in BLOCK)
+            # The square root: a finer quantisation of a channel's inputs makes that of its weights
+            # coarser.
+            scale = (top / ranges.clamp(min=top / 1e4)).sqrt().to(first.weight.device)  # type: ignore[arg-type]
+            _scale_axis(first.weight, 0, scale)
             if first.bias is not None:
                 first.bias.mul_(scale)  # type: ignore[operator]
-            _over(second.weight, 1, scale.reciprocal())
-    return balanced
+            _scale_axis(second.weight, 1, scale.reciprocal())
+    return equalised
 
 
 BLOCK = ("first", "second")
 
 
-def _over(weight: object, axis: int, scale: Tensor) -> None:
+def _scale_axis(weight: object, axis: int, scale: Tensor) -> None:
     assert isinstance(weight, Tensor)
     weight.mul_(scale.view([-1 if a == axis else 1 for a in range(weight.ndim)]))
 
 
-def _set_layer(target: QuantisedLayer, layer: nn.Module, inputs: _Inputs, careful: bool) -> None:
-    """Set the grids and weights of one layer."""
+def _set_layer(
+    target: QuantisedLayer, layer: nn.Module, inputs: _InputStatistics, optimise: bool
+) -> None:
+    """Set the scales, zero point and integer weights of one layer."""
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
     if not weight.isfinite().all():
-        raise InexactError("the network's numbers are not finite: its weights are damaged")
-    if isinstance(layer, IntegerLinear):  # its inputs are the integers that they are rounded to
-        steps, zero = 1.0, MIDDLE
+        raise InexactError("the network's weights are not finite: they are damaged")
+    if isinstance(layer, IntegerLinear):  # its inputs are integers already
+        steps, zero = 1.0, ZERO_LEVEL
         weight = weight * layer.unit
     else:
         steps, zero = inputs.grid(target.symmetric)
     target.steps.fill_(steps)
     target.zero.fill_(zero)
-    largest = target.over_inputs(weight.double().abs(), torch.amax).clamp(min=SILENCE / LIMIT)
-    if not careful:
+    largest = target.reduce_inputs(weight.double().abs(), torch.amax).clamp(min=MIN_RANGE / LIMIT)
+    if not optimise:
         target.set_weights(weight, bias, largest / LIMIT)
         return
     moments = inputs.moments
-    wanted = _rows(layer, weight.double()).cpu()
-    scale = _best_scale(wanted, moments.diagonal()[:-1], largest.cpu())
-    target.set_weights(weight, bias, scale)  # which may have to make it coarser
+    rows = _rows(layer, weight.double()).cpu()
+    scale = _best_scale(rows, moments.diagonal()[:-1], largest.cpu())
+    target.set_weights(weight, bias, scale)  # increases the scale if an accumulator could overflow
     mean = moments[:-1, -1]
     covariance = moments[:-1, :-1] - torch.outer(mean, mean)
-    units = target.weight_scale().cpu()
-    repeats = len(wanted) // len(units)
-    units_of_rows = units.repeat_interleave(repeats)
+    scales = target.weight_scale().cpu()
+    repeats = len(rows) // len(scales)
+    row_scales = scales.repeat_interleave(repeats)
     nearest = target.weight.clone(), target.bias.clone()
-    rounded = compensated(wanted.clone(), units_of_rows, covariance, LIMIT)
-    missing = ((wanted - rounded) @ mean).view(len(units), -1).mean(1)
-    counts = (rounded / units_of_rows[:, None]).round()
-    exactly = missing if bias is None else missing + bias.double().cpu()
-    target.set_counts(_as_weight(layer, counts).to(weight.device), exactly.to(weight.device))
-    if (target.reach() >= EXACT).any():
+    rounded = round_compensated(rows.clone(), row_scales, covariance, LIMIT)
+    correction = ((rows - rounded) @ mean).view(len(scales), -1).mean(1)
+    integers = (rounded / row_scales[:, None]).round()
+    new_bias = correction if bias is None else correction + bias.double().cpu()
+    target.set_integer_weights(
+        _as_weight(layer, integers).to(weight.device), new_bias.to(weight.device)
+    )
+    if (target.accumulator_bound() >= ACCUMULATOR_LIMIT).any():
         target.weight.copy_(nearest[0])
         target.bias.copy_(nearest[1])
 
 
-def _best_scale(wanted: Tensor, importance: Tensor, largest: Tensor) -> Tensor:
-    """Units of the weights of each output channel, of those tried the best, float64 (O,).
+def _best_scale(rows: Tensor, importance: Tensor, largest: Tensor) -> Tensor:
+    """The weight scale of each output channel with the least error, float64 (O,).
 
     Args:
-        wanted: float64 (n, m), the rows of an output channel together.
-        importance: float64 (m,), of an error in each column.
-        largest: float64 (O,), weight of each channel.
+        rows: float64 (n, m), weights; the rows of an output channel are adjacent.
+        importance: float64 (m,), weight of the squared error in each column.
+        largest: float64 (O,), largest absolute weight of each channel.
     """
     errors = []
-    for share in SHARES:
-        units = (largest * share / LIMIT).repeat_interleave(len(wanted) // len(largest))[:, None]
-        rounded = (wanted / units).round().clamp(-LIMIT, LIMIT) * units
-        error = ((wanted - rounded).square() * importance).sum(1)
+    for ratio in CLIPPING_RATIOS:
+        scales = (largest * ratio / LIMIT).repeat_interleave(len(rows) // len(largest))[:, None]
+        rounded = (rows / scales).round().clamp(-LIMIT, LIMIT) * scales
+        error = ((rows - rounded).square() * importance).sum(1)
         errors.append(error.view(len(largest), -1).sum(1))
     best = torch.stack(errors).argmin(0)
-    return largest / LIMIT * torch.tensor(SHARES, dtype=torch.float64)[best]
+    return largest / LIMIT * torch.tensor(CLIPPING_RATIOS, dtype=torch.float64)[best]
 
 
-class _Inputs:
-    """What is remembered of the inputs of a layer, or of a query, key or value.
+class _InputStatistics:
+    """Statistics of the inputs of a layer, or of a query, key or value.
 
     Attributes:
-        moments: float64 (m + 1, m + 1), mean of p pᵀ where p is an input patch of m numbers, and 1.
+        moments: float64 (m + 1, m + 1), mean of p pᵀ, where p is an input patch of m values
+            followed by 1.
     """
 
     def __init__(self) -> None:
         self.values: list[Tensor] = []
         self.low, self.high = 0.0, 0.0
-        self.fits = [True] * (FINEST + 1)  # whether all are int8 multiples of 2^-k
+        self.fits = [True] * (MAX_FRACTION_BITS + 1)  # [k]: all inputs are int8 multiples of 2^-k
         self.sums: Tensor = torch.zeros((), dtype=torch.float64)
         self.patches = 0
 
     def add(self, x: Tensor) -> None:
-        """Take in the input of one application."""
+        """Add the input of one call."""
         flat = x.detach().float().flatten()
         if not len(flat):
             return
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        for bits in range(FINEST + 1):
+        for bits in range(MAX_FRACTION_BITS + 1):
             if self.fits[bits]:
-                counts = flat * 2.0**bits
-                fits = (counts == counts.round()).all() and counts.min() >= -MIDDLE
-                self.fits[bits] = bool(fits and counts.max() < MIDDLE)
-        # An odd stride, which visits all channels.
-        self.values.append(flat[:: len(flat) // VALUES | 1].cpu().clone())
+                scaled = flat * 2.0**bits
+                fits = (scaled == scaled.round()).all() and scaled.min() >= -ZERO_LEVEL
+                self.fits[bits] = bool(fits and scaled.max() < ZERO_LEVEL)
+        # The stride is odd, so that the samples cover all channels.
+        self.values.append(flat[:: len(flat) // VALUES_PER_CALL | 1].cpu().clone())
 
     def add_patches(self, layer: nn.Module, x: Tensor) -> None:
-        """Take in the patches of one application."""
+        """Add the input patches of one call."""
         rows = _patches(layer, x.detach().float())
         rows = F.pad(rows[:: -(-len(rows) // PATCHES)], (0, 1), value=1.0)
         self.sums = self.sums + (rows.T @ rows).double().cpu()
@@ -209,30 +218,30 @@ class _Inputs:
         return self.sums / self.patches
 
     def grid(self, symmetric: bool) -> tuple[float, int]:
-        """Steps and zero point; a symmetric one has its zero in the middle."""
+        """Reciprocal scale and zero point; the zero point of a symmetric grid is 128."""
         if any(self.fits) and max(-self.low, self.high) > 0:
-            return 2.0 ** self.fits.index(True), MIDDLE
+            return 2.0 ** self.fits.index(True), ZERO_LEVEL
         if symmetric:
-            return self.symmetric_steps(), MIDDLE
-        values = self._some()
-        best = (float("inf"), 1.0, MIDDLE)
-        for high in SHARES:
-            for low in SHARES if self.low < 0 else (1.0,):
-                reach = max(self.high * high - self.low * low, SILENCE)
-                steps = float(torch.tensor(LEVELS / reach))
-                zero = min(max(round(-self.low * low * steps), 0), LEVELS)
-                best = min(best, (_error(values, steps, -zero, LEVELS - zero), steps, zero))
+            return self.symmetric_steps(), ZERO_LEVEL
+        values = self._sampled_values()
+        best = (float("inf"), 1.0, ZERO_LEVEL)
+        for high in CLIPPING_RATIOS:
+            for low in CLIPPING_RATIOS if self.low < 0 else (1.0,):
+                clipped_range = max(self.high * high - self.low * low, MIN_RANGE)
+                steps = float(torch.tensor(MAX_LEVEL / clipped_range))
+                zero = min(max(round(-self.low * low * steps), 0), MAX_LEVEL)
+                best = min(best, (_error(values, steps, -zero, MAX_LEVEL - zero), steps, zero))
         return best[1:]
 
     def symmetric_steps(self) -> float:
-        """Steps of a grid from -127 to 127."""
-        values, largest = self._some(), max(-self.low, self.high, SILENCE)
-        tried = [LIMIT / (largest * share) for share in SHARES]
-        return min(tried, key=lambda steps: _error(values, steps, -LIMIT, LIMIT))
+        """Reciprocal scale of a grid from -127 to 127."""
+        values, largest = self._sampled_values(), max(-self.low, self.high, MIN_RANGE)
+        candidates = [LIMIT / (largest * ratio) for ratio in CLIPPING_RATIOS]
+        return min(candidates, key=lambda steps: _error(values, steps, -LIMIT, LIMIT))
 
-    def _some(self) -> Tensor:
+    def _sampled_values(self) -> Tensor:
         values = torch.cat(self.values) if self.values else torch.zeros(1)
-        return values[:: -(-len(values) // REMEMBERED)]
+        return values[:: -(-len(values) // MAX_VALUES)]
 
 
 def _error(values: Tensor, steps: float, low: int, high: int) -> float:
@@ -240,9 +249,11 @@ def _error(values: Tensor, steps: float, low: int, high: int) -> float:
     return float(rounded.sub_(values).square_().mean())
 
 
-def _observed(network: nn.Module, calibrate: Calibration, moments: bool) -> dict[str, _Inputs]:
-    """The inputs of each layer that sums, and of query, key and value of each block."""
-    inputs: dict[str, _Inputs] = {}
+def _observed(
+    network: nn.Module, calibrate: Calibration, moments: bool
+) -> dict[str, _InputStatistics]:
+    """Input statistics of each linear layer, and of query, key and value of each block."""
+    inputs: dict[str, _InputStatistics] = {}
     hooks = []
 
     def of_layer(name: str) -> Callable[..., None]:
@@ -261,13 +272,13 @@ def _observed(network: nn.Module, calibrate: Calibration, moments: bool) -> dict
         return hook
 
     for name, module in network.named_modules():
-        if type(module) in SUMMING:
-            inputs[name] = _Inputs()
+        if type(module) in LINEAR_LAYERS:
+            inputs[name] = _InputStatistics()
             hooks.append(module.register_forward_pre_hook(of_layer(name)))
         elif type(module) is NonLocalBlock:
-            inputs.update({f"{name}.{row}": _Inputs() for row in range(3)})
+            inputs.update({f"{name}.{row}": _InputStatistics() for row in range(3)})
             hooks.append(module.query_key_value.register_forward_hook(of_block(name)))
-    _applied(network, calibrate, hooks)
+    _run_calibration(network, calibrate, hooks)
     unseen = [name for name, seen in inputs.items() if not seen.values]
     if unseen:
         raise InexactError(
@@ -277,7 +288,7 @@ def _observed(network: nn.Module, calibrate: Calibration, moments: bool) -> dict
     return inputs
 
 
-def _applied(network: nn.Module, calibrate: Calibration, hooks: list) -> None:
+def _run_calibration(network: nn.Module, calibrate: Calibration, hooks: list) -> None:
     try:
         calibrate(network)
     finally:
@@ -290,9 +301,9 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """What the rows of weights are multiplied by, (n, m)."""
+    """The input patches that are multiplied with the rows of weights, (n, m)."""
     if isinstance(layer, nn.Conv2d):
-        # Of few images: there are enough patches in these.
+        # A few images have enough patches.
         places = max(1, x.shape[-1] * x.shape[-2] // (layer.stride[0] * layer.stride[1]))
         x = x[:: max(1, len(x) * places // (4 * PATCHES))]
         patches = F.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride)  # type: ignore[arg-type]
@@ -301,14 +312,14 @@ def _patches(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rows(layer: nn.Module, weight: Tensor) -> Tensor:
-    """Weights as a matrix; the rows of an output channel stand together."""
+    """Weights as a matrix; the rows of an output channel are adjacent."""
     if isinstance(layer, nn.ConvTranspose2d):
         return weight.permute(1, 2, 3, 0).flatten(0, 2)
     return weight.flatten(1)
 
 
 def _as_weight(layer: nn.Module, rows: Tensor) -> Tensor:
-    """The matrix as weights again."""
+    """Invert `_rows`: the matrix in the shape of the weights."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     if isinstance(layer, nn.ConvTranspose2d):

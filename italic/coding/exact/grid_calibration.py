@@ -1,12 +1,14 @@
-"""From a trained network to an exact one on grids whose rounding costs least on typical inputs.
+"""Calibration for grids: quantise a trained network with small errors on typical inputs.
 
-`grids.make_exact` rounds each number to the nearest; here the same grids serve better:
+`grids.make_exact` rounds each number to nearest. Calibration reduces the error in the same format:
 
-- Channels between the two convolutions of a residual block get about equal ranges: their
-  activation scales with its argument (Nagel et al. 2019, arXiv 1906.04721, section 4.1).
-- Inputs are clipped where that errs less than a coarser grid for the sake of a few.
-- Weights are rounded one after another, the next ones making up for the error so far (GPTQ,
-  Frantar et al. 2022, arXiv 2210.17323), and the bias for what is left of it on average.
+- Cross-layer equalisation: the channels between the two convolutions of a residual block get
+  similar ranges. This is possible since their activation function is positively homogeneous (Nagel
+  et al. 2019, arXiv 1906.04721, section 4.1).
+- Large inputs are clipped if the finer grid reduces the squared error.
+- Weights are rounded one after another; later weights compensate for the error of earlier ones
+  (GPTQ, Frantar et al. 2022, arXiv 2210.17323). The bias compensates for the mean of the remaining
+  error.
 """
 
 from __future__ import annotations
@@ -21,48 +23,49 @@ from torch.nn import functional as F
 from italic.coding.exact.grids import (
     ExactConvolution,
     check,
-    counted,
     make_exact,
     power_of_two_at_least,
+    quantise,
 )
-from italic.coding.exact.rounding import compensated
+from italic.coding.exact.rounding import round_compensated
 from italic.models.layers import ResidualBlock
 
-FINER = (1.0, 0.5, 0.25)  # grids that are tried, by the one that holds the largest input
-PATCHES = 4096  # of one application of a convolution; more say little more
+CANDIDATE_SCALES = (1.0, 0.5, 0.25)  # relative to the scale that represents the largest input
+PATCHES = 4096  # patches per call of a convolution; more patches change little
 
 Calibration = Callable[[nn.Module], None]
 
 
 @torch.no_grad()
 def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
-    """The exact form of a trained network.
+    """Convert a trained network to its exact form with optimised scales and rounding.
 
     Args:
         network: the trained network.
-        calibrate: applies the network it is given to typical inputs, in every stage of coding.
+        calibrate: applies its argument, a network, to typical inputs in every stage of coding.
 
     Raises:
-        InexactError: weights that fit no grid, such as infinite ones.
+        InexactError: weights can't be quantised, such as infinite ones.
     """
-    balanced = balance(network, calibrate)
-    exact = make_exact(balanced, calibrate)
-    inputs = _observed(balanced, exact, calibrate)
-    for name, module in balanced.named_modules():
+    equalised = equalise(network, calibrate)
+    exact = make_exact(equalised, calibrate)
+    inputs = _observed(equalised, exact, calibrate)
+    for name, module in equalised.named_modules():
         conv = exact.get_submodule(name)
         if isinstance(conv, ExactConvolution):
             assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None
-            conv.set_weights(module.weight, module.bias, inputs[name].reach)
+            conv.set_weights(module.weight, module.bias, inputs[name].largest_input)
             _round_by_moments(conv, module.weight, module.bias, inputs[name].moments)
     check(exact)
     return exact
 
 
 @torch.no_grad()
-def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
-    """A copy that computes the same, with more equal ranges within its residual blocks.
+def equalise(network: nn.Module, calibrate: Calibration) -> nn.Module:
+    """Copy a network and equalise the channel ranges in its residual blocks.
 
-    The largest activations reach just below a power of two, the end of a grid.
+    The copy computes the same function. The largest activation is scaled to just below a power of
+    two, the end of a grid.
     """
     blocks = {n: m for n, m in network.named_modules() if isinstance(m, ResidualBlock)}
     largest = {n: torch.zeros(block.first.out_channels) for n, block in blocks.items()}
@@ -80,40 +83,42 @@ def balance(network: nn.Module, calibrate: Calibration) -> nn.Module:
     finally:
         for handle in hooks:
             handle.remove()
-    balanced = copy.deepcopy(network)
-    for name, reach in largest.items():
-        top = float(reach.max())
+    equalised = copy.deepcopy(network)
+    for name, ranges in largest.items():
+        top = float(ranges.max())
         if top > 0:
-            block = balanced.get_submodule(name)
+            block = equalised.get_submodule(name)
             assert isinstance(block, ResidualBlock)
-            # The square root: what makes a channel's inputs finer makes its weights coarser.
-            scale = (top / reach.clamp(min=top / 1e4)).sqrt()
+            # The square root: a finer quantisation of a channel's inputs makes that of its weights
+            # coarser.
+            scale = (top / ranges.clamp(min=top / 1e4)).sqrt()
             scale *= power_of_two_at_least(top) * (1 - 2**-6) / top
             scale = scale.to(block.first.weight.device)
             block.first.weight.mul_(scale[:, None, None, None])
             block.first.bias.mul_(scale)  # type: ignore[union-attr]
             block.second.weight.div_(scale[:, None, None])
-    return balanced
+    return equalised
 
 
-class _Inputs:
-    """What is remembered of a convolution's inputs.
+class _InputStatistics:
+    """Statistics of a convolution's inputs.
 
     Attributes:
-        moments: float64 (m + 1, m + 1), mean of p pᵀ where p is an input patch of m numbers, and 1.
+        moments: float64 (m + 1, m + 1), mean of p pᵀ, where p is an input patch of m values
+            followed by 1.
     """
 
     def __init__(self, conv: ExactConvolution) -> None:
         self.conv = conv
-        self.errors = torch.zeros(len(FINER), dtype=torch.float64)
+        self.errors = torch.zeros(len(CANDIDATE_SCALES), dtype=torch.float64)
         self.sums: Tensor = torch.zeros((), dtype=torch.float64)
         self.patches = 0
 
     def add(self, x: Tensor) -> None:
-        """Take in the input of one application."""
-        for index, finer in enumerate(FINER):
-            unit = self.conv.input_unit * finer
-            error = counted(x, unit, self.conv.input_limit).mul_(unit).sub_(x)
+        """Add the input of one call."""
+        for index, relative_scale in enumerate(CANDIDATE_SCALES):
+            scale = self.conv.input_unit * relative_scale
+            error = quantise(x, scale, self.conv.input_limit).mul_(scale).sub_(x)
             self.errors[index] += error.square().sum(dtype=torch.float64).cpu()
         rows = _patches(self.conv, x)
         rows = rows[:: -(-len(rows) // PATCHES)]
@@ -126,20 +131,22 @@ class _Inputs:
         return self.sums / self.patches
 
     @property
-    def reach(self) -> float:
-        """The largest input that the best of the grids holds."""
-        finest = FINER[int(self.errors.argmin())]
-        return float(self.conv.input_unit) * finest * (self.conv.input_limit + 1)
+    def largest_input(self) -> float:
+        """The largest input that the scale with the least error represents."""
+        best = CANDIDATE_SCALES[int(self.errors.argmin())]
+        return float(self.conv.input_unit) * best * (self.conv.input_limit + 1)
 
 
-def _observed(network: nn.Module, exact: nn.Module, calibrate: Calibration) -> dict[str, _Inputs]:
-    """The inputs of each convolution, tried on the grids that the exact network has for them."""
-    inputs: dict[str, _Inputs] = {}
+def _observed(
+    network: nn.Module, exact: nn.Module, calibrate: Calibration
+) -> dict[str, _InputStatistics]:
+    """Input statistics of each convolution; candidate scales are relative to `exact`."""
+    inputs: dict[str, _InputStatistics] = {}
     hooks = []
     for name, module in network.named_modules():
         conv = exact.get_submodule(name)
         if isinstance(conv, ExactConvolution):
-            inputs[name] = _Inputs(conv)
+            inputs[name] = _InputStatistics(conv)
             add = inputs[name].add
             hooks.append(
                 module.register_forward_pre_hook(lambda _, given, add=add: add(given[0].detach()))
@@ -155,17 +162,21 @@ def _observed(network: nn.Module, exact: nn.Module, calibrate: Calibration) -> d
 def _round_by_moments(
     conv: ExactConvolution, weight: Tensor, bias: Tensor, moments: Tensor
 ) -> None:
-    """Round weights anew, on the units that are set; leave them where the sums would not fit."""
+    """Round the weights again, with compensation of errors, to the scales that are set.
+
+    The previous weights are kept if an accumulator could overflow.
+    """
     nearest = conv.weight.clone(), conv.bias.clone()
     input_unit = float(conv.input_unit)
-    wanted = _rows(conv, weight.double() * input_unit).cpu()
-    units = conv.units.double().cpu().repeat_interleave(len(wanted) // len(bias))
+    rows = _rows(conv, weight.double() * input_unit).cpu()
+    scales = conv.units.double().cpu().repeat_interleave(len(rows) // len(bias))
     mean = moments[:-1, -1] / input_unit
     covariance = moments[:-1, :-1] / input_unit**2 - torch.outer(mean, mean)
-    rounded = compensated(wanted, units, covariance)
-    missing = ((wanted - rounded) @ mean).view(len(bias), -1).mean(1)
+    rounded = round_compensated(rows, scales, covariance)
+    correction = ((rows - rounded) @ mean).view(len(bias), -1).mean(1)
+    new_bias = bias.double().cpu() + correction
     conv.weight.copy_(_as_weight(conv, rounded))
-    conv.bias.copy_(((bias.double().cpu() + missing) / units[:: len(wanted) // len(bias)]).round())
+    conv.bias.copy_((new_bias / scales[:: len(rows) // len(bias)]).round())
     conv.bias.mul_(conv.units)
     if not conv.is_exact():
         conv.weight.copy_(nearest[0])
@@ -173,7 +184,7 @@ def _round_by_moments(
 
 
 def _patches(conv: nn.Module, x: Tensor) -> Tensor:
-    """What the rows of weights are multiplied by, (n, m)."""
+    """The input patches that are multiplied with the rows of weights, (n, m)."""
     if isinstance(conv, nn.Conv2d):
         patches = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)  # type: ignore[arg-type]
         return patches.transpose(1, 2).flatten(0, 1)
@@ -181,14 +192,14 @@ def _patches(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rows(conv: nn.Module, weight: Tensor) -> Tensor:
-    """Weights as a matrix; the rows of an output channel stand together."""
+    """Weights as a matrix; the rows of an output channel are adjacent."""
     if isinstance(conv, nn.Conv2d):
         return weight.flatten(1)
     return weight.permute(1, 2, 3, 0).flatten(0, 2)
 
 
 def _as_weight(conv: ExactConvolution, rows: Tensor) -> Tensor:
-    """The matrix as weights again."""
+    """Invert `_rows`: the matrix in the shape of the weights."""
     if isinstance(conv, nn.Conv2d):
         return rows.view_as(conv.weight)
     inputs, outputs, *kernel = conv.weight.shape

@@ -1,11 +1,11 @@
-"""Element-wise work between products of integers: each number is rounded once by each operation.
+"""Element-wise kernels between integer matrix products; each operation rounds once.
 
-On a CPU one compiled pass does it; elsewhere PyTorch does, operation by operation, and says what
-the compiled functions must give bit for bit. Nothing is compiled with fast arithmetic, so no
-product is fused with a sum. Rounding is to the nearest, halves to even.
+On a CPU each kernel is one compiled pass. On other devices PyTorch computes the same operation by
+operation; these functions are the bit-exact reference of the compiled ones. Fast-math is disabled,
+so that no multiplication is fused with an addition. Rounding is to nearest, ties to even.
 
-All compiled functions live in this one file because numba's cache notices changes only in the file
-of the function called.
+All compiled functions are in one file, because numba's cache detects changes only in the file of
+the called function.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch.nn import functional as F
 
 from italic.compiled import compiled
 
-LEVELS = 255  # the largest of the 8-bit numbers, the smallest is 0 ...
-MIDDLE = 128  # ... and this one is 0 as int8
+MAX_LEVEL = 255  # largest unsigned 8-bit level; the smallest is 0
+ZERO_LEVEL = 128  # the unsigned level that is stored as int8 0
 
 
-Numbers = Tensor | np.ndarray  # constants of a layer: arrays are taken as they are on a CPU
+Numbers = Tensor | np.ndarray  # constants of a layer; on a CPU arrays avoid conversions
 
 
 def quantise(x: Tensor, steps: Numbers, zero: Numbers) -> Tensor:
-    """round(x · steps) between −zero and 255 − zero, + zero − 128.
+    """Quantise to int8: clamp(round(x · steps), −zero, 255 − zero) + zero − 128.
 
     Args:
         x: float32 (n, C), contiguous.
-        steps: float32 (), to 1.
-        zero: int32 (), 0 to 255: the zero point.
+        steps: float32 (), the reciprocal of the scale.
+        zero: int32 (), the zero point, 0 to 255.
 
     Returns:
         int8 (n, C).
@@ -53,16 +53,16 @@ def requantise(
     zero: Numbers,
     out: Tensor,
 ) -> None:
-    """`quantise` the leaky ReLU of (sums + bias) · scale.
+    """Apply `quantise` to the leaky ReLU of (sums + bias) · scale.
 
     Args:
         sums: int32 or float32 integers (n, C).
         bias: int32 (C,); |sums + bias| < 2^24.
         scale: float32 (C,).
-        leak: slope below zero.
-        steps: float32 ().
-        zero: int32 ().
-        out: int8 (n, C), to write to.
+        leak: slope of the leaky ReLU below zero.
+        steps: float32 (), the reciprocal of the output scale.
+        zero: int32 (), the zero point of the output.
+        out: int8 (n, C), the output.
     """
     if sums.device.type != "cpu":
         out.copy_(requantise_reference(sums, bias, scale, leak, steps, zero))
@@ -74,13 +74,13 @@ def requantise(
 def rescale(
     sums: Tensor, bias: Numbers, scale: Numbers, out: Tensor, x: Tensor | None = None
 ) -> None:
-    """(sums + bias) · scale, added to x if there is one.
+    """Compute (sums + bias) · scale, plus x if it is given.
 
     Args:
         sums: int32 or float32 integers (n, C).
         bias: int32 (C,); |sums + bias| < 2^24.
         scale: float32 (C,).
-        out: float32 (n, C), to write to; may be x.
+        out: float32 (n, C), the output; may be x.
         x: float32 (n, C).
     """
     if sums.device.type != "cpu":
@@ -98,32 +98,32 @@ def _array(numbers: Numbers) -> np.ndarray:
 
 
 def quantise_reference(x: Tensor, steps: Any, zero: Any) -> Tensor:
-    """`quantise` by PyTorch."""
-    counts = torch.clamp((x * steps).round_(), -zero, LEVELS - zero)
-    return counts.add_(zero - MIDDLE).to(torch.int8)
+    """`quantise` in PyTorch."""
+    levels = torch.clamp((x * steps).round_(), -zero, MAX_LEVEL - zero)
+    return levels.add_(zero - ZERO_LEVEL).to(torch.int8)
 
 
 def requantise_reference(
     sums: Tensor, bias: Any, scale: Any, leak: float, steps: Any, zero: Any
 ) -> Tensor:
-    """`requantise` by PyTorch."""
+    """`requantise` in PyTorch."""
     return quantise_reference(F.leaky_relu(rescale_reference(sums, bias, scale), leak), steps, zero)
 
 
 def rescale_reference(sums: Tensor, bias: Any, scale: Any, x: Tensor | None = None) -> Tensor:
-    """`rescale` by PyTorch."""
+    """`rescale` in PyTorch."""
     y = (sums + bias).float() * scale
     return y if x is None else x + y
 
 
-# In these, sums and bias become float32 before they are added, which is exact, since numba's sums
-# of int32 are int64; and constants are float32 lest float64 come in.
+# The kernels convert sums and bias to float32 before adding them, since numba would add int32 as
+# int64. This is exact. Constants are float32, so that nothing is promoted to float64.
 
 
 @compiled()
 def _quantise(x: np.ndarray, steps: np.ndarray, zero: np.ndarray, out: np.ndarray) -> None:
     step, low = steps[()], np.float32(-zero[()])
-    high, shift = np.float32(LEVELS - zero[()]), np.float32(zero[()] - MIDDLE)
+    high, shift = np.float32(MAX_LEVEL - zero[()]), np.float32(zero[()] - ZERO_LEVEL)
     for i in range(x.size):
         y = x[i] * step
         y = y if y > low else low
@@ -142,7 +142,7 @@ def _requantise(
     out: np.ndarray,
 ) -> None:
     step, low = steps[()], np.float32(-zero[()])
-    high, shift = np.float32(LEVELS - zero[()]), np.float32(zero[()] - MIDDLE)
+    high, shift = np.float32(MAX_LEVEL - zero[()]), np.float32(zero[()] - ZERO_LEVEL)
     rows, channels = sums.shape
     for i in range(rows):
         for j in range(channels):

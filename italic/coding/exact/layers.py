@@ -1,4 +1,4 @@
-"""What both exact schemes share: which layers have an exact form, and the element-wise ones."""
+"""Code shared by both exact schemes: the supported layers, and exact element-wise layers."""
 
 from __future__ import annotations
 
@@ -10,34 +10,39 @@ from torch import Tensor, nn
 from italic.models.layers import IntegerLinear, NonLocalBlock, Product
 from italic.models.likelihood import Mixture, MixtureHead
 
-EXACT = 2**24  # float32 holds every integer up to this one
-UNIT = 2.0**-8  # of the network's last numbers: 1/16 grey level, 1/1024 of a coefficient
+ACCUMULATOR_LIMIT = 2**24  # float32 holds every integer up to this one
+UNIT = 2.0**-8  # resolution of the network's output: 1/16 grey level, 1/1024 of a coefficient
 SIGMOID_UNIT = 2.0**-7  # step of the sigmoid's argument in its table, from -8 to 8
-SIGMOID_REACH = 1024
-# Floating-point numbers of model files: products of those within these do not overflow where they
-# could become NaN.
+SIGMOID_REACH = 1024  # largest absolute index of that table
+# Range of the floating-point numbers in model files: their products neither overflow nor become
+# NaN.
 SMALLEST, LARGEST = 2.0**-60, 2.0**60
-# PyTorch's layers that are exchanged for exact ones, by scheme; and those exact as they are.
+# PyTorch layers that are replaced by exact ones, by scheme, and layers that are exact already.
 EXCHANGED: dict[str, tuple[type[nn.Module], ...]] = {
     "grids": (nn.Conv2d, nn.ConvTranspose2d, nn.Sigmoid),
     "int8": (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Sigmoid),
 }
-AS_THEY_ARE: tuple[type[nn.Module], ...] = (
+ALREADY_EXACT: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.LeakyReLU, nn.Embedding, nn.PixelShuffle, nn.PixelUnshuffle),
     *(nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict),
 )
-OWN = (NonLocalBlock, Product, MixtureHead, IntegerLinear)  # this project's own layers
+ITALIC_LAYERS = (
+    NonLocalBlock,
+    Product,
+    MixtureHead,
+    IntegerLinear,
+)  # layers of ITALIC that are replaced
 
 
 class InexactError(ValueError):
-    """Weights whose sums could leave the integers that a float32 holds, or inexact layers."""
+    """An accumulator could leave the integers that a float32 holds, or a layer is inexact."""
 
 
 def scheme_of(network: nn.Module) -> str:
-    """How a network is made exact: its attribute `arithmetic`, by default "grids".
+    """The exact scheme of a network: its attribute `arithmetic`, by default "grids".
 
     Raises:
-        InexactError: no such scheme.
+        InexactError: there is no such scheme.
     """
     scheme = getattr(network, "arithmetic", "grids")
     if scheme not in EXCHANGED:
@@ -48,13 +53,13 @@ def scheme_of(network: nn.Module) -> str:
 
 
 def check_layers(network: nn.Module) -> None:
-    """Refuse layers of PyTorch that have no exact form; what else a `forward` does, nobody checks.
+    """Refuse PyTorch layers that have no exact form; functions used in `forward` are not checked.
 
     Raises:
-        InexactError: there is one.
+        InexactError: the network has such a layer.
     """
     exchanged = EXCHANGED[scheme_of(network)]
-    known = (*exchanged, *AS_THEY_ARE)
+    known = (*exchanged, *ALREADY_EXACT)
     for name, module in network.named_modules():
         layer = _layer_of_torch(module)
         if layer is not None and layer not in known:
@@ -62,28 +67,28 @@ def check_layers(network: nn.Module) -> None:
                 f"the network's layer {name} is a {layer.__name__}, which has no exact "
                 f"form: expected {', '.join(layer.__name__ for layer in known)}"
             )
-        if layer in exchanged and type(module) not in (layer, *OWN):
+        if layer in exchanged and type(module) not in (layer, *ITALIC_LAYERS):
             raise _subclass(name, module, layer)
-        if isinstance(module, OWN) and type(module) not in OWN:
+        if isinstance(module, ITALIC_LAYERS) and type(module) not in ITALIC_LAYERS:
             raise _subclass(name, module, type(module).__mro__[1])
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not _is_plain(module):
             raise InexactError(
                 f"the network's layer {name} has no exact form: expected a convolution with a bias "
-                "and without groups, dilation and padding other than by zeros; a transposed one "
-                "with its kernel's side for a stride, and without padding"
+                "and zero padding, without groups and dilation; a transposed convolution must have "
+                "a stride equal to its kernel's side and no padding"
             )
 
 
 def refuse_inexact(exact: nn.Module, kinds: tuple[type, ...], state: Mapping[str, Tensor]) -> None:
-    """Refuse layers that should have been exchanged, and damaged numbers and tables.
+    """Refuse networks with layers that were not replaced, or with damaged tensors.
 
     Args:
-        exact: a network whose modules are exchanged.
+        exact: a network with exact modules.
         kinds: classes of the exact layers.
-        state: its tensors as they stand in a file.
+        state: the tensors of the network as stored in a file.
 
     Raises:
-        InexactError: there is one.
+        InexactError: there is such a layer or tensor.
     """
     for name, module in exact.named_modules():
         if isinstance(module, ExactSigmoid) and not torch.equal(
@@ -93,21 +98,21 @@ def refuse_inexact(exact: nn.Module, kinds: tuple[type, ...], state: Mapping[str
         if isinstance(module, kinds):
             continue
         layer = _layer_of_torch(module)
-        inexact = layer is not None and layer not in AS_THEY_ARE
-        if inexact or isinstance(module, OWN):
+        inexact = layer is not None and layer not in ALREADY_EXACT
+        if inexact or isinstance(module, ITALIC_LAYERS):
             raise InexactError(
                 f"the network's layer {name} is a {type(module).__name__}, which is not exact and "
-                "was not exchanged: expected one of PyTorch's own layers, no subclass"
+                "was not replaced: expected a layer of PyTorch, not a subclass"
             )
     for name, value in state.items():
         if value.is_floating_point() and not (value.abs() <= LARGEST).all():
             raise InexactError(
-                f"{name} holds a number that is not finite or beyond 2^60: the weights are damaged"
+                f"{name} holds a number that is not finite or exceeds 2^60: the weights are damaged"
             )
 
 
 def _layer_of_torch(module: nn.Module) -> type[nn.Module] | None:
-    """The class of PyTorch's that a module is of, or derived from."""
+    """The PyTorch class of a module, or the one that its class is derived from."""
     for kind in type(module).__mro__:
         if kind.__module__.startswith("torch.") and kind is not nn.Module:
             return kind
@@ -118,7 +123,7 @@ def _subclass(name: str, module: nn.Module, layer: type | None) -> InexactError:
     base = "" if layer is None else layer.__name__
     return InexactError(
         f"the network's layer {name} is a {type(module).__name__}, derived from {base}: expected "
-        f"{base} itself, as only that is exchanged for an exact one"
+        f"{base} itself, since subclasses have no exact form"
     )
 
 
@@ -133,18 +138,18 @@ def _is_plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 def sigmoid_table() -> Tensor:
-    """The sigmoid from -8 to 8 in multiples of 2^-8, float32 (2049,)."""
+    """The sigmoid of -8 to 8, rounded to multiples of 2^-8: float32 (2049,)."""
     argument = torch.arange(-SIGMOID_REACH, SIGMOID_REACH + 1, dtype=torch.float64, device="cpu")
     return (torch.sigmoid(argument * SIGMOID_UNIT) / UNIT).round().mul(UNIT).float()
 
 
-def are_sound(*numbers: Tensor) -> bool:
-    """Whether all are finite and within the range of scales."""
+def are_in_range(*numbers: Tensor) -> bool:
+    """Whether all numbers are finite and in the range of scales."""
     return all(bool(((n >= SMALLEST) & (n <= LARGEST)).all()) for n in numbers)
 
 
 class ExactSigmoid(nn.Module):
-    """The sigmoid from a table with 8 bits behind the point, by the argument in 1/128."""
+    """The sigmoid from a table: arguments in steps of 1/128, values rounded to 2^-8."""
 
     table: Tensor
 
@@ -159,7 +164,7 @@ class ExactSigmoid(nn.Module):
 
 
 class ExactProduct(Product):
-    """A product rounded to 2^-12, so that no compiler can fuse it with the sum that follows."""
+    """A product rounded to 2^-12, so that no compiler fuses it with a following addition."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Multiply."""
@@ -167,7 +172,7 @@ class ExactProduct(Product):
 
 
 class ExactHead(MixtureHead):
-    """The head on integers: the network's numbers and the base image rounded to their units."""
+    """The mixture head on rounded inputs: the network's output and the base image."""
 
     def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
         """As MixtureHead."""

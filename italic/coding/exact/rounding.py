@@ -1,4 +1,4 @@
-"""Rounding of weights one after another, each making up for the error so far.
+"""Sequential rounding of weights, each one compensating for the errors of the earlier ones.
 
 GPTQ, Frantar et al. 2022, arXiv 2210.17323.
 """
@@ -10,43 +10,46 @@ import math
 import torch
 from torch import Tensor
 
-DAMPING = 1e-4  # of the patches' mean variance, lest directions without any be unbounded
+# Relative to the mean variance of the patches. Without damping, the result is unbounded in
+# directions without variance.
+DAMPING = 1e-4
 
 
-def compensated(
-    wanted: Tensor, units: Tensor, covariance: Tensor, limit: float = math.inf
+def round_compensated(
+    weights: Tensor, scales: Tensor, covariance: Tensor, limit: float = math.inf
 ) -> Tensor:
-    """Rows rounded to multiples of their units so that (wanted − rounded) · patch is small.
+    """Round rows of weights to multiples of their scales; keep (weights − rounded) · patch small.
 
     Args:
-        wanted: float64 (n, m).
-        units: float64 (n,).
-        covariance: float64 (m, m), of the patches.
-        limit: the most units of a number, either sign.
+        weights: float64 (n, m).
+        scales: float64 (n,), scale of each row.
+        covariance: float64 (m, m), covariance of the input patches.
+        limit: largest absolute value of the integers.
 
     Returns:
-        float64 (n, m).
+        float64 (n, m), integers times their scales.
     """
     diagonal = covariance.diagonal()
     order = diagonal.argsort(descending=True)
     factor = _factor_of_inverse(covariance[order][:, order])
-    left = wanted[:, order]
-    for column in range(left.shape[1]):
-        exactly = left[:, column].clone()
-        left[:, column] = (exactly / units).round().clamp(-limit, limit) * units
-        error = (exactly - left[:, column]) / factor[column, column]
-        left[:, column + 1 :] -= torch.outer(error, factor[column, column + 1 :])
-    rounded = torch.empty_like(left)
-    rounded[:, order] = left
+    columns = weights[:, order]
+    for column in range(columns.shape[1]):
+        unrounded = columns[:, column].clone()
+        columns[:, column] = (unrounded / scales).round().clamp(-limit, limit) * scales
+        error = (unrounded - columns[:, column]) / factor[column, column]
+        columns[:, column + 1 :] -= torch.outer(error, factor[column, column + 1 :])
+    rounded = torch.empty_like(columns)
+    rounded[:, order] = columns
     return rounded
 
 
 def _factor_of_inverse(covariance: Tensor) -> Tensor:
-    """Upper triangular U with UᵀU = C⁻¹, of C damped until it is safely positive: (m, m)."""
+    """Upper triangular U with UᵀU = C⁻¹, (m, m); C is damped until it is positive definite."""
     damping = DAMPING * float(covariance.diagonal().mean()) + 1e-30
     identity = torch.eye(len(covariance), dtype=covariance.dtype)
     while True:
-        # C = RRᵀ with R upper triangular: Cholesky's factor, rows and columns reversed.
+        # C = RRᵀ with R upper triangular: the Cholesky factor of the matrix with reversed rows and
+        # columns.
         damped = (covariance + damping * identity).flip(0, 1)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:

@@ -14,9 +14,9 @@ from italic.coding.exact import (
     make_exact,
     silent_blocks,
 )
-from italic.coding.exact.grid_calibration import balance
+from italic.coding.exact.grid_calibration import equalise
 from italic.coding.exact.grids import ExactConvolution
-from italic.coding.exact.rounding import compensated
+from italic.coding.exact.rounding import round_compensated
 from italic.coding.streams.codec import Codec
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
@@ -60,19 +60,19 @@ def test_rounding_costs_less(network: RNAN) -> None:
     assert error < 0.7 * of_nearest
 
 
-def test_a_balanced_network_says_the_same(network: RNAN) -> None:
-    balanced = balance(network, calibrate)
-    torch.testing.assert_close(features(balanced), features(network), rtol=1e-3, atol=1e-3)
+def test_an_equalised_network_computes_the_same(network: RNAN) -> None:
+    equalised = equalise(network, calibrate)
+    torch.testing.assert_close(features(equalised), features(network), rtol=1e-3, atol=1e-3)
     ranges: dict[nn.Module, torch.Tensor] = {}
 
     def watch(conv: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         largest = inputs[0].abs().amax((0, 2, 3))
         ranges[conv] = torch.maximum(largest, ranges.get(conv, largest))
 
-    for block in balanced.modules():
+    for block in equalised.modules():
         if isinstance(block, ResidualBlock):
             block.second.register_forward_pre_hook(watch)
-    calibrate(balanced)
+    calibrate(equalised)
     for reach in ranges.values():
         top = np.log2(float(reach.max()))
         assert 0 < np.ceil(top) - top < 0.03
@@ -99,7 +99,7 @@ def test_rounding_makes_up_for_its_errors_where_inputs_go_together() -> None:
     covariance = torch.from_numpy(np.cov(patches.T))
     wanted = torch.from_numpy(random.normal(size=(8, 30)))
     units = torch.tensor([2.0**-4, 2.0**-2] * 4, dtype=torch.float64)
-    rounded = compensated(wanted, units, covariance)
+    rounded = round_compensated(wanted, units, covariance)
     counts = rounded / units[:, None]
     assert torch.equal(counts, counts.round())
     nearest = (wanted / units[:, None]).round() * units[:, None]
@@ -108,7 +108,7 @@ def test_rounding_makes_up_for_its_errors_where_inputs_go_together() -> None:
         return torch.einsum("ni,ij,nj->n", wanted - weights, covariance, wanted - weights)
 
     assert (error(rounded) < 0.5 * error(nearest)).all()
-    apart = compensated(wanted, units, torch.eye(30, dtype=torch.float64))
+    apart = round_compensated(wanted, units, torch.eye(30, dtype=torch.float64))
     torch.testing.assert_close(apart, nearest)
 
 
@@ -117,7 +117,7 @@ def test_weights_whose_sums_would_not_fit_are_rounded_to_the_nearest(
 ) -> None:
     network = weights(RNAN(**OPTIONS["small"]))
     monkeypatch.setattr(
-        grid_calibration, "compensated", lambda wanted, *_: 2 * wanted.abs() + 2**20
+        grid_calibration, "round_compensated", lambda wanted, *_: 2 * wanted.abs() + 2**20
     )
     exact = calibrated(network, calibrate)
     convolutions = [m for m in exact.modules() if isinstance(m, ExactConvolution)]

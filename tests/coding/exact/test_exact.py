@@ -12,7 +12,7 @@ from torch import nn
 
 from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import InexactError, check, exact_arithmetic, make_exact
-from italic.coding.exact.grids import ExactConv2d, counted
+from italic.coding.exact.grids import ExactConv2d, quantise
 from italic.coding.streams.codec import Codec
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
@@ -182,8 +182,8 @@ def test_convolutions_are_exact_sums_of_integers(network: tuple[str, RNAN]) -> N
     assert len(convolutions) > 10
     for conv in convolutions[:12]:
         x = torch.randn(2, conv.in_channels, 9, 7) * 100 * conv.input_unit
-        weight, bias = conv.in_units()
-        counts = counted(x, conv.input_unit, conv.input_limit).double()
+        weight, bias = conv.integer_weights()
+        counts = quantise(x, conv.input_unit, conv.input_limit).double()
         reference = nn.functional.conv2d(counts, weight, bias, conv.stride, conv.padding)
         with exact_arithmetic():
             assert torch.equal(conv(x).double(), reference * conv.units.double().view(1, -1, 1, 1))
@@ -194,13 +194,13 @@ def test_the_largest_inputs_stay_exact(network: tuple[str, RNAN]) -> None:
     _, exact_network = network
     conv = exact_network.groups[0].conv
     assert isinstance(conv, ExactConv2d)
-    weight, bias = conv.in_units()
+    weight, bias = conv.integer_weights()
     for channel in range(conv.out_channels):
         signs = torch.sign(weight[channel])[None]
         x = signs.float() * float(conv.input_unit) * 1e9
         with exact_arithmetic():
             out = nn.functional.conv2d(
-                counted(x, conv.input_unit, conv.input_limit), conv.weight, conv.bias
+                quantise(x, conv.input_unit, conv.input_limit), conv.weight, conv.bias
             )
         expected = conv.input_limit * weight[channel].abs().sum() + bias[channel]
         assert float(out[0, channel, 0, 0] / conv.units[channel]) == float(expected)

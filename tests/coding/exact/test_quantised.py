@@ -113,7 +113,7 @@ def predictor() -> nn.Module:
 
 
 def by(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    monkeypatch.setattr(products, "integers_are_right", lambda: way == "int8")
+    monkeypatch.setattr(products, "use_int8", lambda: way == "int8")
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_linear_layers(
         choose()
         assert torch.equal(layer(x), expected)
         assert torch.equal(layer(x[None]), expected[None])
-        assert torch.equal(layer(layer.quantised(x)), expected)
+        assert torch.equal(layer(layer.quantise_input(x)), expected)
 
 
 @pytest.mark.parametrize("zero", [0, 100, 255])
@@ -259,7 +259,7 @@ def test_largest_inputs_stay_exact(ways: list[Callable[[], None]]) -> None:
     layer.weight.copy_(torch.tensor([127, -127, 0])[:, None].expand(3, 1030))
     room = 2**24 - 1 - 128 * 127 * 1030
     layer.bias.copy_(torch.tensor([-room, room, 2**24 - 1]))
-    assert layer.is_exact() and int(layer.reach().max()) == 2**24 - 1
+    assert layer.is_exact() and int(layer.accumulator_bound().max()) == 2**24 - 1
     for choose in ways:
         choose()
         sums = layer(torch.full((2, 1030), -128, dtype=torch.int8))
@@ -325,7 +325,7 @@ def test_every_instruction_set_computes_the_same(
         f"t.load_integer_state(network, torch.load({str(state)!r}));"
         "out = network(*t.inputs(9)).numpy();"
         f"same = np.array_equal(out, np.load({str(tmp_path / 'expected.npy')!r}));"
-        "print(t.products.integers_are_right(), same)"
+        "print(t.products.use_int8(), same)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -351,14 +351,14 @@ def test_the_probe_finds_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("not implemented")
 
     for way in (saturating, absent):
-        monkeypatch.setattr(products, "by_integers", way)
+        monkeypatch.setattr(products, "int8_product", way)
         assert not products._exact()
 
 
 def test_unknown_ways_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ITALIC_PRODUCTS", "int4")
     with pytest.raises(ValueError, match="expected int8 or float32"):
-        products.integers_are_right.__wrapped__()
+        products.use_int8.__wrapped__()
 
 
 def test_attention_is_near_and_its_sums_exact() -> None:
@@ -373,7 +373,7 @@ def test_attention_is_near_and_its_sums_exact() -> None:
     attention = exact[0]
     assert isinstance(attention, QuantisedNonLocalBlock)
     query, key, value = (torch.randn(3, 256, 8) for _ in range(3))
-    share = attention._shares(query, key)
+    share = attention._integer_weights(query, key)
     assert torch.equal(share, share.round()) and share.max() == 255 and share.min() >= 0
     counts = (value * attention.steps[2]).round().clamp(-127, 127)
     sums = (share.double() @ counts.double()).float() * attention.value_scale
@@ -385,7 +385,7 @@ def test_attention_is_near_and_its_sums_exact() -> None:
 def test_attention_over_large_windows_is_refused() -> None:
     network = nn.Sequential(NonLocalBlock(16, 23))
     network.arithmetic = "int8"
-    with pytest.raises(InexactError, match="expected 22 at most"):
+    with pytest.raises(InexactError, match="expected at most 22"):
         exchange_modules(network)
 
 
