@@ -475,7 +475,7 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
         ("photos/a.png", chosen[1], "Not a BPG file"),
         ("lossless.bpg", chosen[1], "lossless"),
         ("gone.bpg", chosen[1], "No such file"),
-        ("coded/a.bpg", model, "'tiny' does not start from BPG"),
+        ("coded/a.bpg", model, "'tiny' has no BPG base code"),
     ):
         assert run("enhance", name, "-o", "x.png", "--model", other) == 1
         (line,) = capsys.readouterr().err.splitlines()

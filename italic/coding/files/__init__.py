@@ -1,1 +1,1 @@
-"""Compressed files, picture files, and the payloads of classical codecs in them."""
+"""Compressed files, picture files, and bounded decoding of classical codecs."""

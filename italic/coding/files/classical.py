@@ -1,9 +1,9 @@
-"""Main pictures in a classical codec, from untrusted bytes to samples.
+"""Decode main pictures of classical codecs from untrusted bytes.
 
-A file is held against docs/format.md before its decoder sees it: it says the size that the record
-says, is lossless, and has nothing that could cost memory or time beside its samples. That is enough
-for PNG and WebP, whose decoders then work within limits that follow from the size. JPEG XL can hide
-work behind entropy-coded data, where only its decoder finds it: see `limited`.
+Data are checked against docs/format.md before they reach a decoder: they must have the size of the
+record, be lossless, and contain nothing but samples. With these checks the size bounds the memory
+and time of the PNG and WebP decoders. JPEG XL data can cause further work by entropy-coded parts
+that only the decoder can read: see `limited`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from italic.coding.files import limited
 from italic.coding.files.container import FileFormatError, Method
 from italic.coding.files.pictures import PNG_SIGNATURE, png_chunks
 
-# What a JPEG XL file of level 10, one with a side above 2^18, has before its codestream's box.
+# The bytes before the codestream box of a JPEG XL file of level 10, used for sides above 2^18.
 _JPEG_XL_BOXES = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl \0\0\0\x09jxll\x0a"
-# Bits of a codestream after its size, the first one first. Image metadata: not the default,
-# no extra fields, integer samples of 8 bits, buffers of 16 bits or not, no extra channels, no XYB,
-# sRGB, no extensions, default transforms.
+# Bits of the image metadata, which follow the size: not the default, no extra fields, integer
+# samples of 8 bits, buffers of 16 bits or not, no extra channels, no XYB, sRGB, no extensions,
+# default transforms.
 _JPEG_XL_METADATA = re.compile("00000[01]0001001")
-# Its first frame, from the next byte on: not the default, regular or for reference only, modular.
+# Bits of the first frame, from the next whole byte: not the default, a regular or reference frame,
+# modular.
 _JPEG_XL_FRAME = re.compile("00[01]1")
 _JPEG_XL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _JPEG_XL_SIDES = (9, 13, 18, 30)  # bits
 
 
 def decode(method: Method, data: bytes, height: int, width: int) -> np.ndarray:
-    """The samples of a main picture, uint8 (height, width, 3).
+    """Decode a main picture to uint8 (height, width, 3).
 
     Args:
-        method: of the record, all but the estimator.
+        method: method of the record; any but the estimator.
         data: the last block of the record.
-        height: in pixels.
-        width: in pixels.
+        height: height of the record in pixels.
+        width: width of the record in pixels.
 
     Raises:
-        FileFormatError: the block does not hold such a picture.
+        FileFormatError: the block does not hold a valid picture of this size.
     """
     shape = (height, width, 3)
     try:
@@ -56,13 +57,13 @@ def decode(method: Method, data: bytes, height: int, width: int) -> np.ndarray:
         return limited.decode_jpeg_xl(codestream, height, width)
     except OSError:
         raise
-    except Exception as error:  # the decoders raise whatever they stumble over
+    except Exception as error:  # the decoders raise exceptions of many types
         reason = f": {error}" if type(error) is ValueError else ""
         raise FileFormatError(f"the {method.name} picture in it is damaged{reason}") from error
 
 
 def _check_png(data: bytes, height: int, width: int) -> None:
-    """One of 8-bit RGB that is not interlaced, with nothing in it or behind it but the picture."""
+    """Check that it is 8-bit RGB, not interlaced, and contains nothing but the picture."""
     chunks = list(png_chunks(data))
     names = [name for name, _ in chunks]
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -71,12 +72,12 @@ def _check_png(data: bytes, height: int, width: int) -> None:
         or set(names[1:-1]) != {b"IDAT"}
         or len(data) != len(PNG_SIGNATURE) + sum(12 + len(body) for _, body in chunks)
     ):
-        raise ValueError("expected IHDR of 8-bit RGB, IDAT and IEND, and nothing else")
+        raise ValueError("expected only the chunks IHDR of 8-bit RGB, IDAT and IEND")
 
 
 def _check_webp(data: bytes, height: int, width: int) -> None:
-    """A simple file of lossless format: one chunk, VP8L, and nothing else."""
-    size = len(data) - 20  # of the chunk and the byte that fills up an odd one
+    """Check that it is a simple lossless file with one VP8L chunk."""
+    size = len(data) - 20  # of the chunk, including the padding byte of odd lengths
     head = b"RIFF" + struct.pack("<I", size + 12) + b"WEBPVP8L"
     length, signature, sides = struct.unpack_from("<IBI", data.ljust(25, b"\0"), 16)
     if not (
@@ -90,7 +91,7 @@ def _check_webp(data: bytes, height: int, width: int) -> None:
 
 
 def _jpeg_xl_codestream(data: bytes, height: int, width: int) -> bytes:
-    """One of 8-bit RGB whose samples are coded as they are, without the boxes around it."""
+    """Remove the boxes; check that the codestream is lossless 8-bit RGB of this size."""
     boxes = _JPEG_XL_BOXES + struct.pack(">I4s", max(0, len(data) - len(_JPEG_XL_BOXES)), b"jxlc")
     codestream = data.removeprefix(boxes)
     head = codestream[:20].ljust(20, b"\0")
@@ -104,7 +105,7 @@ def _jpeg_xl_codestream(data: bytes, height: int, width: int) -> bytes:
 
 
 def _jpeg_xl_size(bits: str) -> tuple[tuple[int, int], int]:
-    """Height and width that a codestream's bits begin with, and where its metadata begin."""
+    """Height and width at the start of a codestream, and the position of its metadata in bits."""
     place = 0
 
     def take(count: int) -> int:

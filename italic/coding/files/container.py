@@ -1,8 +1,8 @@
-"""Files in version 3 of the format: one picture, or an archive of many with access to any of them.
+"""Version 3 of the file format: files of one picture, and archives with random access.
 
-Bytes to dataclasses and back, byte for byte as docs/format.md says; nothing is decoded here. Every
-file that is damaged, hostile or foreign ends in a `FileFormatError`, and lengths are compared with
-the bytes that are there before anything is read or allocated.
+This module converts between bytes and dataclasses as specified in docs/format.md; it does not
+decode pictures. Files that are damaged, malicious or of another format raise a `FileFormatError`.
+Lengths are compared with the available bytes before anything is read or allocated.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ VERSION = 3
 MAX_SIDE = 2**31 - 1  # pixels
 MAX_AREA = 2**32  # pixels
 DEFAULT_MAX_PIXELS = 2**28
-MAX_STEPS = 2**16  # the network is applied as often, however short the stream is
+MAX_STEPS = 2**16  # bounds the work of decoding: a short stream can have any number of steps
 MAX_CHUNKS = 32
 MAX_NAME = 4096  # bytes: the longest path of Linux
-MAX_PARTS = 32  # of a name: a few bytes of an index may name any number of folders
+MAX_PARTS = 32  # of a name: otherwise a few bytes of an index could create very many folders
 MAX_INDEX = 2**26  # bytes, decompressed
 
 _OLD_MAGIC = b"ITALIC"
@@ -41,7 +41,7 @@ _PLANS = ("own", "equal", "power")
 
 
 class FileFormatError(ValueError):
-    """No ITALIC file, a damaged one, or contents that do not go into one."""
+    """A file that is not an ITALIC file or is damaged, or contents that the format can't store."""
 
 
 class Method(IntEnum):
@@ -55,7 +55,7 @@ class Method(IntEnum):
 
 
 class Colour(IntEnum):
-    """What the original picture's samples are."""
+    """Kind of the original picture's samples."""
 
     RGB = 0
     GRAY = 1
@@ -70,14 +70,14 @@ class Colour(IntEnum):
 
 
 class Chunk(IntEnum):
-    """What a chunk beside the main picture holds; other types, up to 255, pass through as well."""
+    """Types of chunks beside the main picture; other types, up to 255, can be stored too."""
 
     ALPHA = 1
     PALETTE = 2
     LOW_BYTES = 3  # of 16-bit samples
     ICC = 4
     EXIF = 5
-    TEXT = 6  # a text of a PNG file
+    TEXT = 6  # text chunks of a PNG file
     GAMMA = 7
     OTHER = 8
 
@@ -87,15 +87,15 @@ _REPEATABLE = (Chunk.TEXT, Chunk.OTHER)
 
 @dataclass(frozen=True)
 class Plan:
-    """How the pixels are shared out among the steps, see `Schedule.sizes`.
+    """The step sizes of a file, see `Schedule.sizes`.
 
     Attributes:
-        kind: `own`: as the model has it; `equal`; `power`.
-        exponent: growth of `power`, 0 to 655.35 in whole hundredths (so that decoders get the very
-            number that the encoder used); 0 for the others.
+        kind: `own` for the sizes of the model; `equal`; `power`.
+        exponent: exponent of `power`, 0 to 655.35 in whole hundredths, so that decoders read
+            exactly the number that the encoder used; 0 for the other kinds.
 
     Raises:
-        FileFormatError: an unknown kind, or an exponent that cannot be stored.
+        FileFormatError: the kind is unknown, or the exponent can't be stored.
     """
 
     kind: Literal["own", "equal", "power"] = "own"
@@ -112,7 +112,7 @@ class Plan:
             )
 
     def schedule(self, own: Schedule) -> Schedule:
-        """The schedule of a file with this plan, given the model's own one."""
+        """The schedule of a file with this plan; `own` is the schedule of the model."""
         return own if self.kind == "own" else replace(own, sizes=self.kind, exponent=self.exponent)
 
 
@@ -121,21 +121,21 @@ class Record:
     """A coded picture.
 
     Attributes:
-        method: how its main picture is coded.
-        height: in pixels, 1 to 2^31 - 1; at most 2^32 pixels in all.
-        width: likewise.
+        method: coding method of the main picture.
+        height: height in pixels, 1 to 2^31 - 1; the picture has at most 2^32 pixels.
+        width: width in pixels, 1 to 2^31 - 1.
         checksum: CRC-32 of the main picture's samples, uint8, row by row, red green blue.
-        colour: what the original's samples are.
-        chunks: types (0 to 255) and contents of what goes with the main picture, in the order of
-            the file, at most 32; each type once only, except TEXT and OTHER.
-        steps: of the estimator, 1 to the number of pixels, at most 2^16; 0 for the
+        colour: kind of the original picture's samples.
+        chunks: types (0 to 255) and contents of the chunks, in the order of the file, at most 32;
+            only TEXT and OTHER may occur several times.
+        steps: number of steps of the estimator, 1 to the number of pixels, at most 2^16; 0 for the
             other methods.
-        plan: of the estimator's steps; `Plan()` for the other methods.
-        base: the estimator's base code; empty for the other methods.
-        stream: the estimator's stream, or the blob of the other methods.
+        plan: step sizes of the estimator; `Plan()` for the other methods.
+        base: base code of the estimator; empty for the other methods.
+        stream: stream of the estimator, or data of the classical codec.
 
     Raises:
-        FileFormatError: a value that the format has no place for.
+        FileFormatError: a value can't be stored in the format.
     """
 
     method: Method
@@ -160,13 +160,13 @@ class Record:
             most = min(self.height * self.width, MAX_STEPS)
             if not 1 <= self.steps <= most:
                 raise FileFormatError(
-                    f"the record has {self.steps} steps: expected 1 to {most}, as many as pixels "
-                    f"and at most {MAX_STEPS}"
+                    f"the record has {self.steps} steps: expected 1 to {most}, which is the number "
+                    f"of pixels or {MAX_STEPS}"
                 )
         elif self.steps or self.base or self.plan != Plan():
             raise FileFormatError(
                 f"the record has steps, a plan or a base code, but its method is {self.method}: "
-                "only the estimator, method 0, has those"
+                "only the estimator, method 0, has these"
             )
 
     def _check_chunks(self) -> None:
@@ -185,10 +185,10 @@ class Record:
             seen.add(kind)
 
     def to_bytes(self) -> bytes:
-        """The record, without a checksum of its own.
+        """Serialise the record, without the CRC-32 that follows it in files.
 
         Raises:
-            FileFormatError: a number or a length of 2^32 or more.
+            FileFormatError: a number or a length is 2^32 or more.
         """
         parts = [
             bytes([self.method]),
@@ -209,14 +209,14 @@ class Record:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> Record:
-        """Read a record that takes up all of `data`.
+        """Parse a record that fills `data`.
 
         Args:
             data: the record, without the CRC-32 that follows it in files.
-            max_pixels: larger pictures are refused.
+            max_pixels: maximum number of pixels; larger pictures are refused.
 
         Raises:
-            FileFormatError: the record is damaged, or its picture too large.
+            FileFormatError: the record is damaged, or its picture is too large.
         """
         cursor = _Cursor(data, "the record")
         method = _member(Method, cursor.unsigned(1))
@@ -237,31 +237,31 @@ class Record:
 
 
 def kind_of(data: bytes) -> Kind:
-    """Whether a file holds one picture or is an archive.
+    """Tell whether a file holds one picture or is an archive.
 
     Args:
         data: the file, or its first 6 bytes.
 
     Raises:
-        FileFormatError: neither, or of another version.
+        FileFormatError: it is not an ITALIC file, or has another version.
     """
     old = 1 if data[:6] == _OLD_MAGIC else 2 if data[:5] == MAGIC + b"\2" else None
     if old is not None:
         raise FileFormatError(
-            f"the file has format version {old}, of an earlier ITALIC: this one reads version "
-            f"{VERSION}; decode it with the program that wrote it and compress it again"
+            f"the file has format version {old} of an earlier ITALIC, but expected version "
+            f"{VERSION}: decode it with the program that wrote it and compress it again"
         )
     if data[:4] != MAGIC:
         raise FileFormatError(
             f"not an ITALIC file: it begins with {bytes(data[:4])!r}, expected {MAGIC!r}"
         )
     if len(data) < 6:
-        raise FileFormatError(f"the file is cut short: it ends after {len(data)} bytes")
+        raise FileFormatError(f"the file is truncated: it ends after {len(data)} bytes")
     version, kind = data[4:6]
     if version > VERSION:
         raise FileFormatError(
-            f"the file has format version {version}, written by a newer ITALIC: this one reads "
-            f"version {VERSION}; update it"
+            f"the file has format version {version} of a newer ITALIC, but expected version "
+            f"{VERSION}: update ITALIC"
         )
     if version < VERSION or kind >= len(_KINDS):
         raise FileFormatError(
@@ -272,48 +272,48 @@ def kind_of(data: bytes) -> Kind:
 
 
 def pack(model_hash: bytes, record: Record) -> bytes:
-    """The file of one picture.
+    """Build the file of one picture.
 
     Args:
         model_hash: the first 8 bytes of the model's SHA-256; zeros if the method needs no model.
         record: the picture.
 
     Raises:
-        FileFormatError: a hash of another length, or a part of 2^32 bytes or more.
+        FileFormatError: the hash has another length, or a part has 2^32 bytes or more.
     """
     body = _header("picture", model_hash) + record.to_bytes()
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
 def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[bytes, Record]:
-    """The model's hash and the record of a file that `pack` made.
+    """Parse a file of one picture: return the model's hash and the record.
 
     Args:
         data: the whole file.
-        max_pixels: larger pictures are refused.
+        max_pixels: maximum number of pixels; larger pictures are refused.
 
     Raises:
-        FileFormatError: not a file of one picture, a damaged one, or too large a picture.
+        FileFormatError: it is not a file of one picture, is damaged, or its picture is too large.
     """
     model_hash = _read_header(data, "picture")
     smallest = _HEADER.size + _SMALLEST_RECORD + _CHECKSUM.size
     if len(data) < smallest:
         raise FileFormatError(
-            f"the file is cut short: it ends after {len(data)} bytes, the shortest has {smallest}"
+            f"the file is truncated: it has {len(data)} bytes, expected at least {smallest}"
         )
     body = _checked("the file", memoryview(data))
     return model_hash, Record.from_bytes(body[_HEADER.size :], max_pixels)
 
 
 class ArchiveWriter:
-    """Writes an archive from its beginning to its end, also to where one cannot seek.
+    """Writes an archive sequentially; the file need not be seekable.
 
     Args:
-        file: open for writing in binary. It stays open; whoever opened it closes it.
+        file: a file open for writing in binary mode; the writer does not close it.
         model_hash: the first 8 bytes of the model's SHA-256; zeros if no picture needs a model.
 
     Raises:
-        FileFormatError: a hash of another length.
+        FileFormatError: the hash has another length.
     """
 
     def __init__(self, file: BinaryIO, model_hash: bytes) -> None:
@@ -328,24 +328,24 @@ class ArchiveWriter:
         """Write a picture.
 
         Args:
-            name: relative POSIX path, at most 4096 bytes in UTF-8 and 32 parts, in its plain form
-                (no `.`, `..` or empty part), that no other picture of the archive has.
+            name: relative POSIX path in normal form (no `.`, `..` or empty part), at most 4096
+                bytes in UTF-8 and 32 parts, different from the other names in the archive.
             record: the picture.
 
         Raises:
-            FileFormatError: no such name, a record of 2^32 bytes or more, or no room in the index.
-                Nothing is written then, and the archive can go on.
+            FileFormatError: the name is invalid, the record has 2^32 bytes or more, or the index is
+                full. Nothing is written then, and further pictures can be added.
         """
         self._check_open()
         encoded = _encode_name(name)
         if name in self._names:
-            raise FileFormatError(f"there is a picture {name!r} in the archive already")
+            raise FileFormatError(f"the archive already holds a picture {name!r}: rename one")
         data = record.to_bytes()
         entry = b"".join([*_block(encoded), _varint(len(data))])
         if len(_varint(len(self._names) + 1)) + len(self._entries) + len(entry) > MAX_INDEX:
             raise FileFormatError(
                 f"the archive is full: with {len(self._names)} pictures its index has the "
-                f"{MAX_INDEX >> 20} MiB that the format allows; begin another one"
+                f"{MAX_INDEX >> 20} MiB that the format allows; write another archive"
             )
         self._file.write(data)
         self._file.write(_CHECKSUM.pack(zlib.crc32(data)))
@@ -353,7 +353,7 @@ class ArchiveWriter:
         self._entries += entry
 
     def finish(self) -> None:
-        """Write the index: without it the archive cannot be read."""
+        """Write the index; an archive without it can't be read."""
         self._check_open()
         index = zlib.compress(_varint(len(self._names)) + self._entries, 9)
         checksum = zlib.crc32(index, zlib.crc32(self._header))
@@ -363,26 +363,26 @@ class ArchiveWriter:
 
     def _check_open(self) -> None:
         if self._finished:
-            raise ValueError("the archive is finished: nothing more can be written to it")
+            raise ValueError("the archive is finished: no more pictures can be added")
 
 
 class ArchiveReader:
-    """Reads any picture of an archive; opening it reads its header, its index and no picture.
+    """Random access to the pictures of an archive; opening it reads only the header and the index.
 
-    Not for several threads at once: they would share the file's position.
+    Not thread-safe, since threads would share the file's position.
 
     Args:
-        file: open for reading in binary, seekable, with the archive from its first byte to its
-            last. It stays open; whoever opened it closes it.
-        max_pixels: larger pictures are refused when they are read.
+        file: a seekable file open for reading in binary mode that holds nothing but the archive;
+            the reader does not close it.
+        max_pixels: maximum number of pixels; larger pictures are refused when they are read.
 
     Attributes:
         model_hash: the first 8 bytes of the model's SHA-256.
-        names: of the pictures, in the order of the file.
-        sizes: of their records, in bytes, without the 4 bytes of CRC-32 that follow each.
+        names: names of the pictures, in the order of the file.
+        sizes: sizes of their records in bytes, without the CRC-32 that follows each record.
 
     Raises:
-        FileFormatError: not an archive, or a damaged one.
+        FileFormatError: it is not an archive, or is damaged.
     """
 
     def __init__(self, file: BinaryIO, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
@@ -392,14 +392,14 @@ class ArchiveReader:
         self.model_hash = _read_header(header, "archive")
         if size < _HEADER.size + _TRAILER.size:
             raise FileFormatError(
-                f"the archive is cut short: it ends after {size} bytes, the shortest has more than "
+                f"the archive is truncated: it has {size} bytes, expected more than "
                 f"{_HEADER.size + _TRAILER.size}"
             )
         length, checksum, magic = _TRAILER.unpack(self._read(size - _TRAILER.size, _TRAILER.size))
         if magic != END_MAGIC:
             raise FileFormatError(
-                f"the archive has no end: its last bytes are {magic!r}, expected {END_MAGIC!r}; "
-                "it was cut short, or its writing broke off"
+                f"the archive is truncated or was not finished: its last bytes are {magic!r}, "
+                f"expected {END_MAGIC!r}"
             )
         records = size - _HEADER.size - _TRAILER.size - length  # bytes of all records and CRCs
         if records < 0 or length > MAX_INDEX + _INDEX_SLACK:
@@ -421,12 +421,12 @@ class ArchiveReader:
         return len(self.names)
 
     def read(self, picture: str | int) -> Record:
-        """Read a picture, by its name or its index in `names`.
+        """Read a picture by its name or its index in `names`.
 
         Raises:
-            KeyError: no such name.
-            IndexError: no such index.
-            FileFormatError: its record is damaged, or the picture too large.
+            KeyError: there is no such name.
+            IndexError: there is no such index.
+            FileFormatError: the record is damaged, or the picture is too large.
         """
         place = self._places[picture] if isinstance(picture, str) else range(len(self))[picture]
         data = self._read(self._offsets[place], self.sizes[place] + _CHECKSUM.size)
@@ -440,18 +440,18 @@ class ArchiveReader:
         data = self._file.read(count)
         if len(data) != count:
             raise FileFormatError(
-                f"the archive changed while it was read: {len(data)} bytes at byte {offset}, "
+                f"the archive changed while it was read: got {len(data)} bytes at byte {offset}, "
                 f"expected {count}"
             )
         return data
 
 
 class _Cursor:
-    """Reads a part of a file from its beginning to its end.
+    """Sequential parser of a part of a file.
 
     Args:
         data: the part.
-        what: its name in the errors.
+        what: name of the part in error messages.
     """
 
     def __init__(self, data: bytes | memoryview, what: str) -> None:
@@ -469,7 +469,7 @@ class _Cursor:
         return taken
 
     def unsigned(self, count: int) -> int:
-        """An integer of so many bytes."""
+        """An unsigned little-endian integer of `count` bytes."""
         return int.from_bytes(self.take(count), "little")
 
     def varint(self) -> int:
@@ -483,15 +483,15 @@ class _Cursor:
                     break
                 return value
         raise FileFormatError(
-            f"{self._what} is damaged: a number in it is not below 2^32 or not in its shortest form"
+            f"{self._what} is damaged: it has a number of 2^32 or more, or not in its shortest form"
         )
 
     def block(self) -> bytes:
-        """Bytes with their length before them."""
+        """Bytes that are preceded by their length."""
         return self.take(self.varint())
 
     def finish(self) -> None:
-        """Check that nothing is left."""
+        """Check that no bytes are left."""
         left = len(self._data) - self._position
         if left:
             raise FileFormatError(f"{self._what} is damaged: {left} bytes follow its end")
@@ -500,7 +500,7 @@ class _Cursor:
 def _varint(value: int) -> bytes:
     if value >= 2**32:
         raise FileFormatError(
-            f"{value} does not fit into the format: numbers and lengths in bytes are below 2^32"
+            f"{value} can't be stored: expected numbers and lengths in bytes below 2^32"
         )
     encoded = bytearray()
     while value > 127:
@@ -521,7 +521,7 @@ def _header(kind: Kind, model_hash: bytes) -> bytes:
 
 
 def _read_header(data: bytes, kind: Kind) -> bytes:
-    """The model's hash, after checking what comes before it."""
+    """Check the header of a file and return the model's hash."""
     found = kind_of(data)
     if found != kind:
         contents, reader = {
@@ -530,7 +530,7 @@ def _read_header(data: bytes, kind: Kind) -> bytes:
         }[found]
         raise FileFormatError(f"the file holds {contents}: read it with {reader}")
     if len(data) < _HEADER.size:
-        raise FileFormatError(f"the file is cut short: it ends after {len(data)} bytes")
+        raise FileFormatError(f"the file is truncated: it ends after {len(data)} bytes")
     return bytes(data[_HEADER.size - 8 : _HEADER.size])
 
 
@@ -546,18 +546,18 @@ def _read_plan(cursor: _Cursor) -> Plan:
 
 
 def _decompress(index: bytes) -> bytes:
-    """The index, never more of it than the format allows, whatever the bytes say."""
+    """Decompress the index, at most the size that the format allows."""
     decompressor = zlib.decompressobj()
     try:
         data = decompressor.decompress(index, MAX_INDEX + 1)
     except zlib.error as error:
         raise FileFormatError(
-            f"the archive is damaged: its index does not decompress ({error})"
+            f"the archive is damaged: its index can't be decompressed ({error})"
         ) from None
     if len(data) > MAX_INDEX:
         raise FileFormatError(
-            f"the archive is damaged: its index has more than the {MAX_INDEX >> 20} MiB that the "
-            "format allows"
+            f"the archive is damaged: its index exceeds the {MAX_INDEX >> 20} MiB that the format "
+            "allows"
         )
     if not decompressor.eof or decompressor.unused_data:
         raise FileFormatError(
@@ -567,7 +567,10 @@ def _decompress(index: bytes) -> bytes:
 
 
 def _read_index(data: bytes, records: int) -> dict[str, int]:
-    """The sizes of the records by the pictures' names; they and their CRCs fill `records` bytes."""
+    """Parse the index: sizes of the records by name.
+
+    The records and their CRCs must fill `records` bytes.
+    """
     cursor = _Cursor(data, "the archive's index")
     count = cursor.varint()
     if count > records // (_SMALLEST_RECORD + _CHECKSUM.size):
@@ -585,7 +588,7 @@ def _read_index(data: bytes, records: int) -> dict[str, int]:
     total = sum(entries.values()) + _CHECKSUM.size * count
     if total != records:
         raise FileFormatError(
-            f"the archive's index is damaged: it lists {total} bytes of records, the file has "
+            f"the archive's index is damaged: it lists {total} bytes of records, but the file has "
             f"{records}"
         )
     return entries
@@ -601,7 +604,7 @@ def _encode_name(name: str) -> bytes:
 
 
 def _decode_name(encoded: bytes) -> str:
-    """A picture's name, safe to append to a directory's on POSIX systems."""
+    """Decode and check a picture's name, so that it is safe to join with a folder's path."""
     if len(encoded) > MAX_NAME:
         raise FileFormatError(f"a name has {len(encoded)} bytes: expected at most {MAX_NAME}")
     try:
@@ -613,11 +616,11 @@ def _decode_name(encoded: bytes) -> str:
         raise FileFormatError(
             f"a name has {len(parts)} parts: expected at most {MAX_PARTS}, folders included"
         )
-    # An absolute path has an empty first part, and the empty name has nothing else.
+    # An absolute path has an empty first part; the empty name consists of one empty part.
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise FileFormatError(
-            f"{name!r} is no name for a picture: expected a relative path such as 'a/b.png', "
-            "without '.', '..', empty parts and NUL"
+            f"{name!r} is not a valid name: expected a relative path such as 'a/b.png', without "
+            "'.', '..', empty parts and NUL"
         )
     return name
 
@@ -632,12 +635,12 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
     if pixels > max_pixels:
         raise FileFormatError(
             f"the picture has {height} × {width} = {pixels} pixels, more than the limit of "
-            f"{max_pixels}: if you trust it, raise max_pixels"
+            f"{max_pixels}: if you trust the file, raise max_pixels"
         )
 
 
 def _checked(what: str, data: memoryview) -> memoryview:
-    """The bytes before the CRC-32 at their end, if it is theirs."""
+    """Check the CRC-32 at the end of the data and return the bytes before it."""
     body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
     _check_crc(what, zlib.crc32(body), checksum)
     return body

@@ -1,11 +1,11 @@
-"""JPEG XL decoded in a process of its own, within memory and time that follow from the size.
+"""Decode JPEG XL in a separate process with limits on memory and time that depend on the size.
 
-A few kilobytes make libjxl compute for hours, whatever size they claim: its channels may be split
-again and again, and what says so stands behind an entropy-coded tree, so that no look at headers
-rules it out. Nor can frames that are never shown be refused: libjxl's encoder makes one of letters
-that it finds again and again in a lossless picture. So the system sets the limits. The process
-starts with the first picture, decodes all later ones too, and ends with this one, or when it
-exceeds its limits. Memory is limited on Linux alone.
+A few kilobytes can make libjxl compute for hours, whatever the size of the picture: channels can be
+split repeatedly, and this is coded after an entropy-coded tree, so that a check of the headers
+can't exclude it. Hidden frames can't be refused either, since libjxl's encoder uses one for letters
+that occur repeatedly in a lossless picture. The operating system therefore enforces the limits. The
+process starts with the first picture, also decodes all later ones, and ends with the parent process
+or when it exceeds a limit. Memory is limited on Linux only.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from typing import IO
 
 import numpy as np
 
-# Beyond what the process has: several times what libjxl takes for photographs. Its rows are filled
-# up to a whole number of vectors, and count as this many pixels at least.
+# The limits, in addition to the memory that the process already has, are several times what libjxl
+# needs for photographs. libjxl pads rows to whole vectors, so a row counts as at least this number
+# of pixels.
 SHORTEST_ROW = 64
 MEMORY, MEMORY_PER_PIXEL = 2**26, 64  # bytes
-SECONDS, SECONDS_PER_PIXEL = 1.0, 1e-5  # of one core
+SECONDS, SECONDS_PER_PIXEL = 1.0, 1e-5  # CPU time
 
-READY = b"R"  # the process's first byte, once it has its libraries
-_REQUEST = struct.Struct("<IIQQd")  # height, width, length, bytes of memory, seconds
+READY = b"R"  # first byte of the process, after it has loaded its libraries
+_REQUEST = struct.Struct("<IIQQd")  # height, width, length, memory in bytes, time in seconds
 
 
 def decode_jpeg_xl(data: bytes, height: int, width: int) -> np.ndarray:
     """Decode a JPEG XL codestream to uint8 (height, width, 3).
 
     Raises:
-        ValueError: it is damaged, of another size, does not end where `data` do, or takes more
-            memory or time than a picture of its size may.
+        ValueError: the codestream is damaged, has another size, is followed by further bytes, or
+            exceeds the limits of memory or time.
         OSError: the process can't be started.
     """
     pixels = height * max(width, SHORTEST_ROW)
@@ -49,50 +50,50 @@ def decode_jpeg_xl(data: bytes, height: int, width: int) -> np.ndarray:
 
 
 def pid() -> int | None:
-    """The number of the process that decodes, if there is one."""
+    """Process ID of the decoding process; None if it is not running."""
     process = _process.running
     return None if process is None else process.pid
 
 
 def end() -> None:
-    """End the process that decodes, if there is one; the next picture starts another."""
+    """End the decoding process if it is running; the next picture starts a new one."""
     _process.end()
 
 
 class _Process:
-    """The other process; it starts with the first picture, and anew after one that ended it."""
+    """The decoding process; it starts with the first picture, and again after it was ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.running: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: bytes, size: int) -> bytes:
-        """The samples of a picture, so many bytes; ValueError, OSError."""
+        """Send a request and return the samples, `size` bytes; ValueError, OSError."""
         with self._lock:
             stdin, stdout = self._pipes()
             try:
                 stdin.write(request)
                 stdin.flush()
                 if _read(stdout, 1) == b"\0":
-                    raise ValueError("libjxl does not read it, or bytes follow its end")
+                    raise ValueError("libjxl can't decode it, or further bytes follow its end")
                 return _read(stdout, size)
             except (BrokenPipeError, EOFError):
                 self.end()
                 raise ValueError(
-                    "it takes more memory or time than a picture of its size may"
+                    "decoding takes more memory or time than a picture of its size may"
                 ) from None
             except ValueError:
                 raise
-            except BaseException:  # what is left in the pipes would be the next answer
+            except BaseException:  # data left in the pipes would be read as the next answer
                 self.end()
                 raise
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """Where the process reads and writes, once it does; OSError."""
+        """Start the process if it is not running, and return its pipes; OSError."""
         if self.running is not None and self.running.poll() is not None:
-            self.end()  # killed since the last picture, which says nothing of the next one
+            self.end()  # it was killed after the last picture
         if self.running is None:
-            # A frozen program would start itself.
+            # In a frozen program sys.executable is the program itself.
             if not sys.executable or getattr(sys, "frozen", False):
                 raise OSError(
                     "JPEG XL pictures need a Python that can be started, see sys.executable"
@@ -118,13 +119,13 @@ class _Process:
         return stdin, stdout
 
     def leave(self) -> None:
-        """Close this process's ends of the pipes, without what may be left in their buffers."""
+        """Close the pipes of this process without flushing their buffers."""
         if self.running is not None:
             for pipe in (self.running.stdin, self.running.stdout):
                 pipe.raw.close()  # type: ignore[union-attr]
 
     def end(self) -> None:
-        """End the process, if there is one."""
+        """End the process if it is running."""
         process, self.running = self.running, None
         if process is not None:
             process.kill()
@@ -141,8 +142,8 @@ def _read(file: IO[bytes], count: int) -> bytes:
 _process = _Process()
 
 
-def _forget() -> None:
-    """After a fork: the process is the parent's."""
+def _after_fork() -> None:
+    """In a forked process: drop the decoding process, which belongs to the parent."""
     global _process
     _process.leave()
     _process = _Process()
@@ -150,15 +151,15 @@ def _forget() -> None:
 
 atexit.register(end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _serve() -> None:
-    """Answer all questions: a byte that says whether the picture is good, then its samples."""
+    """Answer requests: a byte, 1 if the picture is valid and otherwise 0, then its samples."""
     import imagecodecs
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends this process
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may have ignored or blocked it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may ignore or block it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     imagecodecs.jpegxl_version()  # loads the library
     source, target = sys.stdin.buffer, sys.stdout.buffer
@@ -177,13 +178,14 @@ def _serve() -> None:
             except (RuntimeError, ValueError):
                 target.write(b"\0")
             else:
+                # If the data decode without their last byte, that byte is beyond the end.
                 target.write(b"\0" if _decodes(data[:-1]) else b"\1" + samples.tobytes())
             signal.setitimer(signal.ITIMER_PROF, 0)
             target.flush()
 
 
 def _decodes(data: bytes) -> bool:
-    """Whether it decodes; what lacks its end is refused after a look at its sections' lengths."""
+    """Whether it decodes; libjxl refuses truncated data as soon as it has read the lengths."""
     import imagecodecs
 
     try:
@@ -194,7 +196,7 @@ def _decodes(data: bytes) -> bool:
 
 
 def _limit_memory(extra: int) -> None:
-    """Let this process have so many bytes more than it has."""
+    """Limit the memory of this process to its present size plus `extra` bytes."""
     try:
         import resource
 

@@ -1,7 +1,8 @@
-"""Picture files to samples and back: every sample exactly, or a refusal that says why.
+"""Read and write picture files losslessly; files that can't be kept exactly are refused.
 
-A `Picture` is what a file shows, in the file's own terms. `split` takes it apart into the 8-bit RGB
-picture that the network codes and chunks of bytes beside it; `join` puts it together again.
+A `Picture` is the content of a file with its original sample type, palette and metadata. `split`
+separates it into the main picture, 8-bit RGB, that the codec codes, and chunks of bytes. `join`
+inverts `split`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from PIL import Image, UnidentifiedImageError
 
 from italic.coding.files.container import Chunk, Colour
 
-METADATA_LIMIT = 2**24  # bytes of a picture's metadata, uncompressed
-CHUNKS_LIMIT = 1024  # PNG chunks of a picture
+METADATA_LIMIT = 2**24  # maximum size of a picture's metadata in bytes, uncompressed
+CHUNKS_LIMIT = 1024  # maximum number of PNG chunks in a picture
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _LIBPNG_SIDE = 10**6  # pixels; libpng refuses longer ones
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-# Passes of interlaced PNG files: first row and column, and their distances.
+# Passes of interlaced PNG files: first row and column, row and column stride.
 _ADAM7 = (
     (0, 0, 8, 8),
     (0, 4, 8, 8),
@@ -40,15 +41,23 @@ _ADAM7 = (
     (0, 1, 2, 2),
     (1, 0, 2, 1),
 )
-# Chunks of PNG that are kept as they are. All may stand before the palette when they are written.
-_KEPT = {
+# PNG chunks that are stored unchanged. All of them may precede the palette in a written file.
+_STORED = {
     Chunk.GAMMA: (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sBIT"),
     Chunk.TEXT: (b"tEXt", b"zTXt", b"iTXt"),
     Chunk.OTHER: (b"pHYs",),
 }
-_SINGLE = (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", *_KEPT[Chunk.GAMMA], *_KEPT[Chunk.OTHER])
-# Chunks that say nothing about the samples, and the longest body of those without text.
-_METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*_KEPT.values()))
+_SINGLE = (
+    b"IHDR",
+    b"PLTE",
+    b"tRNS",
+    b"iCCP",
+    b"eXIf",
+    *_STORED[Chunk.GAMMA],
+    *_STORED[Chunk.OTHER],
+)
+# Chunks that do not affect the samples, and the maximum length of those without text.
+_METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*_STORED.values()))
 _LONGEST = 32
 _XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # iTXt's keyword and flags for XMP
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
@@ -69,44 +78,44 @@ _LAYOUTS = {
     Colour.BILEVEL: (1, 1, False),
     Colour.PALETTE: (1, 1, False),
 }
-# The reverse; of kinds with the same layout the first, gray.
+# Inverse of _LAYOUTS; the first kind (grey) of those with the same layout.
 _COLOURS = {layout: colour for colour, layout in reversed(_LAYOUTS.items())}
 
-# How planes are made small before zlib, bits of a chunk's first byte.
+# Prediction of planes before zlib: bits of a chunk's first byte.
 _LEFT, _UP, _REFERENCE = 1, 2, 4
 
 
-# Tags of TIFF that say what the samples are, and those that are kept.
+# TIFF tags that describe the samples, and tags of metadata that are kept.
 _TIFF_SAMPLES = (258, 262, 274, 284, 320, 330, 338, 339)
 _TIFF_METADATA = (700, 34675)
 
 
 class PictureError(ValueError):
-    """A picture that can't be kept exactly, or that is damaged."""
+    """A picture that can't be kept exactly or is damaged."""
 
 
 class _MetadataError(PictureError):
-    """Metadata of a picture that can't be kept, or that are damaged."""
+    """Metadata of a picture that can't be kept or are damaged."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What a picture file shows, in the file's own terms.
+    """The content of a picture file.
 
     Attributes:
-        samples: uint8 or uint16, (H, W) for gray, (H, W, 2) for gray and alpha, (H, W, 3) for RGB,
-            (H, W, 4) for RGB and alpha; with a palette its indices, uint8 (H, W).
-        palette: 1 to 256 colours, red green blue, a byte each.
-        transparency: the body of PNG's tRNS chunk: with a palette the alphas of its first colours,
-            a byte each; otherwise the gray or RGB sample that is transparent, two bytes each, big
-            end first.
-        bilevel: the file has one bit for each pixel; the samples are 0 and 255.
-        icc: colour profile.
-        exif: EXIF from its TIFF header on. Its orientation is kept, not applied.
-        chunks: types and bodies of PNG chunks: texts, and how samples become light and lengths.
+        samples: uint8 or uint16, (H, W) for grey, (H, W, 2) for grey and alpha, (H, W, 3) for RGB,
+            (H, W, 4) for RGB and alpha; for a palette, its indices, uint8 (H, W).
+        palette: 1 to 256 colours, bytes red, green and blue.
+        transparency: the body of PNG's tRNS chunk. With a palette it holds the alpha values of the
+            first colours, a byte each; otherwise the transparent grey or RGB sample, two bytes per
+            channel, big-endian.
+        bilevel: whether the file has one bit per pixel; the samples are 0 and 255.
+        icc: ICC colour profile.
+        exif: EXIF, starting with its TIFF header. The orientation is kept but not applied.
+        chunks: types and bodies of PNG chunks: texts, colour space and pixel size.
 
     Raises:
-        PictureError: values that don't go together.
+        PictureError: the values are inconsistent.
     """
 
     samples: np.ndarray
@@ -132,12 +141,14 @@ class Picture:
                     "3 bytes and 8-bit indices"
                 )
             if self.samples.max() >= colours:
-                raise _damaged(f"it uses colour {self.samples.max()} of a palette of {colours}")
+                raise _damaged(
+                    f"it uses colour {self.samples.max()} of a palette of {colours} colours"
+                )
         self._check_transparency()
         if self.bilevel and not (
             plain and self.transparency is None and np.isin(self.samples, (0, 255)).all()
         ):
-            raise _damaged("it is bilevel, but not of 0 and 255 only")
+            raise _damaged("it is bilevel, but its samples are not all 0 or 255")
         self._check_metadata()
 
     def _check_transparency(self) -> None:
@@ -160,17 +171,15 @@ class Picture:
             )
         seen = set()
         for kind, _ in self.chunks:
-            if not any(kind in kinds for kinds in _KEPT.values()):
-                raise PictureError(
-                    f"the picture has a chunk {_name(kind)}, which is not among those kept"
-                )
+            if not any(kind in kinds for kinds in _STORED.values()):
+                raise PictureError(f"the picture has a chunk {_name(kind)}, which can't be stored")
             if kind in seen and kind in _SINGLE:
                 raise _damaged_chunk(kind, f"it has several {_name(kind)} chunks")
             seen.add(kind)
 
     @property
     def colour(self) -> Colour:
-        """What the samples are."""
+        """Kind of the samples."""
         if self.palette is not None:
             return Colour.PALETTE
         if self.bilevel:
@@ -180,19 +189,19 @@ class Picture:
 
 
 def from_array(array: np.ndarray) -> Picture:
-    """The picture of an array.
+    """Convert an array to a picture.
 
     Args:
-        array: uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4: gray, gray and alpha, RGB,
+        array: uint8 or uint16, (H, W) or (H, W, C) with C from 1 to 4: grey, grey and alpha, RGB,
             RGB and alpha.
 
     Raises:
-        PictureError: another type or shape, or masked samples.
+        PictureError: the array has another type or shape, or masked samples.
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind != "u":
         raise PictureError(_expected(array))
     if np.ma.is_masked(array):
-        raise PictureError("the picture has masked samples: expected all of them, array.filled(…)")
+        raise PictureError("the picture has masked samples: fill them with array.filled(…)")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     return Picture(_native(array))
@@ -201,16 +210,16 @@ def from_array(array: np.ndarray) -> Picture:
 def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
     """Read a picture file: PNG, BMP, TIFF, WebP, PNM; JPEG and lossy WebP as decoded pixels.
 
-    Samples of less than 8 bits are scaled to 0..255, as PNG says and without loss (indices of a
-    palette stay); depth, interlacing, the profile's name and PNG's bKGD, hIST, sPLT, tIME and
-    private chunks are not kept, and of other files nothing but profile, EXIF and XMP (of TIFF files
-    no EXIF, which is spread over the file's own tags). Files of more than twice
-    `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM's.
+    Samples of less than 8 bits are scaled to 0..255 as PNG specifies, without loss; palette indices
+    are not scaled. The following properties are not kept: depth, interlacing, the name of the
+    profile, and PNG's chunks bKGD, hIST, sPLT, tIME and private chunks. Of other formats, only
+    profile, EXIF and XMP are kept; of TIFF files no EXIF, since it is spread over the file's tags.
+    Files of more than twice `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM files.
 
     Args:
-        source: path of the file, or the file itself.
-        keep_metadata: keep profile, EXIF and texts. Otherwise these may be damaged, and of the
-            other chunks beside the samples those that are damaged are passed over too.
+        source: path of the file, or its bytes.
+        keep_metadata: keep profile, EXIF and texts. If false, these may be damaged, and other
+            damaged chunks that do not affect the samples are ignored.
 
     Raises:
         PictureError: the file can't be read, is damaged, or can't be kept exactly.
@@ -229,29 +238,29 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
         return _read_other(data, keep_metadata)
     except _MetadataError as error:
         raise PictureError(
-            f"{name}{error}; to leave metadata out: --drop-metadata"
+            f"{name}{error}; --drop-metadata leaves metadata out"
         ) from error.__cause__
     except PictureError as error:
         raise PictureError(f"{name}{error}") from error.__cause__
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"{name}this is no PNG, BMP, TIFF, WebP, PNM or JPEG file, a damaged one, or of a kind "
-            "that can't be kept"
+            f"{name}this is not a PNG, BMP, TIFF, WebP, PNM or JPEG file, or it is damaged, or of "
+            "an unsupported kind"
         ) from error
-    except Exception as error:  # the decoders raise whatever their parsers stumble over
+    except Exception as error:  # the decoders raise exceptions of many types
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise PictureError(f"{name}the picture can't be read: {reason}") from error
 
 
 def to_png(picture: Picture) -> bytes:
-    """The picture as a PNG file, with all its metadata."""
+    """Encode the picture as a PNG file with all its metadata."""
     samples = picture.samples
     height, width, channels = (*samples.shape, 1)[:3]
     if picture.palette is None and not picture.bilevel and max(height, width) <= _LIBPNG_SIDE:
         encoded = png_chunks(bytes(imagecodecs.png_encode(samples)))
         data = b"".join(body for name, body in encoded if name == b"IDAT")
     else:
-        # Each row begins with its filter: none, the best for indices and single bits.
+        # Each row begins with its filter type: none, which is best for indices and single bits.
         rows = np.packbits(samples > 0, axis=1) if picture.bilevel else _bytes(samples)
         data = zlib.compress(np.pad(rows.reshape(height, -1), ((0, 0), (1, 0))).tobytes(), 9)
     depth = 1 if picture.bilevel else 8 * samples.itemsize
@@ -271,19 +280,20 @@ def to_png(picture: Picture) -> bytes:
 
 
 def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes]]]:
-    """Take a picture apart into the 8-bit RGB picture for the network and the rest.
+    """Split a picture into the main picture, 8-bit RGB for the network, and chunks.
 
-    The main picture has the picture's height and width whatever its kind:
+    The main picture has the height and width of the picture. Its samples depend on the kind:
 
         RGB               the samples
-        gray, bilevel     the samples, three times
-        16 bits           likewise, of the high bytes; the low bytes are LOW_BYTES
-        palette           the colours; PALETTE holds the palette. Where it has the same colour
-                          several times, LOW_BYTES tells which of them a pixel has: its rank among
-                          them. Without this chunk it is the first everywhere.
+        grey, bilevel     the samples, three times
+        16 bits           the high bytes, as above; LOW_BYTES holds the low bytes
+        palette           the colours; PALETTE holds the palette. If the palette has equal colours,
+                          LOW_BYTES holds the rank of each pixel's index among them. Without this
+                          chunk all ranks are 0.
 
-    ALPHA holds the alpha samples; of kinds without alpha the body of tRNS. GAMMA, TEXT and OTHER
-    hold PNG chunks, each its length, type and body. So each type of chunk occurs once at most.
+    ALPHA holds the alpha samples, or the body of tRNS for kinds without alpha. GAMMA, TEXT and
+    OTHER hold PNG chunks with their lengths, types and bodies. Each type of chunk occurs at most
+    once.
 
     Returns:
         The kind of samples, the main picture, uint8 (H, W, 3), and the chunks.
@@ -314,7 +324,7 @@ def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes
     ):
         if content is not None:
             chunks.append((kind, zlib.compress(content, 9)))
-    for kind, names in _KEPT.items():
+    for kind, names in _STORED.items():
         content = _serialised(chunk for chunk in picture.chunks if chunk[0] in names)
         if content:
             chunks.append((kind, zlib.compress(content, 9)))
@@ -322,39 +332,39 @@ def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes
 
 
 def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) -> Picture:
-    """Put together what `split` took apart.
+    """Invert `split`.
 
-    Whatever the chunks hold, memory stays within some 40 bytes for each pixel of the main picture
-    and a few times `METADATA_LIMIT`.
+    For any chunks, memory is bounded by about 40 bytes per pixel of the main picture plus a few
+    times `METADATA_LIMIT`.
 
     Args:
-        colour: the kind of samples.
-        main: uint8 (H, W, 3).
-        chunks: types and contents.
+        colour: kind of the samples.
+        main: main picture, uint8 (H, W, 3).
+        chunks: types and contents of the chunks.
 
     Raises:
-        PictureError: a chunk is damaged, missing, unknown, or does not go with the others.
+        PictureError: a chunk is damaged, missing, unknown, or inconsistent with the others.
     """
-    taken = _Chunks(chunks)
-    rest = taken.all_but_samples(colour)
+    reader = _ChunkReader(chunks)
+    rest = reader.all_but_samples(colour)
     size, colours, alpha = _LAYOUTS[colour]
     shape = main.shape[:2]
     if colours == 1 and colour != Colour.PALETTE and (main != main[..., :1]).any():
-        raise _damaged(f"it is {colour.name}, but its main picture is not gray")
-    samples = np.empty((*shape, colours + alpha, size), np.uint8)  # the last axis: big end first
+        raise _damaged(f"it is {colour.name}, but its main picture is not grey")
+    samples = np.empty((*shape, colours + alpha, size), np.uint8)  # the last axis is big-endian
     if rest["palette"] is not None:
         ranks = np.zeros((*shape, 1), np.uint8)
-        if Chunk.LOW_BYTES in taken:
-            ranks = taken.plane(Chunk.LOW_BYTES, ranks.shape, np.uint8(0))
+        if Chunk.LOW_BYTES in reader:
+            ranks = reader.plane(Chunk.LOW_BYTES, ranks.shape, np.uint8(0))
         samples[:, :, 0] = _indices(rest["palette"], main, ranks[..., 0])[..., None]
     else:
         samples[:, :, :colours, 0] = main[..., :colours]
         if size == 2:
-            low = taken.plane(Chunk.LOW_BYTES, (*shape, colours), main[..., :colours])
+            low = reader.plane(Chunk.LOW_BYTES, (*shape, colours), main[..., :colours])
             samples[:, :, :colours, 1] = low
     if alpha:
-        samples[:, :, -1] = taken.plane(Chunk.ALPHA, (*shape, size), np.uint8(255))
-    taken.finish()
+        samples[:, :, -1] = reader.plane(Chunk.ALPHA, (*shape, size), np.uint8(255))
+    reader.finish()
     pixels = samples.view(f">u{size}").reshape(*shape, colours + alpha)
     if pixels.shape[2] == 1:
         pixels = pixels[..., 0]
@@ -362,19 +372,19 @@ def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) 
 
 
 def without_samples(colour: Colour, chunks: Iterable[tuple[int, bytes]]) -> Picture:
-    """A black picture of one pixel with all else that `split` took apart; arguments as of `join`.
+    """A black picture of one pixel with the palette and metadata of the chunks, see `join`.
 
     Raises:
-        PictureError: a chunk is damaged or missing; those of samples are not looked at.
+        PictureError: a chunk is damaged or missing; chunks of samples are not checked.
     """
     size, colours, alpha = _LAYOUTS[colour]
     shape = (1, 1) if colours + alpha == 1 else (1, 1, colours + alpha)
-    rest = _Chunks(chunks).all_but_samples(colour)
+    rest = _ChunkReader(chunks).all_but_samples(colour)
     return Picture(np.zeros(shape, f"u{size}"), **rest)
 
 
-class _Chunks:
-    """Takes the contents of chunks out of untrusted bytes, never more than can be right."""
+class _ChunkReader:
+    """Reads the contents of untrusted chunks within limits of size."""
 
     def __init__(self, chunks: Iterable[tuple[int, bytes]]) -> None:
         self._contents: dict[int, list[bytes]] = {}
@@ -389,7 +399,7 @@ class _Chunks:
         return kind in self._contents
 
     def all_but_samples(self, colour: Colour) -> dict[str, Any]:
-        """Every argument of a `Picture` of this kind but its samples."""
+        """All arguments of a `Picture` of this kind except its samples."""
         palette = transparency = None
         if colour == Colour.PALETTE:
             palette = self._content(Chunk.PALETTE, 768)
@@ -401,27 +411,27 @@ class _Chunks:
             "bilevel": colour == Colour.BILEVEL,
             "icc": self._metadata(Chunk.ICC),
             "exif": self._metadata(Chunk.EXIF),
-            "chunks": tuple(chunk for item in _KEPT.items() for chunk in self._png(*item)),
+            "chunks": tuple(chunk for item in _STORED.items() for chunk in self._png(*item)),
         }
 
     def _content(self, kind: Chunk, limit: int) -> bytes:
-        """The only content of a type, `limit` bytes at most."""
+        """The single content of a type, decompressed, at most `limit` bytes."""
         return _inflate(self._take(kind), limit, f"{kind.name} chunk")
 
     def plane(
         self, kind: Chunk, shape: tuple[int, ...], reference: np.ndarray | np.uint8
     ) -> np.ndarray:
-        """Samples that `_pack` packed."""
+        """Samples of a plane, see `_pack`."""
         return _unpack(self._take(kind), shape, reference, f"{kind.name} chunk")
 
     def _metadata(self, kind: Chunk) -> bytes | None:
-        """The only content of a type, if there is one, within what all metadata may take."""
-        return self._affordable(kind, self._take(kind)) if kind in self else None
+        """The single content of a type, decompressed; None if there is no such chunk."""
+        return self._within_budget(kind, self._take(kind)) if kind in self else None
 
     def _png(self, kind: Chunk, names: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
         """The PNG chunks in all contents of a type."""
         for content in self._contents.pop(kind, []):
-            data = self._affordable(kind, content)
+            data = self._within_budget(kind, content)
             position = 0
             for _ in range(CHUNKS_LIMIT + 1):
                 if position == len(data):
@@ -429,18 +439,18 @@ class _Chunks:
                 length, name = _unpack_head(data, position)
                 body = data[position + 8 : position + 8 + length]
                 if name not in names or len(body) != length:
-                    raise _damaged(f"its {kind.name} chunk holds no such chunks")
+                    raise _damaged(f"its {kind.name} chunk holds other data than PNG chunks")
                 yield name, body
                 position += 8 + length
             else:
                 raise _damaged(f"its {kind.name} chunk holds too many chunks")
 
     def finish(self) -> None:
-        """Check that nothing is left."""
+        """Check that all chunks were used."""
         for kind in self._contents:
             raise PictureError(
-                f"the picture has a chunk of type {kind:d}, which its kind of samples does not "
-                "have: it is damaged or was written by a newer ITALIC"
+                f"the picture has a chunk of type {kind:d}, which does not belong to its kind of "
+                "samples: it is damaged or was written by a newer ITALIC"
             )
 
     def _take(self, kind: Chunk) -> bytes:
@@ -448,24 +458,26 @@ class _Chunks:
             raise _damaged(f"its {kind.name} chunk is missing")
         return self._contents.pop(kind)[0]
 
-    def _affordable(self, kind: Chunk, content: bytes) -> bytes:
+    def _within_budget(self, kind: Chunk, content: bytes) -> bytes:
         data = _inflate(content, self._budget, f"{kind.name} chunk")
         self._budget -= len(data)
         return data
 
 
 def _pack(plane: np.ndarray, reference: np.ndarray | np.uint8) -> bytes:
-    """Samples as a chunk: how they were made small, a byte, then zlib; no zlib if all became 0.
+    """Encode samples as a chunk: a byte for the prediction, then the residuals by zlib.
+
+    If all residuals are 0, there are no further bytes.
 
     Args:
         plane: uint8 (H, W, C).
-        reference: uint8, of a shape that broadcasts to that of the plane: a guess at it.
+        reference: uint8, prediction of the plane, in a shape that broadcasts to it.
     """
     plane = plane.transpose(2, 0, 1)
-    guess = np.broadcast_to(reference, plane.shape[1:] + plane.shape[:1]).transpose(2, 0, 1)
+    prediction = np.broadcast_to(reference, plane.shape[1:] + plane.shape[:1]).transpose(2, 0, 1)
 
     def residual(method: int) -> np.ndarray:
-        rest = plane - guess if method & _REFERENCE else plane
+        rest = plane - prediction if method & _REFERENCE else plane
         if method & _LEFT:
             rest = np.diff(rest, axis=2, prepend=np.uint8(0))
         if method & _UP:
@@ -475,7 +487,7 @@ def _pack(plane: np.ndarray, reference: np.ndarray | np.uint8) -> bytes:
     for method in (0, _REFERENCE):
         if not residual(method).any():
             return bytes([method])
-    # The fastest level is enough to compare them.
+    # The fastest level of compression is enough for the comparison.
     sizes = {
         method: len(zlib.compress(residual(method).tobytes(), 1))
         for method in (0, _LEFT, _UP, _LEFT | _UP, _REFERENCE)
@@ -487,11 +499,11 @@ def _pack(plane: np.ndarray, reference: np.ndarray | np.uint8) -> bytes:
 def _unpack(
     data: bytes, shape: tuple[int, ...], reference: np.ndarray | np.uint8, what: str
 ) -> np.ndarray:
-    """What `_pack` packed, uint8 of the given shape."""
+    """Invert `_pack`: uint8 of the given shape."""
     height, width, channels = shape
     size = height * width * channels
     if not data or data[0] > (_LEFT | _UP | _REFERENCE):
-        raise _damaged(f"its {what} begins with no known method")
+        raise _damaged(f"its {what} begins with an unknown method")
     method, body = data[0], data[1:]
     raw = _inflate(body, size, what) if body else bytes(size)
     if len(raw) != size:
@@ -506,13 +518,14 @@ def _unpack(
 
 
 def _inflate(data: bytes, limit: int, what: str, kind: type[PictureError] = PictureError) -> bytes:
-    """What zlib made of at most `limit` bytes."""
+    """Decompress zlib data of at most `limit` bytes."""
     decompressor = zlib.decompressobj()
     try:
-        # One byte more than the limit: zlib takes 0 for none, and finds its end only with room.
+        # One byte more than the limit: zlib treats 0 as no limit, and detects the end of its data
+        # only if there is room for more output.
         raw = decompressor.decompress(data, limit + 1)
     except zlib.error as error:
-        raise _damaged(f"its {what} does not decompress", kind) from error
+        raise _damaged(f"its {what} can't be decompressed", kind) from error
     if len(raw) > limit:
         raise _damaged(f"its {what} decompresses to more than {limit} bytes", kind)
     if not decompressor.eof or decompressor.unused_data:
@@ -521,7 +534,10 @@ def _inflate(data: bytes, limit: int, what: str, kind: type[PictureError] = Pict
 
 
 def _sorted_palette(palette: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The palette's order and its colours as numbers, sorted; ranks among equals, unsorted."""
+    """Sort a palette: its order, the sorted colours as numbers, and ranks among equal colours.
+
+    The ranks are in the original order of the palette.
+    """
     colours = _numbers(np.frombuffer(palette, np.uint8).reshape(-1, 3))
     order = np.argsort(colours, kind="stable")
     ranks = np.empty(len(order), np.uint8)
@@ -530,14 +546,14 @@ def _sorted_palette(palette: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _indices(palette: bytes, main: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """The index of each pixel's colour, uint8 (H, W): the first that it has, or one later."""
+    """The palette index of each pixel, uint8 (H, W), from its colour and rank."""
     if not palette or len(palette) % 3:
         raise _damaged(f"it has a palette of {len(palette)} bytes")
     order, colours, _ = _sorted_palette(palette)
     wanted = _numbers(main)
     places = np.searchsorted(colours, wanted).astype(np.uint16) + ranks
     if (places >= len(order)).any() or (colours[places] != wanted).any():
-        raise _damaged("its palette does not have the colours of its main picture")
+        raise _damaged("its palette does not have all colours of its main picture")
     return order.astype(np.uint8)[places]
 
 
@@ -550,8 +566,8 @@ def _numbers(colours: np.ndarray) -> np.ndarray:
 def _read_png(data: bytes, keep_metadata: bool) -> Picture:
     parts: dict[bytes, list[bytes]] = {}
     for name, body in png_chunks(data, keep_metadata):
-        if not name[0] & 32 and name not in _CRITICAL:  # a capital: not to be ignored
-            raise PictureError(f"the picture has a {_name(name)} chunk, which PNG does not know")
+        if not name[0] & 32 and name not in _CRITICAL:  # a capital marks a critical chunk
+            raise PictureError(f"the picture has an unknown critical chunk {_name(name)}")
         parts.setdefault(name, []).append(body)
     for name, bodies in list(parts.items()):
         if len(bodies) > 1 and name in _SINGLE:
@@ -565,8 +581,8 @@ def _read_png(data: bytes, keep_metadata: bool) -> Picture:
     depth, kind, size = _png_header(first.get(b"IHDR", b""))
 
     critical = [(name, b"".join(parts[name])) for name in _CRITICAL if name in parts]
-    bare = _png(critical)  # so that no decoder applies transparency, or looks at texts
-    # Pillow refuses absurd sizes; it would make 8 bits of 16-bit colours, so those go elsewhere.
+    bare = _png(critical)  # so that decoders neither apply transparency nor parse texts
+    # Pillow checks the size. It would reduce 16-bit colours to 8 bits, so imagecodecs decodes them.
     with Image.open(io.BytesIO(bare), formats=("PNG",)) as image:
         _check_raster(b"".join(parts.get(b"IDAT", ())), size)
         samples = imagecodecs.png_decode(bare) if depth == 16 else np.asarray(image)
@@ -592,7 +608,7 @@ def _read_png(data: bytes, keep_metadata: bool) -> Picture:
             icc = _inflate(profile[1:], METADATA_LIMIT, "colour profile", _MetadataError)
     chunks = tuple(
         (name, body)
-        for group, names in _KEPT.items()
+        for group, names in _STORED.items()
         for name in names
         for body in parts.get(name, ())
         if keep_metadata or (group != Chunk.TEXT and len(body) <= _LONGEST)
@@ -601,7 +617,7 @@ def _read_png(data: bytes, keep_metadata: bool) -> Picture:
 
 
 def _png_header(body: bytes) -> tuple[int, int, int]:
-    """Depth and colour type of a PNG file, and bytes of its rows with their filters."""
+    """Depth and colour type of a PNG file, and the size of its filtered rows in bytes."""
     if len(body) == 13:
         width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", body)
         if width and height and depth in _PNG_DEPTHS.get(kind, ()):
@@ -611,31 +627,31 @@ def _png_header(body: bytes) -> tuple[int, int, int]:
                 rows, columns = -((top - height) // down), -((left - width) // right)
                 size += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
             return depth, kind, size
-    raise _damaged("its header describes no kind of PNG")
+    raise _damaged("its header is not a valid PNG header")
 
 
 def _check_raster(data: bytes, size: int) -> None:
-    """Refuse rows of fewer bytes than `size`, which Pillow makes black, or without their checksum.
+    """Refuse rows of fewer than `size` bytes, or without zlib's checksum.
 
-    More bytes are passed over, as all decoders do.
+    Pillow would fill missing rows with black. Further bytes are ignored, as in all decoders.
     """
     decompressor = zlib.decompressobj()
     try:
         found = len(decompressor.decompress(data, size))
-        # One byte more: zlib finds its end only with room.
+        # One byte more: zlib detects the end of its data only if there is room for more output.
         more = decompressor.decompress(decompressor.unconsumed_tail, 1)
     except zlib.error as error:
-        raise _damaged("its samples do not decompress") from error
+        raise _damaged("its samples can't be decompressed") from error
     if found < size:
-        raise _damaged(f"it is cut short: it has {found} of {size} bytes of samples")
+        raise _damaged(f"it is truncated: it has {found} of {size} bytes of samples")
     if not (more or decompressor.eof):
-        raise _damaged("it is cut short: its samples have no checksum")
+        raise _damaged("it is truncated: the checksum of its samples is missing")
 
 
 def png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes, bytes]]:
-    """Types and bodies of a PNG file's chunks, the last IEND, after which there is no other file.
+    """Types and bodies of a PNG file's chunks, up to IEND; a second PNG file after it is refused.
 
-    Without metadata, those whose checksum is wrong are left out.
+    If metadata are not kept, metadata chunks with a wrong checksum are left out.
     """
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
@@ -652,13 +668,13 @@ def png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes,
         yield name, body
         if name == b"IEND":
             if data.startswith(PNG_SIGNATURE, end):
-                raise PictureError("the file holds several pictures: only single ones can be kept")
+                raise PictureError("the file holds several pictures: expected a single one")
             return
-    raise _damaged("it is cut short")
+    raise _damaged("it is truncated")
 
 
 def _unpack_head(data: bytes, position: int) -> tuple[int, bytes]:
-    """Length and type of a PNG chunk; zeros if the data end before."""
+    """Length and type of a PNG chunk; missing bytes are read as zeros."""
     length, name = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))
     return length, name
 
@@ -684,16 +700,19 @@ def _damaged_chunk(name: bytes, reason: str) -> PictureError:
 
 
 def _name(kind: bytes) -> str:
-    """A chunk's type to show, whatever its bytes."""
+    """A printable form of a chunk's type."""
     return repr(kind)[2:-1]
 
 
 def _read_pnm(data: bytes) -> Picture:
-    """A PNM file: Pillow would scale samples, make 8 bits of 16, and overlook further pictures."""
+    """Read a PNM file.
+
+    Pillow would scale samples, reduce 16 bits to 8, and ignore further pictures in the file.
+    """
     match = _PNM.match(data)
     if match is None:
         raise PictureError(
-            "the picture begins with P, but not as binary or plain PBM, PGM and PPM files do"
+            "the picture begins with P, but is not a binary or plain PBM, PGM or PPM file"
         )
     kind, raster = int(data[1:2]), data[match.end() :]
     width, height, *rest = (int(group) for group in match.groups() if group is not None)
@@ -711,11 +730,11 @@ def _read_pnm(data: bytes) -> Picture:
         row = (width + 7) // 8 if kind == 4 else width * channels * size
     if len(found) != height * row or not len(found):
         raise PictureError(
-            f"the picture is damaged or not the only one: the file has {len(found)} "
+            f"the picture is damaged, or the file holds several pictures: it has {len(found)} "
             f"{'samples' if kind <= 3 else 'bytes of samples'}, expected {height * row}"
         )
     if kind <= 3 and found.max() > largest:
-        raise _damaged(f"it has samples that are not from 0 to {largest}")
+        raise _damaged(f"it has samples outside 0 to {largest}")
     if not rest:
         ink = found if kind == 1 else np.unpackbits(found.reshape(height, row), 1, width)
         return Picture((1 - ink.reshape(height, width)) * np.uint8(255), bilevel=True)
@@ -724,25 +743,23 @@ def _read_pnm(data: bytes) -> Picture:
 
 
 def _plain_samples(text: bytes, bilevel: bool) -> np.ndarray:
-    """The numbers of a plain PNM file; large ones for what is none."""
+    """The samples of a plain PNM file; invalid characters of bilevel files give large numbers."""
     text = re.sub(rb"#[^\r\n]*", b" ", text)
-    if bilevel:  # a character each
+    if bilevel:  # one character per sample
         return np.frombuffer(b"".join(text.split()), np.uint8) - ord("0")
     if text.translate(None, b"0123456789 \t\n\v\f\r"):
-        raise _damaged("it has samples that are no numbers")
-    return np.fromstring(text.strip(), np.int64, sep=" ")  # of spaces alone it would make a 0
+        raise _damaged("it has samples that are not numbers")
+    return np.fromstring(text.strip(), np.int64, sep=" ")  # spaces alone would give a 0
 
 
 def _read_other(data: bytes, keep_metadata: bool) -> Picture:
-    """A file that Pillow reads, if it keeps the samples of its kind."""
+    """Read a file by Pillow; kinds whose samples Pillow changes are refused."""
     formats = ("BMP", "TIFF", "WEBP", "JPEG")
     with Image.open(io.BytesIO(data), formats=formats) as image:
         if getattr(image, "n_frames", 1) > 1:
-            raise PictureError(
-                "the picture holds several pictures or frames: only single ones can be kept"
-            )
+            raise PictureError("the file holds several pictures or frames: expected a single one")
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"):
-            raise PictureError(f"the picture has samples of kind {image.mode}: {_ADVICE}")
+            raise PictureError(f"the picture has samples of mode {image.mode}: {_ADVICE}")
         deep = False
         if image.format == "TIFF":
             deep = _check_tiff(image, data, keep_metadata)
@@ -759,7 +776,7 @@ def _read_other(data: bytes, keep_metadata: bool) -> Picture:
             icc = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
             markers = getattr(image, "applist", ())  # of JPEG files
             if not icc and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
-                raise _damaged("a part of its colour profile is missing", _MetadataError)
+                raise _damaged("part of its colour profile is missing", _MetadataError)
             exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
             if image.info.get("xmp"):
                 chunks.append((b"iTXt", _XMP + image.info["xmp"]))
@@ -769,18 +786,22 @@ def _read_other(data: bytes, keep_metadata: bool) -> Picture:
 
 
 def _check_tiff(image: Image.Image, data: bytes, keep_metadata: bool) -> bool:
-    """Refuse what Pillow would change; true for 16-bit colours, of which it would make 8 bits."""
+    """Refuse TIFF files that Pillow would change.
+
+    Returns:
+        Whether the file has 16-bit colours, which Pillow would reduce to 8 bits.
+    """
     tags = image.tag_v2  # type: ignore[attr-defined]
-    lost = _tiff_tags(data) - set(tags)  # Pillow passes over those that it can't read
+    lost = _tiff_tags(data) - set(tags)  # Pillow ignores tags that it can't read
     if lost & set(_TIFF_SAMPLES):
         raise _damaged(f"its tag {min(lost & set(_TIFF_SAMPLES))} can't be read")
     if lost & set(_TIFF_METADATA) and keep_metadata:
         raise _damaged("its colour profile or XMP can't be read", _MetadataError)
     bits, extra = tags.get(258, (1,)), tags.get(338, ())
-    kind = tags.get(262)  # 0 and 1 gray, 2 RGB, 3 palette
+    kind = tags.get(262)  # 0 and 1 grey, 2 RGB, 3 palette
     if kind == 2:
         exact = bits in ((8,) * 3, (8,) * 4, (16,) * 3, (16,) * 4)
-        exact &= extra == (2,) * (len(bits) - 3)  # 2: alpha, not multiplied in
+        exact &= extra == (2,) * (len(bits) - 3)  # 2: unassociated alpha
     elif bits in ((16,), (8, 8)):
         exact = kind == 1 and extra == (2,) * (len(bits) - 1)
     else:
@@ -788,13 +809,14 @@ def _check_tiff(image: Image.Image, data: bytes, keep_metadata: bool) -> bool:
     deep = kind == 2 and bits[0] == 16
     if not exact or set(tags.get(339, (1,))) != {1} or (deep and tags.get(284, 1) != 1):
         raise PictureError(f"the picture is a kind of TIFF that can't be kept exactly: {_ADVICE}")
-    if 330 in tags:  # smaller ones of it, or the one that it is a smaller one of
+    if 330 in tags:  # SubIFDs: reduced versions of the picture, or the full-size one
         raise PictureError(
-            "the picture is a TIFF file with further pictures: only single ones can be kept"
+            "the picture is a TIFF file with further pictures: expected a single one"
         )
     if tags.get(274, 1) != 1:
         raise PictureError(
-            "the picture is a TIFF file that is to be shown turned or mirrored: turn it first"
+            "the picture is a TIFF file with an orientation, to be shown rotated or mirrored: "
+            "rotate it first"
         )
     if kind == 3 and any(value & 255 not in (0, value >> 8) for value in tags.get(320, ())):
         raise PictureError(
@@ -815,7 +837,7 @@ def _tiff_tags(data: bytes) -> set[int]:
 
 
 def _check_bmp(data: bytes, mode: str) -> None:
-    """Refuse palettes of a gray ramp shorter than the indices may be: Pillow misreads them."""
+    """Refuse grey palettes with fewer entries than indices, which Pillow misreads."""
     header = int.from_bytes(data[14:18], "little")
     bits = int.from_bytes(data[24:26] if header == 12 else data[28:30], "little")
     if {"1": 1, "L": 8}.get(mode, bits) != bits:
@@ -830,7 +852,7 @@ def _bmp_profile(data: bytes) -> bytes | None:
     start, length = struct.unpack_from("<II", data, 126)
     profile = data[14 + start :][:length]
     if len(profile) < length:
-        raise _damaged("its colour profile is cut short", _MetadataError)
+        raise _damaged("its colour profile is truncated", _MetadataError)
     return profile
 
 
@@ -840,7 +862,7 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 
 def _bytes(samples: np.ndarray) -> np.ndarray:
-    """The bytes of samples, big end first, uint8: the last axis is longer for those of 16 bits."""
+    """The bytes of samples, big-endian, uint8; 16-bit samples double the last axis."""
     return np.ascontiguousarray(samples, samples.dtype.newbyteorder(">")).view(np.uint8)
 
 

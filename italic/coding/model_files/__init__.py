@@ -1,1 +1,1 @@
-"""Model files: what they say, how they are loaded, which are installed."""
+"""Model files: their settings, saving and loading, and the installed models."""

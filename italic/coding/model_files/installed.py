@@ -1,4 +1,4 @@
-"""Where model files lie and which is which, without PyTorch, which takes seconds to import."""
+"""Find installed model files by name or hash, without importing PyTorch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from functools import lru_cache
 from pathlib import Path
 
 SUFFIX = ".safetensors"
-WEIGHTS = Path(__file__).parents[2] / "weights"  # of the models that come along
-ENHANCER = "cifar10_fast"  # of those that come along the one that enhances BPG files
-SEARCH_PATH = "ITALIC_MODELS"  # environment variable: more folders, separated as in PATH
+WEIGHTS = Path(__file__).parents[2] / "weights"  # folder of the models included in the package
+ENHANCER = "cifar10_fast"  # default model for the enhancement of BPG files
+SEARCH_PATH = "ITALIC_MODELS"  # environment variable: further folders, separated as in PATH
 
 
 def installed_models() -> list[Path]:
-    """The files of the models that come along and in the folders of ITALIC_MODELS."""
+    """The files of the models included in the package and in the folders of ITALIC_MODELS."""
     named = filter(None, os.environ.get(SEARCH_PATH, "").split(os.pathsep))
     folders = [WEIGHTS, *map(Path, named)]
     return [path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
 def file_named(name: str | Path) -> Path | None:
-    """The path that a model is named by: a `Path`, a text with a folder or one in .safetensors.
+    """The path if a model is named by its path; None if it is the name of an installed model.
 
-    None for the name of an installed model: no file of the current folder can take its place.
+    Paths are `Path` objects, texts with a folder and texts that end in .safetensors. A file in the
+    current folder therefore never hides an installed model of the same name.
     """
     is_path = isinstance(name, Path) or os.sep in name or name.endswith(SUFFIX)
     return Path(name) if is_path else None
@@ -40,7 +41,7 @@ def file_of_hash(hash: bytes) -> Path | None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits, read again only if it has changed; OSError."""
+    """SHA-256 of a file in hexadecimal digits, cached until the file changes; OSError."""
     status = path.stat()
     return _sha256_of(path, status.st_size, status.st_mtime_ns)
 

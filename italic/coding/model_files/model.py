@@ -1,7 +1,7 @@
-"""Model files: an exact network with all that a decoder needs besides a compressed file.
+"""Model files: an exact network and its settings, everything that a decoder needs.
 
-A model is one .safetensors file: the tensors, and a JSON text under the key `italic` of its
-metadata. The SHA-256 of the whole file names the model; compressed files hold its first 8 bytes.
+A model is one .safetensors file with the tensors and, under the key `italic` of its metadata, a
+JSON text. The SHA-256 of the file identifies the model; compressed files store its first 8 bytes.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ from italic.errors import reason
 from italic.extensions import ExtensionError
 from italic.models.network import Network
 
-FORMAT = 3  # of model files, and of how streams are made with them
-READ = (2, FORMAT)  # formats that are read: in 2 all networks are of the kind rnan
+FORMAT = 3  # version of model files and of the streams coded with them
+SUPPORTED_FORMATS = (2, FORMAT)  # in format 2 all networks are of the kind rnan
 DEFAULT = "cifar10"
-FINER = 10  # in qp: so much finer than what a model was trained on, BPG gains no more from it
+# A BPG file whose qp is lower than all training qps by more than this does not gain by enhancement.
+MAX_QP_DIFFERENCE = 10
 
 
 class ModelError(ValueError):
-    """A model that is unknown, damaged, or of another version."""
+    """A model that is unknown, damaged, unsuitable or of another version."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An exact network, its base code and its plan of steps.
+    """An exact network with its base codes and step sizes.
 
     Attributes:
-        name: of its file, without the suffix.
-        sha256: of its file, 64 hexadecimal digits.
-        recipe: what it was made with.
+        name: name of its file, without the suffix.
+        sha256: SHA-256 of its file, 64 hexadecimal digits.
+        recipe: settings of the model.
         network: the exact network.
     """
 
@@ -69,12 +70,12 @@ class Model:
 
     @property
     def hash(self) -> bytes:
-        """What compressed files name the model by: 8 bytes."""
+        """The first 8 bytes of the SHA-256, which compressed files store."""
         return bytes.fromhex(self.sha256)[:8]
 
     @property
     def steps(self) -> int:
-        """The number of steps that it codes in unless told otherwise."""
+        """The default number of steps."""
         return self.recipe.steps
 
     @property
@@ -83,27 +84,27 @@ class Model:
         return self.recipe.bases
 
     def enhancer(self, steps: int, qp: int) -> Codec:
-        """A codec that starts from BPG, of the base codes the one with the nearest qp.
+        """A codec with the BPG base code whose qp is nearest to the given one.
 
         Raises:
-            ModelError: none of its base codes is BPG, or all are much coarser than this qp.
+            ModelError: the model has no BPG base code, or all of them are much coarser than `qp`.
         """
         rungs = {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
         if not rungs:
             raise ModelError(
-                f"the model '{self.name}' does not start from BPG: expected one that does, such as "
+                f"the model '{self.name}' has no BPG base code: expected one that has, such as "
                 f"{ENHANCER}"
             )
         rung = min(rungs, key=lambda rung: abs(rungs[rung] - qp))
-        if qp < rungs[rung] - FINER:
+        if qp < rungs[rung] - MAX_QP_DIFFERENCE:
             raise ModelError(
-                f"a BPG file of qp {qp} is better than what the model '{self.name}' would make of "
-                f"it: that one was trained on qp {', '.join(map(str, sorted(rungs.values())))}"
+                f"the model '{self.name}' can't improve a BPG file of qp {qp}: it was trained on "
+                f"qp {', '.join(map(str, sorted(rungs.values())))}"
             )
         return self.codec(steps, rung=rung)
 
     def codec(self, steps: int, plan: Plan | None = None, rung: int | None = None) -> Codec:
-        """The codec of a number of steps, by the model's own plan and rung unless given others."""
+        """The codec for a number of steps; plan and rung are those of the model by default."""
         recipe = self.recipe
         schedule = recipe.schedule if plan is None else plan.schedule(recipe.schedule)
         if rung is None:
@@ -118,7 +119,7 @@ def save_model(path: Path, network: Network, recipe: Recipe) -> str:
     Args:
         path: its name ends in .safetensors.
         network: an exact network, see `exact.make_exact`.
-        recipe: what goes with it.
+        recipe: settings of the model.
 
     Returns:
         The file's SHA-256, in hexadecimal digits.
@@ -130,21 +131,21 @@ def save_model(path: Path, network: Network, recipe: Recipe) -> str:
 
 
 def load_model(name: str | Path | Model | None = None) -> Model:
-    """Load a model by its path, or by its name among the installed ones.
+    """Load a model by its path, or an installed model by its name.
 
     Args:
-        name: None for the default model; a model itself is given back. Which texts are paths:
-            see `file_named`.
+        name: path or name, distinguished as in `file_named`; None for the default model. A `Model`
+            is returned unchanged.
 
     Raises:
-        ModelError: no such model, a damaged file, or one with code of one's own that is not
-            imported, see `italic.extensions`.
+        ModelError: there is no such model, its file is damaged, or it needs a plugin that is not
+            enabled, see `italic.extensions`.
     """
     if isinstance(name, Model):
         return name
     if name == "" or not isinstance(name, str | Path | None):
         raise ModelError(
-            "expected the name of an installed model or the path of a model's file; got "
+            "expected the name of an installed model or the path of a model file; got "
             f"{reprlib.repr(name)}"
         )
     name = DEFAULT if name is None else name
@@ -157,9 +158,9 @@ def load_model(name: str | Path | Model | None = None) -> Model:
         return _load(installed[str(name)])
     if not installed:
         raise ModelError(
-            f"there is no model '{name}', nor any other in {WEIGHTS} or in the folders that the "
-            f"environment variable {SEARCH_PATH} names: train one (train.py leaves a "
-            f"model{SUFFIX} in the directory of its run), or name a model's file, with --model"
+            f"there is no model '{name}', nor any other in {WEIGHTS} or in the folders of the "
+            f"environment variable {SEARCH_PATH}: train one (train.py writes model{SUFFIX} to the "
+            "run directory), or name a model file with --model"
         )
     raise ModelError(
         f"there is no model '{name}': expected the path of a {SUFFIX} file, or one of the "
@@ -169,14 +170,14 @@ def load_model(name: str | Path | Model | None = None) -> Model:
 
 
 def model_of(hash: bytes, model: Model | None = None) -> Model:
-    """The model that a compressed file names by the first 8 bytes of its SHA-256.
+    """The model that a compressed file was made with.
 
     Args:
-        hash: these bytes.
-        model: the one that it is expected to be; None for an installed one.
+        hash: the first 8 bytes of the model's SHA-256, from the compressed file.
+        model: the expected model; None to search the installed models.
 
     Raises:
-        ModelError: it is another one, or not installed.
+        ModelError: the file was made with another model, or with one that is not installed.
     """
     if model is not None and model.hash == hash:
         return model
@@ -197,7 +198,7 @@ def model_of(hash: bytes, model: Model | None = None) -> Model:
 
 
 def _load(path: Path) -> Model:
-    """The model of a file; its hash must be the one on its card, if there is a card."""
+    """Load a model file; if there is a model card, its SHA-256 must match."""
     card = path.with_suffix(".json")
     try:
         sha256 = sha256_of(path)
@@ -211,7 +212,7 @@ def _load(path: Path) -> Model:
         raise
     except ExtensionError as error:
         raise ModelError(f"the model file {path} can't be used: {error}") from error
-    except Exception as error:  # a file from anywhere may hold anything
+    except Exception as error:  # an untrusted file can cause exceptions of any type
         raise ModelError(
             f"the model file {path} is damaged: {reason(error)}; get it again"
         ) from error
@@ -223,14 +224,14 @@ def _loaded(path: Path, sha256: str) -> Model:
         text = json.loads((file.metadata() or {})["italic"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     version = text.pop("format")
-    if type(version) is not int or version not in READ:
+    if type(version) is not int or version not in SUPPORTED_FORMATS:
         raise ModelError(
             f"the model file {path} has format {version}, expected {FORMAT}: "
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
     recipe = recipe_of(text)
     if version == 2 and recipe.network.get("kind", "rnan") != "rnan":
-        raise ModelError(f"the model file {path} has format 2, which has no such network")
+        raise ModelError(f"the model file {path} has format 2, which supports only rnan networks")
     exact.forks_compute_with_one_thread()
     network = _network(recipe, state)
     exact.load_integer_state(network, state)
@@ -238,32 +239,32 @@ def _loaded(path: Path, sha256: str) -> Model:
     return Model(path.stem, sha256, recipe, network)
 
 
-class _WithoutRandomWeights(TorchFunctionMode):
-    """Networks that are made in this context have weights of no particular values."""
+class _WithoutInitialisation(TorchFunctionMode):
+    """Context in which networks are created without initialising their weights."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Leave out what draws weights, which takes long and PyTorch's compiler on "meta"."""
+        """Skip random initialisation: it is slow, and on "meta" it loads PyTorch's compiler."""
         if function in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_):
             return kwargs["tensor"]
         return function(*args, **kwargs or {})
 
 
 def _network(recipe: Recipe, state: dict[str, Tensor]) -> Network:
-    """The exchanged network of a recipe, whose tensors are as those of a state.
+    """Create the exact network of a recipe and check its tensors against a state.
 
-    It is made without memory first: a small file may ask for a network of any size. And without a
-    trace in the random numbers of the host program.
+    The network is created on the device "meta" first and checked before memory is allocated, since
+    a small file may claim a network of any size. The host program's random state is not changed.
     """
-    make, has_own = recipe.network_maker(), recipe.has_own_network
+    make, is_plugin = recipe.network_maker(), recipe.has_plugin_network
     for device in ("meta", "cpu"):
-        keep_random_state = torch.random.fork_rng(devices=[], enabled=has_own)
+        keep_random_state = torch.random.fork_rng(devices=[], enabled=is_plugin)
         try:
-            with keep_random_state, torch.device(device), _WithoutRandomWeights():
-                network = exact.exchange_modules(make()).float()  # whatever the default type
+            with keep_random_state, torch.device(device), _WithoutInitialisation():
+                network = exact.exchange_modules(make()).float()  # for any default type
         except RuntimeError:
-            if device == "meta" and has_own:  # its class may need numbers
+            if device == "meta" and is_plugin:  # a user's class may need real tensors
                 continue
             raise
         _check_tensors(network, state)
@@ -271,13 +272,13 @@ def _network(recipe: Recipe, state: dict[str, Tensor]) -> Network:
 
 
 def _check_tensors(network: Network, state: dict[str, Tensor]) -> None:
-    wanted = exact.state_types(network)
+    expected = exact.state_types(network)
     found = {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
             raise ValueError(
-                f"its tensor {name} is {_shown(found.get(name))}: its settings ask for "
-                f"{_shown(wanted.get(name))}"
+                f"its tensor {name} is {_shown(found.get(name))}: expected "
+                f"{_shown(expected.get(name))} for its settings"
             )
 
 

@@ -1,6 +1,6 @@
-"""What a model file says besides its tensors, and the one place where that is checked.
+"""Settings of a model file, and their validation.
 
-A file may come from anywhere: all of it is checked before anything is made of it.
+Model files are untrusted, so all settings are checked before any object is created from them.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from italic.models.rnan import RNAN
 from italic.schedule import SIZES, Schedule
 
 NETWORKS: dict[str, type[Network]] = {"rnan": RNAN, "lattice": LatticeNetwork}
-LARGEST_SIZE = 2**32  # of a step: as many pixels as a picture may have
+LARGEST_SIZE = 2**32  # of a step, in pixels: the maximum size of a picture
 LARGEST_EXPONENT = 655.35  # as in compressed files
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a model but its tensors; plain values, as they stand in the file.
+    """Settings of a model, as plain values from its file.
 
     Attributes:
         network: `kind`, a key of `NETWORKS`, and the arguments of that class; or `_target_`, the
-            name of a class, and its arguments.
-        base: None, or the arguments of `BPG`, of `Ladder`, or of the class that `_target_` names.
-        steps: by default.
-        order: of the pixels, see `Schedule`, as for the sizes of the steps.
-        sizes: of the steps.
-        exponent: of `power` sizes.
-        plans: pixels of each step, by the number of steps in decimal digits.
-        rungs: of a ladder, by the number of steps; that of the most steps holds for still more.
+            name of a user-defined class, and its arguments.
+        base: None, or the arguments of `BPG`, of `Ladder`, or of the class named by `_target_`.
+        steps: default number of steps.
+        order: pixel order, see `Schedule`.
+        sizes: step sizes, see `Schedule`.
+        exponent: exponent of `power` sizes.
+        plans: numbers of pixels of the steps; keys are numbers of steps in decimal digits.
+        rungs: rung of a ladder for each number of steps; the entry with the most steps also applies
+            to larger numbers.
     """
 
     network: dict[str, Any]
@@ -65,25 +66,25 @@ class Recipe:
         if base is None:
             return [NoBase()]
         if "_target_" in base:
-            return [_own(base)()]
+            return [_plugin(base)()]
         kind = Ladder if "qps" in base else BPG
         check_arguments(kind, base, "base")
-        made = kind(**base)
-        return made.rungs if isinstance(made, Ladder) else [made]
+        base_code = kind(**base)
+        return base_code.rungs if isinstance(base_code, Ladder) else [base_code]
 
     @property
-    def has_own_network(self) -> bool:
-        """Whether the network is of a class of its user's own."""
+    def has_plugin_network(self) -> bool:
+        """Whether the class of the network is user-defined."""
         return "_target_" in self.network
 
     def network_maker(self) -> Callable[[], Network]:
-        """What makes an untrained network of these settings.
+        """A function that creates an untrained network with these settings.
 
         Raises:
-            ValueError: settings that the network does not have, or of other types.
+            ValueError: a setting is unknown or has another type.
         """
-        if self.has_own_network:
-            return _own(self.network)
+        if self.has_plugin_network:
+            return _plugin(self.network)
         arguments = {key: value for key, value in self.network.items() if key != "kind"}
         name = self.network.get("kind", "rnan")
         if not isinstance(name, str) or name not in NETWORKS:
@@ -94,10 +95,10 @@ class Recipe:
         return partial(NETWORKS[name], **arguments)
 
     def check(self) -> None:
-        """Refuse values out of range, or that don't go together; types: see `recipe_of`.
+        """Check ranges and consistency of the values; `recipe_of` checks their types.
 
         Raises:
-            ValueError: there is one.
+            ValueError: a value is out of range or inconsistent with another one.
         """
         sizes = [*SIZES, "planned"] if isinstance(self.sizes, str) else range(1, MAX_STEPS + 1)
         _expect(
@@ -128,18 +129,18 @@ class Recipe:
         bases = len(self.bases)
         for name, rung in self.rungs.items():
             _expect(0 <= rung < bases, f"rungs.{name}", rung, f"0 to {bases - 1}")
-        if not self.has_own_network:
+        if not self.has_plugin_network:
             known = inspect.signature(self.network_maker()).parameters["rungs"].default
             _expect(max(1, known) == bases, "network.rungs", known, f"{bases}, the base codes")
-        self.schedule.partition(1, 1, 1)  # the order is there
+        self.schedule.partition(1, 1, 1)  # raises an exception if the order does not exist
 
 
 def recipe_of(text: Any) -> Recipe:
-    """The recipe that the JSON of a model file is.
+    """Convert the JSON object of a model file to a recipe.
 
     Raises:
-        ValueError: a value is missing, not listed, of another type, or out of range.
-        ExtensionError: code of one's own that nobody has named.
+        ValueError: a setting is missing, unknown, of another type, or out of range.
+        ExtensionError: a plugin is not enabled.
     """
     check_arguments(Recipe, text, "recipe")
     recipe = Recipe(**text)
@@ -148,15 +149,15 @@ def recipe_of(text: Any) -> Recipe:
 
 
 def check_arguments(kind: type, arguments: Any, name: str) -> None:
-    """Refuse what are no arguments of a class.
+    """Check the arguments of a class.
 
     Args:
         kind: the class.
-        arguments: from JSON, by their names.
-        name: of all of them, in messages.
+        arguments: arguments by name, from JSON.
+        name: name of the arguments as a whole in messages.
 
     Raises:
-        ValueError: one is missing, not listed, or of another type.
+        ValueError: an argument is missing, unknown, or of another type.
     """
     if not isinstance(arguments, dict):
         raise ValueError(f"{name} is {reprlib.repr(arguments)}: expected settings by their names")
@@ -164,7 +165,7 @@ def check_arguments(kind: type, arguments: Any, name: str) -> None:
     hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     for key in arguments:
         if key not in parameters:
-            raise ValueError(f"{name} has a setting {reprlib.repr(key)}, which is not known")
+            raise ValueError(f"{name} has an unknown setting {reprlib.repr(key)}")
     for key, parameter in parameters.items():
         if key in arguments:
             fits = _fits(arguments[key], hints[key])
@@ -174,7 +175,7 @@ def check_arguments(kind: type, arguments: Any, name: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is of a type; truth values are no numbers, nor are NaN and such."""
+    """Whether a JSON value has a type; booleans, NaN and infinities are not numbers."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, each) for each in inner)
@@ -192,8 +193,8 @@ def _expect(right: bool, name: str, value: Any, expected: str) -> None:
         raise ValueError(f"{name} is {reprlib.repr(value)}: expected {expected}")
 
 
-def _own(settings: dict[str, Any]) -> Callable[[], Any]:
-    """What makes an object of a class of one's own."""
+def _plugin(settings: dict[str, Any]) -> Callable[[], Any]:
+    """A function that creates an object of the user-defined class that `_target_` names."""
     name = settings["_target_"]
     if not isinstance(name, str):
         raise ValueError(f"_target_ is {reprlib.repr(name)}: expected MODULE.NAME of a class")

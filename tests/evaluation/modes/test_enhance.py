@@ -69,7 +69,7 @@ def test_the_table_has_bpg_the_means_and_a_sample(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_enhanced_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not start from BPG"):
+    with pytest.raises(ModelError, match="has no BPG base code"):
         enhance.measure(inputs(tmp_path, None))
     with pytest.raises(RunError, match="knows qp 30, 45"):
         enhance.measure(inputs(tmp_path, qp=40))
