@@ -1,1 +1,1 @@
-"""Images to streams and back: the steps, the entropy coder, the range coder."""
+"""Coding of images to streams and back: the codec, the entropy coder and the range coder."""

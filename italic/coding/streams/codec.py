@@ -1,4 +1,4 @@
-"""Image ↔ base code and stream, step by step: encoder and decoder share one loop."""
+"""The codec: images to base codes and streams and back; encoder and decoder share one loop."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from italic.models.likelihood import Mixture
 from italic.models.network import Network
 from italic.schedule import Partition, Schedule
 
-# Sub-pixels that a byte of stream can hold, and as many as four bytes more would: up to a word may
-# be left unwritten. None costs nothing: the likeliest value has at most 1 - 255/2^22 of the
-# probability, which makes about 91 000 a byte.
+# Upper bound of the sub-pixels per byte of a stream, where up to four bytes at the end may be left
+# unwritten. Each sub-pixel has a cost: the probability of a value is at most 1 - 255/2^22, which
+# gives about 91 000 sub-pixels per byte.
 SYMBOLS_PER_BYTE = 2**17
 
 
 @dataclass(frozen=True)
 class Coded:
-    """An image in bytes: its base code and the entropy-coded stream of all its steps."""
+    """A coded image: its base code and the entropy-coded stream of all its steps."""
 
     base: bytes
     stream: bytes
@@ -38,14 +38,14 @@ class Coded:
 
 
 class Coder(Protocol):
-    """A `Writer` or a `Reader`: codes pixels and returns them."""
+    """Common interface of `Writer` and `Reader`."""
 
     def code(self, parameters: MixtureParameters, pixels: Any) -> np.ndarray:
-        """Code the pixels, uint8 (n, 3): given ones into a stream, or (None) from it."""
+        """Write given pixels, uint8 (n, 3), or read them if `pixels` is None; return them."""
 
 
-# Called after each part of a step that the network estimates at a time: step, flat indices of the
-# pixels coded (n,), their mixtures (B, n, 3, K), the pixels (B, n, 3).
+# Called after each part of a step that the network estimates together. Arguments: step, flat
+# indices of the coded pixels (n,), their mixtures (B, n, 3, K), the pixels (B, n, 3).
 Observer = Callable[[int, np.ndarray, Mixture, Tensor], None]
 
 
@@ -53,13 +53,13 @@ class Codec:
     """Codes images of one size in a fixed number of steps.
 
     Args:
-        network: an estimator, in evaluation mode. Streams of an exact
-            network (`italic.coding.exact`) decode everywhere; those of another one, with the same
-            batch size and number of threads on the same machine.
+        network: an estimator in evaluation mode. Streams of an exact network
+            (`italic.coding.exact`) can be decoded on any machine. Streams of other networks need
+            the same machine, batch size and number of threads.
         base: the base code.
-        schedule: which pixels are coded in which step.
+        schedule: pixel order and step sizes.
         steps: number of steps.
-        rung: number of the base code among those that the network knows.
+        rung: index of the base code among those that the network was trained with.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Codec:
         self.steps, self.rung = steps, rung
 
     def partition(self, height: int, width: int) -> Partition:
-        """Its steps of a picture.
+        """The steps of an image of this size.
 
         Raises:
-            ValueError: fewer pixels than steps.
+            ValueError: there are fewer pixels than steps.
         """
         return self.schedule.partition(height, width, self.steps)
 
     def encode(self, images: np.ndarray, observer: Observer | None = None) -> list[Coded]:
-        """Images, uint8 (B, H, W, 3), in bytes.
+        """Encode images, uint8 (B, H, W, 3).
 
         Raises:
-            ValueError: images of another type or shape, or fewer pixels than steps.
+            ValueError: the images have another type or shape, or fewer pixels than steps.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(
@@ -107,24 +107,24 @@ class Codec:
         observer: Observer | None = None,
         steps_done: int | None = None,
     ) -> np.ndarray:
-        """The images, uint8 (B, H, W, 3), of as many coded ones, given their size.
+        """Decode images of one size to uint8 (B, H, W, 3).
 
         Args:
             coded: base codes and streams.
-            height: of the images.
-            width: of the images.
+            height: height of the images.
+            width: width of the images.
             observer: called after each part of each step.
-            steps_done: None for the exact images; else as they are known after so many steps, with
-                the pixels of later ones as in `expect`. Nothing later in the streams is read.
+            steps_done: number of steps to decode; None for all. The pixels of later steps are
+                expectations, as in `expect`, and the rest of the streams is not read.
 
         Raises:
-            ValueError: a base code or stream that is damaged or of another size
-                (`StreamError`, `BPGError`), or more steps done than there are.
+            ValueError: a base code or stream is damaged or of another size (`StreamError`,
+                `BPGError`), or `steps_done` exceeds the number of steps.
         """
         done = self.steps if steps_done is None else steps_done
         if not 0 <= done <= self.steps:
             raise ValueError(f"expected from 0 to {self.steps} steps done; got {done}")
-        # Before anything of the picture's size is made: a few bytes may claim any size.
+        # This precedes any allocation of the image's size, since a few bytes may claim any size.
         for code in coded:
             if 3 * height * width > SYMBOLS_PER_BYTE * (len(code.stream) + 4):
                 raise StreamError(
@@ -142,16 +142,17 @@ class Codec:
     def expect(
         self, bases: Sequence[bytes], height: int, width: int, mirrored: bool = False
     ) -> np.ndarray:
-        """The images that the model expects, given their base codes.
+        """The expected images, given their base codes.
 
-        The pixels of each step are their expectations, which the next step takes for known.
+        The pixels of each step are set to their expectations and used as known pixels in the later
+        steps.
 
         Args:
             bases: the base codes.
-            height: of the images.
-            width: of the images.
-            mirrored: the average with what it expects of the mirrored images, in twice the time
-                (a self-ensemble, Timofte et al. 2016, arXiv 1511.02228).
+            height: height of the images.
+            width: width of the images.
+            mirrored: average with the expectation of the mirrored images, in twice the time
+                (self-ensemble, Timofte et al. 2016, arXiv 1511.02228).
 
         Returns:
             uint8 (B, H, W, 3).
@@ -166,12 +167,12 @@ class Codec:
     def sample(
         self, bases: Sequence[bytes], height: int, width: int, random: np.random.Generator
     ) -> np.ndarray:
-        """Draw images from the model, given their base codes: it decodes random bytes.
+        """Sample images from the model, given their base codes, by decoding random bytes.
 
         Returns:
             uint8 (B, H, W, 3).
         """
-        # More than any sub-pixel can take, see SYMBOLS_PER_BYTE: the likelihoods have 22 bits.
+        # A sub-pixel takes at most 22 bits, since probabilities are multiples of 2^-22.
         readers = [Reader(random.bytes(3 * 3 * height * width + 8)) for _ in bases]
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
         return self._code(readers, decoded, None, None)
@@ -184,43 +185,44 @@ class Codec:
         bases: np.ndarray,
         images: np.ndarray | None,
         observer: Observer | None,
-        done: int | None = None,  # steps to code; the pixels of later ones are expectations
+        done: int | None = None,  # steps to code, None for all; later pixels are expectations
     ) -> np.ndarray:
         batch, height, width, _ = bases.shape
         partition = self.partition(height, width)
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).to(device)
-        canvas = torch.zeros_like(base).flatten(1, 2)  # what both sides know
-        image = canvas.unflatten(1, (height, width))
+        known = torch.zeros_like(base).flatten(1, 2)  # the pixels of all earlier steps
+        image = known.unflatten(1, (height, width))
         flat = None if images is None else images.reshape(batch, -1, 3)
-        memory: dict[Any, Tensor] = {}  # of the network, from step to step
+        memory: dict[Any, Tensor] = {}  # state of the network between steps
         for step in range(self.steps):
             coded = []
-            for here, mixture in self.network.estimates(
+            for indices, mixture in self.network.estimates(
                 image, base, partition, partition.due(step), self.rung, memory
             ):
                 if done is not None and step >= done:
                     pixels = mixture.expectation().round().byte().cpu().numpy()
                 else:
-                    truths = [None] * batch if flat is None else flat.take(here, axis=1)
+                    truths = [None] * batch if flat is None else flat.take(indices, axis=1)
                     rows = zip(coders, integer_parameters(mixture), truths, strict=True)
                     pixels = np.stack([coder.code(*row) for coder, *row in rows])
-                coded.append((here, pixels))
+                coded.append((indices, pixels))
                 if observer is not None:
-                    observer(step, here, mixture, torch.from_numpy(pixels).float().to(device))
-            for here, pixels in coded:  # only now: the pixels of a step don't know each other
-                canvas[:, torch.from_numpy(here).to(device)] = torch.from_numpy(pixels).to(device)
+                    observer(step, indices, mixture, torch.from_numpy(pixels).float().to(device))
+            # After the step, since the pixels of a step are independent of each other.
+            for indices, pixels in coded:
+                known[:, torch.from_numpy(indices).to(device)] = torch.from_numpy(pixels).to(device)
         return image.cpu().numpy()
 
 
 def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
-    """The integers that the entropy coder works with, from mixtures with fields (B, n, 3, K).
+    """Quantise mixtures with fields (B, n, 3, K) to integer parameters of the entropy coder.
 
-    Logits in 1/64 (from the largest down to −32), means in 1/16 and scales' logarithms in 1/32,
-    coefficients in 1/1024.
+    Logits are in units of 1/64, relative to the largest one and at least −32. Means are in units
+    of 1/16, logarithms of scales in units of 1/32, coefficients in units of 1/1024.
 
     Raises:
-        StreamError: the network gave a number that is not finite.
+        StreamError: the output of the network is not finite.
     """
     scaled = (
         (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
@@ -228,7 +230,7 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
         mixture.log_scales * 32,
         mixture.coefficients * 1024,
     )
-    # A number that is not finite makes its sum so too.
+    # If a number is not finite, the sum is not finite either.
     if not all(math.isfinite(field.sum()) for field in scaled):
         raise StreamError("the network's output is not finite: its weights are damaged")
     integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]

@@ -1,4 +1,4 @@
-"""The entropy coder: sub-pixels under discretised logistic mixtures, in integers throughout."""
+"""The entropy coder: sub-pixels under discretised logistic mixtures, in integer arithmetic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_COMPONENTS = 32
 
 
 class StreamError(ValueError):
-    """A stream that is truncated, damaged, too long, or read with other parameters."""
+    """A stream that is truncated, damaged, too long, or decoded with other parameters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,24 +21,26 @@ class MixtureParameters:
     """The mixtures of n pixels: four int32 arrays, C-contiguous, each (n, 3, K), K from 1 to 32.
 
     Value v in 0..255 has probability Σ_k w_k [σ((v + ½ - μ_k) / s_k) - σ((v - ½ - μ_k) / s_k)],
-    with the ends open at 0 and 255: the discretised logistic mixture of PixelCNN++ (Salimans et
-    al., arXiv 1701.05517, section 2.1), here with weights per colour. Every int32 is valid input.
+    where the intervals of 0 and 255 extend to infinity. It is the discretised logistic mixture of
+    PixelCNN++ (Salimans et al., arXiv 1701.05517, section 2.1) with separate weights per colour.
+    Every int32 is valid input.
 
     Attributes:
-        logits: log of the weights in 1/64, with any offset; 1023 or more below the largest of the
-            sub-pixel (a factor of 1e-7) means weight 0.
-        means: the part of the means that does not depend on the same pixel's colours, in 1/16 grey
-            level.
-        log_scales: natural log of the scales s in grey levels, in 1/32; clamped to -112..183, that
-            is s = 0.030..304.
-        coefficients: in 1/1024; [:, 0] green's mean on red, [:, 1] blue's on red, [:, 2] blue's on
-            green. The mean of green is means[:, 1] + (c0 · (r - 128) + 32 >> 6), that of blue
-            means[:, 2] + (c1 · (r - 128) + c2 · (g - 128) + 32 >> 6), in 1/16 grey level.
+        logits: log weights in units of 1/64, with an arbitrary offset. A logit that is 1023 or more
+            below the largest one of the sub-pixel (a factor of 1e-7) gives weight 0.
+        means: the part of the means that does not depend on the other colours of the pixel, in
+            units of 1/16 grey level.
+        log_scales: natural logs of the scales s in grey levels, in units of 1/32; clamped to
+            -112..183, which is s = 0.030..304.
+        coefficients: dependence of means on other colours, in units of 1/1024: [:, 0] of green on
+            red, [:, 1] of blue on red, [:, 2] of blue on green. In 1/16 grey level, the mean of
+            green is means[:, 1] + (c0 · (r - 128) + 32 >> 6) and the mean of blue is
+            means[:, 2] + (c1 · (r - 128) + c2 · (g - 128) + 32 >> 6).
 
-    The attributes are read-only views of the arrays given.
+    The attributes are read-only views of the given arrays.
 
     Raises:
-        ValueError: an array has another type, shape or layout.
+        ValueError: an array has another type, shape or memory layout.
     """
 
     logits: np.ndarray
@@ -57,7 +59,7 @@ class MixtureParameters:
                 )
             if array.shape != self.logits.shape:
                 raise ValueError(
-                    f"All four arrays must have one shape, but logits have {self.logits.shape} "
+                    f"All four arrays must have the same shape, but logits have {self.logits.shape} "
                     f"and {field.name} {array.shape}."
                 )
             object.__setattr__(self, field.name, _read_only(array))
@@ -73,7 +75,7 @@ class MixtureParameters:
 
 
 def bits(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-    """Return what coding each sub-pixel costs, in bits: -log2 of its integer probability.
+    """Return the cost of each sub-pixel in bits: -log2 of its integer probability.
 
     Args:
         parameters: the mixtures of n pixels.
@@ -92,33 +94,32 @@ def bits(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
 class Writer:
     """Codes pixels into a stream.
 
-    The stream is longer than the sum of `bits` by one byte at most, half a byte as a rule, and by
-    some four bytes for each million sub-pixels; how the pixels are split over calls leaves no trace
-    in it.
+    The stream exceeds the sum of `bits` by at most one byte, typically half a byte, plus about four
+    bytes per million sub-pixels. It does not depend on how the pixels are split over calls.
     """
 
     def __init__(self) -> None:
-        # The interval [low, low + width) of the streams that begin with the pixels so far: the
-        # words are what all of them begin with, but for a carry.
+        # State of the range coder: the words that were written, which a carry can still change, and
+        # the interval [low, low + width) of the remaining stream.
         self._words = np.empty(0, np.uint32)
         self._count, self._low, self._width = 0, 0, FIRST_WIDTH
 
     def code(self, parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-        """Code pixels, in order, red before green before blue, and return them as they are.
+        """Code pixels in the given order, red, green, blue each, and return them unchanged.
 
         Args:
             parameters: the mixtures of n pixels.
             pixels: uint8 (n, 3), C-contiguous.
 
         Raises:
-            ValueError: `pixels` has another type, shape or layout.
+            ValueError: `pixels` has another type, shape or memory layout.
         """
         starts, frequencies = _intervals(parameters, pixels)
-        room = self._count + starts.size
-        if room > len(self._words):
-            more = np.empty(max(room, 2 * self._count), np.uint32)
-            more[: self._count] = self._words[: self._count]
-            self._words = more
+        capacity = self._count + starts.size
+        if capacity > len(self._words):
+            enlarged = np.empty(max(capacity, 2 * self._count), np.uint32)
+            enlarged[: self._count] = self._words[: self._count]
+            self._words = enlarged
         self._count, low, width = range_coder.encode(
             starts.ravel(),
             frequencies.ravel(),
@@ -131,7 +132,7 @@ class Writer:
         return pixels
 
     def finish(self) -> bytes:
-        """Return the stream: the words, then as few bytes as lead into the interval."""
+        """Return the stream: the words, and the shortest tail that lies in the interval."""
         tail, length = _shortest(self._low, self._width)
         words = int.from_bytes(self._words[: self._count].astype(">u4").tobytes(), "big")
         data = ((words << 64) + tail).to_bytes(4 * self._count + 8, "big")
@@ -139,41 +140,41 @@ class Writer:
 
 
 class Reader:
-    """Reads a stream that a `Writer` made, through the same calls in the same order.
+    """Decodes a stream of a `Writer` by the same calls in the same order.
 
     Args:
         data: the stream.
 
     Raises:
-        StreamError: no stream begins like this.
+        StreamError: no valid stream has this beginning.
         TypeError: `data` is not bytes.
     """
 
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):
-            raise TypeError(f"A stream must be given as bytes, not as {type(data).__name__}.")
-        # After its last byte a stream goes on with zeros, as far as two words beyond the last whole
-        # one: the writer's tail, which begins at a word, is at most 8 bytes.
+            raise TypeError(f"A stream must be bytes, not {type(data).__name__}.")
+        # A stream is padded with zeros up to two words after its last whole word: the writer's
+        # tail, which begins at a word, has at most 8 bytes.
         self._length = len(data)
         padded = data.ljust(4 * (len(data) // 4) + 8, b"\0")
         self._words = np.frombuffer(padded, ">u4").astype(np.uint32)
         self._position, self._low, self._width = 2, 0, FIRST_WIDTH
         self._offset = int.from_bytes(padded[:8], "big")
         if self._offset >= self._width:
-            raise StreamError("The stream is damaged: none begins with eight bytes of 255.")
+            raise StreamError("The stream is damaged: it begins with eight bytes of 255.")
 
     def code(self, parameters: MixtureParameters, pixels: np.ndarray | None = None) -> np.ndarray:
         """Decode the next n pixels.
 
         Args:
             parameters: the mixtures of n pixels, as given to the writer.
-            pixels: not looked at; it lets writers and readers be called alike.
+            pixels: ignored; writers and readers share the signature.
 
         Returns:
-            uint8 (n, 3). A damaged stream may give wrong pixels before an error shows.
+            uint8 (n, 3). A damaged stream may give wrong pixels before an error is detected.
 
         Raises:
-            StreamError: the stream ends too soon.
+            StreamError: the stream is too short.
         """
         decoded = np.zeros((len(parameters), 3), np.uint8)
         self._position, offset, low, width = range_coder.decode(
@@ -192,25 +193,24 @@ class Reader:
         return decoded
 
     def finish(self) -> None:
-        """Check that the stream is the one that a writer ends with after these pixels.
+        """Check that the stream ends as a writer would end it after these pixels.
 
         Raises:
-            StreamError: it is not.
+            StreamError: it ends differently.
         """
         if self._width:
             tail, length = _shortest(self._low, self._width)
             ends_here = self._length == 4 * (self._position - 2) + length
             if ends_here and (self._low + self._offset - tail) % 2**64 == 0:
                 return
-        raise StreamError(
-            "The stream is damaged, or longer than its pixels: it does not end where they do."
-        )
+        raise StreamError("The stream is damaged or too long: it does not end with its last pixel.")
 
 
 def _shortest(low: int, width: int) -> tuple[int, int]:
-    """Return the number in [low, low + width) that fills the fewest of 8 bytes, and how many.
+    """Return the number in [low, low + width) with the fewest non-zero leading bytes of 8.
 
-    It may be 2^64, which carries into the bytes before: then it fills none.
+    Also return the number of these bytes. The number may be 2^64, a carry into the bytes before;
+    it needs no bytes then.
     """
     length = 0
     while True:
@@ -222,11 +222,11 @@ def _shortest(low: int, width: int) -> tuple[int, int]:
 
 
 def _intervals(parameters: MixtureParameters, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each sub-pixel starts in the CDF, and its frequency: uint32 (n, 3) each."""
+    """Return start in the CDF and frequency of each sub-pixel's value: uint32 (n, 3) each."""
     _check("pixels", pixels, np.uint8)
     if pixels.shape != (len(parameters), 3):
         raise ValueError(
-            f"pixels must have shape ({len(parameters)}, 3) to go with the parameters, "
+            f"pixels must have shape ({len(parameters)}, 3) to match the parameters, "
             f"but have {pixels.shape}."
         )
     starts = np.empty(pixels.shape, np.uint32)
@@ -245,7 +245,7 @@ def _check(name: str, array: np.ndarray, dtype: type) -> None:
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """Return a read-only view: numba compiles once for these, wherever the array came from."""
+    """Return a read-only view, so that numba compiles only once, for read-only arrays."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -1,14 +1,15 @@
-"""The compiled half of the entropy coder: integer mixture CDFs, and a range coder over them.
+"""Compiled functions of the entropy coder: integer CDFs of mixtures, and the range coder.
 
-Everything here is integer arithmetic on tables, so encoder and decoder agree bit for bit on every
-machine. All compiled functions live in this one file because numba's cache notices changes only in
-the file of the function called, not in the files of the functions it inlines.
+All arithmetic is on integers and tables, so that encoder and decoder agree bit for bit on every
+machine. All compiled functions are in one file, because numba's cache detects changes only in the
+file of the called function, not in the files of the functions it inlines.
 
-In the loops over sub-pixels no array is taken out of a tuple or sliced, nor may a division raise:
-either makes numba count references there, which takes longer than the arithmetic.
+The loops over sub-pixels neither slice arrays nor take them out of tuples, and no division in them
+can raise an exception: either would make numba count references, which takes longer than the
+arithmetic.
 
 Range coding: Martin, "Range encoding: an algorithm for removing redundancy from a digitised
-message", 1979; here with 64-bit intervals, of which the upper 32 bits leave as a word.
+message", 1979; here with 64-bit intervals, whose upper 32 bits are written as a word.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from italic.compiled import compiled
 # Logits, means, log-scales and coefficients: int32 (n, 3, K) each.
 Parameters = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-PRECISION = 22  # the probabilities of a sub-pixel's 256 values are integers that add to 2^22
+PRECISION = 22  # the probabilities of a sub-pixel's 256 values are integers with sum 2^22
 TOTAL = 1 << PRECISION
-SPREAD = TOTAL - 256  # what the mixture shares out; the other 256 keep every probability positive
+SPREAD = TOTAL - 256  # part of TOTAL for the mixture; 256 is for a minimum of 1 for each value
 
-UNIT_BITS = 10  # the sigmoid's argument comes in steps of 2^-10 ...
-REACH = 16 << UNIT_BITS  # ... from -16 to 16, where the sigmoid rounds to 0 and 1
+UNIT_BITS = 10  # the table of the sigmoid has arguments in steps of 2^-10
+REACH = 16 << UNIT_BITS  # from -16 to 16, where the sigmoid rounds to 0 and 1
 SIGMOID_BITS = 22
-WEIGHT_BITS = 18  # WEIGHT_BITS + SIGMOID_BITS + PRECISION < 63: products stay within int64
+WEIGHT_BITS = 18  # WEIGHT_BITS + SIGMOID_BITS + PRECISION < 63: products fit into int64
 
 LOGIT_UNIT = 64
-FAINTEST = 1023  # in 1/64: a component this far below the largest logit has weight 0
+MAX_DISTANCE = 1023  # in 1/64: the weight is 0 at this distance below the largest logit
 LOG_SCALE_UNIT = 32
 LOG_SCALE_MIN = -112  # exp(-3.5) = 0.030 grey levels: all the mass on one value
 LOG_SCALE_MAX = 183  # exp(5.72) = 304 grey levels: nearly flat
@@ -43,20 +44,20 @@ COEFFICIENT_SHIFT = 6
 INVERSE_SCALE_BITS = 16
 RECIPROCAL_BITS = 58
 
-FIRST_WIDTH = (1 << 64) - 1  # of the interval of all streams, which starts at 0
-LEAST_WIDTH = 1 << 32  # between symbols: leaves 2^10 of width to a share of 1 in 2^22
-FIRST_STEP = 4  # grey levels; the decoder's first stride away from the mixture's mean
+FIRST_WIDTH = (1 << 64) - 1  # width of the initial interval, which starts at 0
+LEAST_WIDTH = 1 << 32  # minimum width between symbols: 2^10 for a probability of 2^-22
+FIRST_STEP = 4  # grey levels; initial stride of the decoder's search from the mixture's mean
 
 
 class Tables(NamedTuple):
-    """The tables that turn integer mixture parameters into probabilities.
+    """Tables to compute probabilities from integer mixture parameters.
 
     Attributes:
         sigmoid: int32 (2 · 16384 + 1,): 2^22 · sigmoid(x / 1024) for x from -16384 to 16384.
-        exponential: int32 (1024,): 2^20 · exp(-x / 64), the weight of a component by its distance
-            from the largest logit.
-        inverse_scale: int64 (296,): 2^16 · 1024 / 16 · exp(-x / 32) for x from -112 to 183: takes
-            1/16 grey level to the sigmoid's steps.
+        exponential: int32 (1024,): 2^20 · exp(-x / 64), the weight of a component whose logit is x
+            below the largest one.
+        inverse_scale: int64 (296,): 2^16 · 1024 / 16 · exp(-x / 32) for x from -112 to 183; it
+            converts 1/16 grey level to steps of the sigmoid table.
     """
 
     sigmoid: np.ndarray
@@ -67,12 +68,12 @@ class Tables(NamedTuple):
 def build_tables() -> Tables:
     """Compute the tables in float64 and round them.
 
-    No unrounded entry lies within 1e-6 of a rounding boundary (a test compares all of them with
-    40-digit arithmetic), so any processor's and any library's `exp` gives the same integers.
+    No unrounded entry lies within 1e-6 of a rounding boundary (a test compares all entries with
+    40-digit arithmetic), so the `exp` of any processor and library gives the same integers.
     """
     x = np.arange(-REACH, REACH + 1) / (1 << UNIT_BITS)
     sigmoid = np.rint((1 << SIGMOID_BITS) / (1 + np.exp(-x)))
-    exponential = np.rint((1 << 20) * np.exp(-np.arange(FAINTEST + 1) / LOGIT_UNIT))
+    exponential = np.rint((1 << 20) * np.exp(-np.arange(MAX_DISTANCE + 1) / LOGIT_UNIT))
     log_scale = np.arange(LOG_SCALE_MIN, LOG_SCALE_MAX + 1) / LOG_SCALE_UNIT
     unit = (1 << (INVERSE_SCALE_BITS + UNIT_BITS)) // MEAN_UNIT
     inverse_scale = np.rint(unit * np.exp(-log_scale))
@@ -99,10 +100,11 @@ def _mixture(
     offsets: np.ndarray,
     slopes: np.ndarray,
 ) -> np.int64:
-    """Fill in one sub-pixel's mixture and return its mean, rounded to a grey level.
+    """Compute the mixture of a sub-pixel and return its mean, rounded to a grey level.
 
-    `weights` add to exactly 2^18; component k's sigmoid argument at the lower edge of value v is
-    (offsets[k] + v · slopes[k]) >> 16, counted from the start of the sigmoid table.
+    The outputs are `weights`, `offsets` and `slopes`. The sum of `weights` is exactly 2^18. The
+    index in the sigmoid table of component k at the lower edge of value v is
+    (offsets[k] + v · slopes[k]) >> 16.
     """
     components = logits.shape[2]
     largest = np.int64(logits[i, colour, 0])
@@ -114,16 +116,16 @@ def _mixture(
             heaviest = k
     total = np.int64(0)
     for k in range(components):
-        distance = min(largest - logits[i, colour, k], FAINTEST)
+        distance = min(largest - logits[i, colour, k], MAX_DISTANCE)
         weights[k] = exponential[distance]
         total += weights[k]
-    # One division a sub-pixel. What rounding down leaves over goes to the heaviest component.
+    # One division per sub-pixel. The remainder of rounding down goes to the heaviest component.
     reciprocal = (1 << RECIPROCAL_BITS) // total
-    left = np.int64(1 << WEIGHT_BITS)
+    remainder = np.int64(1 << WEIGHT_BITS)
     for k in range(components):
         weights[k] = (weights[k] * reciprocal) >> (RECIPROCAL_BITS - WEIGHT_BITS)
-        left -= weights[k]
-    weights[heaviest] += left
+        remainder -= weights[k]
+    weights[heaviest] += remainder
 
     red = np.int64(pixels[i, 0]) - 128
     green = np.int64(pixels[i, 1]) - 128
@@ -139,8 +141,8 @@ def _mixture(
         average += weights[k] * mean
         log_scale = min(max(log_scales[i, colour, k], LOG_SCALE_MIN), LOG_SCALE_MAX)
         inverse = inverse_scale[log_scale - LOG_SCALE_MIN]
-        # The lower edge of value v lies at v - 1/2, in 1/16: 16 v - 8. With parameters anywhere in
-        # int32 the mean stays under 2^34 and the product under 2^62.
+        # The lower edge of value v is v - 1/2, in 1/16: 16 v - 8. For all int32 parameters the mean
+        # stays below 2^34 and the product below 2^62.
         edge = -(MEAN_UNIT // 2) - mean
         rounding = 1 << (INVERSE_SCALE_BITS - 1)
         offsets[k] = edge * inverse + rounding + (REACH << INVERSE_SCALE_BITS)
@@ -156,9 +158,9 @@ def _below(
     offsets: np.ndarray,
     slopes: np.ndarray,
 ) -> np.int64:
-    """Return the CDF: how much of 2^22 belongs to the values under `value`, which is in 1..255.
+    """Return the CDF below `value`, 1..255: the sum of the frequencies of all smaller values.
 
-    The mixture's part never decreases with `value`, `+ value` makes the sum strictly increasing.
+    The mixture's part never decreases with `value`; adding `value` makes it strictly increasing.
     """
     mixture = np.int64(0)
     for k in range(weights.size):
@@ -176,7 +178,7 @@ def intervals(
     starts: np.ndarray,
     frequencies: np.ndarray,
 ) -> None:
-    """Fill in where each sub-pixel's value starts in the CDF, and how much of 2^22 it has."""
+    """Compute the start in the CDF and the frequency of each sub-pixel's value."""
     logits, means, log_scales, coefficients = parameters
     sigmoid, exponential, inverse_scale = tables
     weights = np.empty(logits.shape[2], np.int64)
@@ -220,13 +222,13 @@ def encode(
 ) -> tuple[int, np.uint64, np.uint64]:
     """Narrow the interval [low, low + width) symbol by symbol; return the new count, low and width.
 
-    `words` holds the `count` that have left the interval, a carry runs back through them, and has
-    room for one more a symbol.
+    `words` holds the `count` words written so far, which a carry can change, and has room for one
+    more word per symbol.
     """
     for i in range(starts.size):
         unit = width >> np.uint64(PRECISION)
         skipped = unit * np.uint64(starts[i])
-        # The last value takes what rounding the unit leaves over.
+        # The last value also gets the remainder of rounding the unit.
         if starts[i] + frequencies[i] == TOTAL:
             width -= skipped
         else:
@@ -257,9 +259,9 @@ def decode(
     width: np.uint64,
     pixels: np.ndarray,
 ) -> tuple[int, np.uint64, np.uint64, np.uint64]:
-    """Fill in `pixels`; return the words' new position, and the new offset, low and width.
+    """Decode into `pixels`; return the new position in the words, and new offset, low and width.
 
-    The stream lies `offset` above `low`. A width of 0 says that the words ended too soon.
+    `offset` is the stream's value minus `low`. A width of 0 means that there were too few words.
     """
     logits, means, log_scales, coefficients = parameters
     sigmoid, exponential, inverse_scale = tables
@@ -286,8 +288,8 @@ def decode(
             )
             unit = width >> np.uint64(PRECISION)
             slot = np.int64(min(offset // unit, np.uint64(TOTAL - 1)))
-            # Look for the value whose interval [start, end) holds the slot: from the mixture's mean
-            # in doubling strides until the slot lies between two known edges, then by halves.
+            # Search for the value whose interval [start, end) contains the slot: from the mixture's
+            # mean with doubling strides until two edges enclose the slot, then by bisection.
             value, start = np.int64(0), np.int64(0)
             high, end = np.int64(256), np.int64(TOTAL)
             stride = np.int64(FIRST_STEP)

@@ -383,9 +383,7 @@ def test_unsafe_names_are_refused_and_the_archive_goes_on(name: str) -> None:
     with pytest.raises(FileFormatError, match="name"):
         writer.add(name, KEPT)
     writer.add("a..b/...", KEPT)
-    with pytest.raises(
-        FileFormatError, match=r"the archive already holds a picture 'a\.\.b/\.\.\.'"
-    ):
+    with pytest.raises(FileFormatError, match=r"already holds a picture 'a\.\.b/\.\.\.'"):
         writer.add("a..b/...", KEPT)
     writer.add("ü" * 2048, KEPT)
     writer.add("a/" * 31 + "b", KEPT)

@@ -554,9 +554,7 @@ def test_damaged_profiles_of_other_files_are_left_out_on_demand() -> None:
     jpeg = saved(noise(3), "JPEG", icc_profile=ICC)
     bmp = bmp_with_profile(noise(3))
     for data in (jpeg.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2"), bmp[:-1]):
-        with pytest.raises(
-            PictureError, match=r"colour profile .*; --drop-metadata leaves metadata out$"
-        ):
+        with pytest.raises(PictureError, match=r"colour profile .*; --drop-metadata "):
             read(data)
         assert read(data, keep_metadata=False).icc is None
 
@@ -566,9 +564,7 @@ def test_tags_of_tiff_that_pillow_passes_over_are_refused() -> None:
     entry = data.index(struct.pack("<HHI", 34675, 7, len(ICC)))
     bad = data[: entry + 8] + struct.pack("<I", len(data)) + data[entry + 12 :]
     with (
-        pytest.raises(
-            PictureError, match=r"profile or XMP .*; --drop-metadata leaves metadata out$"
-        ),
+        pytest.raises(PictureError, match=r"profile or XMP .*; --drop-metadata "),
         ignored(),
     ):
         read(bad)
