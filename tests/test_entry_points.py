@@ -326,7 +326,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
          "devices"),
         ("train.py", ["datamodule=photos", "base=ladder"], "masks.sizes=planned"),
         ("train.py", ["datamodule=photos", "base=ladder", "base.qps=[40,40]",
-                      "masks.sizes=planned"], "rungs must differ"),
+                      "masks.sizes=planned"], "at least one rung"),
         ("train.py", ["datamodule=photos", "trainer.profiler=simpel"],
          "trainer.profiler=simple|advanced|pytorch"),
         ("train.py", ["datamodule=photos", "training.find_batch_size=4"],

@@ -59,7 +59,7 @@ class MixtureParameters:
                 )
             if array.shape != self.logits.shape:
                 raise ValueError(
-                    f"All four arrays must have the same shape, but logits have {self.logits.shape} "
+                    f"All arrays must have the same shape, but logits have {self.logits.shape} "
                     f"and {field.name} {array.shape}."
                 )
             object.__setattr__(self, field.name, _read_only(array))
