@@ -1,8 +1,8 @@
-"""The program `italic`: compress, decompress, look into, test and archive pictures.
+"""The command-line program `italic`: compress, decompress, inspect, test and archive pictures.
 
-Exit status: 0 all is well; 1 something is wrong, a sentence for each on stderr; 2 the command makes
-no sense; 128 and the signal's number after a signal. Outputs are checked before any work is done,
-appear whole or not at all, and are decoded and compared before they do.
+Exit status: 0 success; 1 errors, each reported by one sentence on stderr; 2 invalid arguments; 128
+plus the number of the signal that ended the program. Output paths are checked before the work
+begins. Outputs are written atomically, after they were decoded and compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from italic.cli.messages import Errors, sentence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status, in a `SystemExit` if it ended before its work was done."""
+    """Run a command and return the exit status; raise it as `SystemExit` if the command aborts."""
     _fill_closed_streams()
     args = parser().parse_args(argv)
     errors = Errors()
@@ -31,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args, errors)
             if sys.stdout is not None:
                 sys.stdout.flush()
-    except OSError as error:  # of stdout: those of files are told where they occur
-        # At its end Python would try to write the rest.
+    except OSError as error:  # an error of stdout: errors of files are reported where they occur
+        # At exit Python would try to write the buffered rest.
         with suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # whoever read it has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader of the pipe has closed it
             return 128 + signal.SIGPIPE
-        errors.tell(error.filename or "stdout", error)
+        errors.report(error.filename or "stdout", error)
     except Exception as error:
         print(f"italic: {sentence(error)}", file=sys.stderr)
         return 1
@@ -45,29 +45,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_closed_streams() -> None:
-    """Open /dev/null in the places of standard streams that are closed (`>&-`).
+    """Open /dev/null in place of standard streams that are closed (`>&-`).
 
-    Else a file that is opened later would be in one, and get what is written to it. Python's own
-    stdin and stdout stay None: `-` is refused then, what is printed goes nowhere.
+    Otherwise a file opened later could get the number of a standard stream, and messages would be
+    written to it. `sys.stdin` and `sys.stdout` stay None: `-` is then refused, and printed text is
+    discarded.
     """
-    while (place := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(place, True)  # as standard streams are
-    os.close(place)
-    if sys.stderr is None:  # for which print would take stdout
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # as standard streams are
+    os.close(descriptor)
+    if sys.stderr is None:  # print would use stdout instead
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Make exceptions of the signals that end a program, so that it tidies up."""
+    """Convert signals that end the program to exceptions, so that temporary files are removed."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: old for number, old in handlers.items() if old is not signal.SIG_IGN}
 
     def stop(number: int, _: object) -> None:
         for other in handlers:
-            signal.signal(other, signal.SIG_IGN)  # no second one disturbs the tidying
-        os.write(2, b"italic: stopped; what was not finished is removed\n")
+            signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
+        os.write(2, b"italic: stopped; unfinished files are removed\n")
         raise SystemExit(128 + number)
 
     for number in handlers:

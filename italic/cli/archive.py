@@ -1,4 +1,4 @@
-"""`italic archive`: the pictures of a folder in one file, or in many."""
+"""`italic archive`: compress the pictures of a folder into one archive, or into several."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
     """`italic archive`."""
     folder, out = Path(args.inputs[0]), Path(args.out)
     if args.out == "-":
-        args.parser.error("an archive is checked before it gets its name: name a file with -o")
+        args.parser.error("an archive can't be written to stdout: name a file with -o")
     if args.ray and not args.shards:
-        args.parser.error("--ray is for archives in several files: name their number with --shards")
+        args.parser.error("--ray needs --shards, the number of archives")
     if args.time_budget and args.shards:
-        args.parser.error("machines differ in what fits into a time: name --steps with --shards")
+        args.parser.error(
+            "--time-budget can't be used with --shards, since machines differ: use --steps"
+        )
     if not folder.is_dir():
         errors.refuse(folder, "there is no such folder")
     if args.shards:
@@ -36,7 +38,7 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:
             write_archive(file, jobs, args, errors)
-            if obstacle := in_the_way(out, args.force):  # by now
+            if obstacle := in_the_way(out, args.force):  # again: it may have been created meanwhile
                 errors.refuse(out, obstacle)
     except (OSError, FileFormatError) as error:
         errors.refuse(out, error)

@@ -1,4 +1,4 @@
-"""An archive's file: what can't go into it is refused before, and what is in it is checked."""
+"""Write an archive file; pictures are checked before, and the file is checked afterwards."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SMALL = container.Record(container.Method.RAW, 1, 1, 0, container.Colour.GRAY)
 
 
 def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> None:
-    """Refuse, before hours of work, what can't be read or would not be unpacked."""
+    """Refuse pictures that can't be read, stored or unpacked, before hours of work."""
     unpacked: dict[Path, Job] = {}
-    names = ArchiveWriter(io.BytesIO(), bytes(8))  # a trial
+    names = ArchiveWriter(io.BytesIO(), bytes(8))  # checks the names
     pictures = read_pictures(jobs, keep_metadata)
     with progress_bar(len(jobs), "reading") as report:
         for number, (job, (item, _)) in enumerate(zip(jobs, pictures, strict=True)):
@@ -32,11 +32,13 @@ def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> 
             try:
                 names.add(job.name.as_posix(), SMALL)
             except FileFormatError as error:
-                errors.tell(job, error)
+                errors.report(job, error)
             if isinstance(item, Failure):
-                errors.tell(job, item)
+                errors.report(job, item)
             elif other is not job:
-                errors.tell(job, f"it and {other} would both be unpacked to {target}: rename one")
+                errors.report(
+                    job, f"it and {other} would both be unpacked to {target}: rename one of them"
+                )
     if errors.count:
         raise SystemExit(1)
 
@@ -44,7 +46,7 @@ def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> 
 def write_archive(
     file: BinaryIO, jobs: Sequence[Job], args: argparse.Namespace, errors: Errors
 ) -> None:
-    """Write an archive into a file; `args` are those of a command that codes."""
+    """Write an archive to a file; `args` are the arguments of `italic archive`."""
     writer = ArchiveWriter(file, load(args.model).hash)
     with closing(encoded(jobs, args)) as results:
         for job, result in zip(jobs, results, strict=True):
@@ -53,7 +55,7 @@ def write_archive(
             writer.add(job.name.as_posix(), container.unpack(result, MAX_AREA)[1])
     writer.finish()
     file.flush()
-    if args.verify:  # that the file holds the records, each of which was decoded and compared
+    if args.verify:  # each record was verified before; this checks that the file holds them
         with open(file.name, "rb") as written:
             reader = ArchiveReader(written, MAX_AREA)
             for name in reader.names:

@@ -16,20 +16,20 @@ from italic.coding.model_files.installed import ENHANCER
 
 COMMANDS: dict[Callable[..., None], str] = {
     compress: "compress picture files",
-    decompress: "turn compressed files and archives into PNG files",
-    archive: "compress all pictures of a folder into one file",
-    info: "show what compressed files hold, without decoding them",
-    test: "decode compressed files and tell whether they are right",
-    enhance: "turn BPG files into PNG files with better pictures than their own",
+    decompress: "decompress files and archives to PNG files",
+    archive: "compress all pictures of a folder into one archive, or into several",
+    info: "show the contents of compressed files without decoding them",
+    test: "decode compressed files and check their integrity",
+    enhance: "remove the artefacts of BPG files; write PNG files",
     models: "list the installed models",
 }
-FILES = "files, folders (all files in them), pipes, patterns, or - for stdin"
-OUT = "a file for one input, a folder for several inputs or an archive's pictures, - for stdout; "
-OUT += "default: beside the input, stdout for a pipe"
+FILES = "files, folders (all pictures in them), pipes, patterns, or - for stdin"
+OUT = "output file for one input, folder for several inputs or an archive, - for stdout; "
+OUT += "default: beside the input, or stdout if the input is a pipe"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; `run` of its result is the command, `parser` its own parser."""
+    """The argument parser; results have the command as `run` and its parser as `parser`."""
     main = argparse.ArgumentParser(
         "italic", description="Lossless image compression: fewer steps are faster, more are smaller"
     )
@@ -41,11 +41,12 @@ def parser() -> argparse.ArgumentParser:
         add = command.add_argument
         if run is archive:
             add("inputs", nargs=1, type=_name, metavar="DIR")
-            text = "the archive, or its folder"
+            text = "the archive to write, or with --shards the folder of the archives"
             add("-o", "--out", type=_name, metavar="OUT", required=True, help=text)
-            text = "so many archives in a folder, by Ray; again: those that are missing"
+            text = "write N archives into a folder, by workers of Ray; if the command is repeated, "
+            text += "only missing archives are written"
             add("--shards", type=_whole, metavar="N", help=text)
-            text = "of the Ray cluster that makes the shards; default: one of this machine"
+            text = "address of the Ray cluster that writes the shards; default: a local Ray"
             add("--ray", type=_name, metavar="ADDRESS", help=text)
         elif run is not models:
             add("inputs", nargs="+", type=_name, metavar="IN", help=FILES)
@@ -56,57 +57,66 @@ def parser() -> argparse.ArgumentParser:
         if run in (compress, archive):
             _add_encoding(command)
         if run in (decompress, test):
-            most, text = DEFAULT_MAX_PIXELS, f"refuse larger ones; default: {DEFAULT_MAX_PIXELS}"
+            most, text = (
+                DEFAULT_MAX_PIXELS,
+                f"refuse larger pictures; default: {DEFAULT_MAX_PIXELS}",
+            )
             add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
-            text = "refuse pictures that take more computing, in pixels of one step; default: "
-            text += "2^18 and 2^8 for each byte of a picture"
+            text = (
+                "refuse pictures whose decoding takes more work, in pixels of one step; default: "
+            )
+            text += "2^18, plus 2^8 for each byte of a picture"
             add("--max-work", type=_whole, metavar="N", help=text)
-            text = "if the one that is needed is not installed"
+            text = "model to use; default: the installed model that the file was made with"
             add("--model", type=_name, metavar="NAME|PATH", help=text)
         if run is decompress:
-            text = "show the picture as it is known after K steps, 0 for the base code alone"
+            text = "stop after K steps and write the expected picture; 0: the base code alone"
             add("--steps-done", type=_count, metavar="K", help=text)
         if run is enhance:
-            text = "that starts from BPG, see: italic models"
+            text = f"a model with a BPG base code, see: italic models; default: {ENHANCER}"
             add("--model", type=_name, default=ENHANCER, metavar="NAME|PATH", help=text)
-            text = "in which pixels are estimated, each from those before; default: 1"
+            text = "number of steps; each step uses the pixels of the earlier ones; default: 1"
             add("--steps", type=_whole, default=1, metavar="K", help=text)
-            text = "draw from the pictures that the model thinks possible instead of their mean"
+            text = "sample from the predictive distribution instead of taking its expectation"
             kind = command.add_mutually_exclusive_group()
             kind.add_argument("--sample", action="store_true", help=text)
-            text = "average with the mirrored picture's mean: closer, in twice the time"
+            text = "average the expectations of the picture and its mirror image: more accurate, "
+            text += "but takes twice the time"
             kind.add_argument("--mirrored", action="store_true", help=text)
         if run not in (info, models):
-            add("--jobs", type=_whole, default=1, metavar="N", help="processes")
+            text = "number of processes; default: 1"
+            add("--jobs", type=_whole, default=1, metavar="N", help=text)
         if run is info:
-            add("--list", action="store_true", help="each picture of an archive")
+            add("--list", action="store_true", help="list each picture of an archive")
     return main
 
 
 def _add_encoding(command: argparse.ArgumentParser) -> None:
     amount = command.add_mutually_exclusive_group()
-    text = "default: the model's own number"
+    text = "number of steps: fewer are faster, more are smaller; default: that of the model"
     amount.add_argument("--steps", type=_whole, metavar="N", help=text)
-    text = "as many steps as fit into these seconds for each picture, on this machine"
+    text = "use the largest number of steps that fits into S seconds per picture on this machine"
     amount.add_argument("--time-budget", type=_seconds, metavar="S", help=text)
-    text = "see: italic models"
+    text = "an installed model or a model file, see: italic models"
     command.add_argument("--model", type=_name, metavar="NAME|PATH", help=text)
-    text = "decode and compare before an output gets its name (default: yes)"
+    text = "decode and compare each output before it is written (default: yes)"
     flag = argparse.BooleanOptionalAction
     command.add_argument("--verify", action=flag, default=True, help=text)
-    text = "leave out profiles, EXIF and texts"
+    text = "do not store profiles, EXIF and texts"
     command.add_argument("--drop-metadata", action="store_true", help=text)
 
 
 def _name(text: str) -> str:
-    if not text:  # of a variable that is not set; as a path it would be the current folder
+    if not text:  # an unset shell variable; as a path it would mean the current folder
         raise argparse.ArgumentTypeError("expected a name; got an empty argument")
     return text
 
 
 def _whole(text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on; got '{text}'")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of {least} or more; got '{text}'"
+        )
     return int(text)
 
 
@@ -118,4 +128,4 @@ def _seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) < math.inf:
             return float(text)
-    raise argparse.ArgumentTypeError(f"expected seconds, more than 0; got '{text}'")
+    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0; got '{text}'")

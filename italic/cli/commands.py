@@ -1,4 +1,4 @@
-"""The commands that code pictures one by one, and the list of models."""
+"""The commands compress, decompress, enhance, test and models."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Outcomes = Generator[bytes | Failure, None, None]
 
 
 def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
-    """The compressed file of each picture, or what is wrong with it; ModelError."""
+    """Compress each picture to a file, or to a `Failure`; ModelError."""
     if jobs:
-        load(args.model)  # so that an unknown model is told but once
+        load(args.model)  # so that an unknown model is reported only once
     pictures = read_pictures(jobs, not args.drop_metadata)
     options = {"steps": args.steps, "seconds": args.time_budget, "verify": args.verify}
     return outcomes(pictures, len(jobs), partial(encode, model=args.model, **options), args.jobs)
@@ -35,24 +35,24 @@ def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
 def decoded(
     jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None
 ) -> Outcomes:
-    """The PNG file of each picture, or what is wrong with it; ModelError."""
+    """Decompress each picture to a PNG file, or to a `Failure`; ModelError."""
     if args.model:
         load(args.model)
     records = read_records(jobs, args.max_pixels)
     if steps_done is not None:
-        records = _told(jobs, records, steps_done)
+        records = _with_warnings(jobs, records, steps_done)
     code = partial(decode, model=args.model, steps_done=steps_done, max_work=args.max_work)
     return outcomes(records, len(jobs), code, args.jobs)
 
 
-def _told(
+def _with_warnings(
     jobs: Sequence[Job], records: Iterator[tuple[Any, int]], steps_done: int
 ) -> Iterator[tuple[Any, int]]:
-    """The records; those that will not be decoded to their ends are told."""
+    """Pass on the records; print a warning for each that is decoded only in part."""
     for job, (item, pixels) in zip(jobs, records, strict=True):
         if not isinstance(item, Failure) and steps_done < (steps := item[1].steps):
-            text = f"after {steps_done} of {steps} steps its checksum can't be checked"
-            print(f"italic: {shown(job)}: {text}: it is that of the whole picture", file=sys.stderr)
+            text = f"after {steps_done} of {steps} steps the checksum can't be verified"
+            print(f"italic: {shown(job)}: {text}: it needs all steps", file=sys.stderr)
         yield item, pixels
 
 
@@ -68,7 +68,7 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
     """`italic decompress`."""
     found, several = files.find(args, {SUFFIX}, errors)
     if not several and Path(args.out or "").suffix.lower() in PICTURES - {".png"}:
-        args.parser.error(f"{args.out}: it writes PNG files; convert them with other tools")
+        args.parser.error(f"{args.out}: the output is a PNG file: name a file in .png with -o")
     jobs: list[Job] = []
     for job in files.with_targets(found, args, several, ".png"):
         pictures = files.pictures_in(job, errors)
@@ -76,9 +76,9 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
             jobs.append(job)
         elif pictures is not None:
             if args.steps_done is not None:
-                errors.refuse(job, "it is an archive: --steps-done is for files of one picture")
+                errors.refuse(job, "it is an archive: --steps-done needs files of one picture")
             if job.target is None:
-                errors.refuse(job, "it is an archive: name a folder for it with -o")
+                errors.refuse(job, "it is an archive: name an output folder with -o")
             named = args.out is not None and not several
             folder = Path(args.out) if named else job.target.with_suffix("")
             jobs += files.unpacked(pictures, folder, errors)
@@ -98,30 +98,32 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
     _write(jobs, outcomes(work.read_files(jobs), len(jobs), code, args.jobs), args.force, errors)
 
 
-def _write(jobs: Sequence[Job], made: Outcomes, force: bool, errors: Errors) -> None:
-    """Write each file whole or not at all."""
-    with closing(made):
-        for number, (job, file) in enumerate(zip(jobs, made, strict=True)):
+def _write(jobs: Sequence[Job], results: Outcomes, force: bool, errors: Errors) -> None:
+    """Write each file atomically; report failures."""
+    with closing(results):
+        for number, (job, file) in enumerate(zip(jobs, results, strict=True)):
             if isinstance(file, Failure):
-                errors.tell(job, file)
+                errors.report(job, file)
             elif job.target is None:
                 sys.stdout.buffer.write(file)
                 sys.stdout.buffer.flush()
-            elif obstacle := files.in_the_way(job.target, force):  # by now
-                errors.tell(job.target, obstacle)
+            elif obstacle := files.in_the_way(job.target, force):  # created meanwhile
+                errors.report(job.target, obstacle)
             else:
                 try:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(job.target, file)
                 except RecursionError:
-                    errors.tell(job.target, "it lies in too many folders, one in another")
+                    errors.report(job.target, "its folders are nested too deeply")
                     continue
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                        errors.tell(job.target, error)
+                        errors.report(job.target, error)
                         continue
                     left = len(jobs) - number - 1
-                    errors.refuse(job.target, f"{sentence(error)}; {left} pictures are left undone")
+                    errors.refuse(
+                        job.target, f"{sentence(error)}; {left} pictures were not processed"
+                    )
                 sizes = f"{job.size:,} → {len(file):,} bytes"
                 print(f"{shown(job)} → {shown(job.target)}: {sizes}")
 
@@ -137,7 +139,7 @@ def test(args: argparse.Namespace, errors: Errors) -> None:
             before = errors.count
             for picture, result in zip(pictures, islice(results, len(pictures)), strict=True):
                 if isinstance(result, Failure):
-                    errors.tell(picture, result)
+                    errors.report(picture, result)
             count = "" if pictures == [job] else f", {len(pictures):,} pictures"
             if errors.count == before:
                 print(f"{shown(job)}: ok{count}")
@@ -149,9 +151,9 @@ def models(_: argparse.Namespace, errors: Errors) -> None:
         try:
             model, size = load(str(path)), path.stat().st_size
         except (OSError, ValueError) as error:
-            errors.tell(path, error)
+            errors.report(path, error)
         else:
             about = f"{size:,} bytes  {model.steps} steps  {model.hash.hex()}  {shown(path)}"
             print(f"{shown(model.name)}  {about}")
     if not installed_models():
-        print(f"no models are installed; {SEARCH_PATH} can name folders that hold some")
+        print(f"no models are installed; {SEARCH_PATH} can name further folders")

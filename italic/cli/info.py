@@ -1,4 +1,4 @@
-"""`italic info`: what compressed files hold, without decoding them and without PyTorch."""
+"""`italic info`: show the contents of compressed files without decoding them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from italic.cli.work import Failure, read_records
 from italic.coding.files.container import MAX_AREA, Chunk, Colour, Method, Record
 from italic.coding.model_files.installed import file_of_hash
 
-# In a pixel of the original; those that are not here have one.
+# Samples per pixel of the original; one for the kinds that are not listed.
 SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}
 SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGBA16: 4}
 
@@ -24,7 +24,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
         pictures = pictures_in(job, errors) or []
         for picture, (item, pixels) in zip(pictures, read_records(pictures, MAX_AREA), strict=True):
             if isinstance(item, Failure):
-                errors.tell(picture, item)
+                errors.report(picture, item)
                 continue
             model_hash, record = item
             if record.method == Method.ESTIMATOR:
@@ -46,7 +46,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
             path = file_of_hash(model_hash)
             name = shown(path.stem) if path else "not installed"
             print(f"  model {name}, {model_hash.hex()}")
-        # The rest: lengths, checksums, and an archive's index.
+        # The header is the rest of the file: lengths, checksums, and the index of an archive.
         parts.update({"header": job.size - parts.total(), "file": job.size})
         for name, size in parts.items():
             rate = 8 * size / max(1, samples)
@@ -56,7 +56,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
 
 
 def _describe(record: Record) -> str:
-    """Size, colour, and how it is coded."""
+    """Size, kind of samples and coding method as a text."""
     method = f"{record.steps} steps" if record.steps else record.method.name.replace("_", " ")
     colour = record.colour.name.replace("_", " ")
     return f"{record.width} × {record.height} pixels, {colour}, {method}"

@@ -1,4 +1,4 @@
-"""What the user is told: errors on stderr, a sentence each, and how far the work is."""
+"""User-facing messages: errors on stderr, one sentence each, and progress bars."""
 
 from __future__ import annotations
 
@@ -18,50 +18,51 @@ def _on_stderr(line: str) -> None:
 
 @dataclass
 class Errors:
-    """Tells what is wrong with a file, on stderr unless `write` takes the lines, and counts."""
+    """Reports and counts errors; lines go to stderr unless `write` is given."""
 
     write: Callable[[str], None] = field(default=_on_stderr)
     count: int = 0
 
-    def tell(self, name: object, reason: str | BaseException) -> None:
-        """Go on after an error."""
+    def report(self, name: object, reason: str | BaseException) -> None:
+        """Report an error and continue."""
         self.count += 1
         text = sentence(reason) if isinstance(reason, BaseException) else reason
         self.write(f"italic: {shown(name)}: {' '.join(text.split())}")
 
     def pass_on(self, lines: Sequence[str]) -> None:
-        """Tell what was told elsewhere."""
+        """Report and count lines from another process."""
         self.count += len(lines)
         for line in lines:
             self.write(line)
 
     def refuse(self, name: object, reason: str | BaseException) -> NoReturn:
-        """End the program after an error."""
-        self.tell(name, reason)
+        """Report an error and end the program."""
+        self.report(name, reason)
         raise SystemExit(1)
 
 
 def shown(name: object) -> str:
-    """A name for the terminal: quoted if there is anything in it that could not be printed."""
+    """A name for the terminal; it is quoted if it has characters that can't be printed."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says to the user."""
+    """The message of an error for the user."""
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     if isinstance(error, ValueError | OSError):
         return getattr(error, "strerror", None) or str(error)
-    what = f"{type(error).__name__}: {reason(error)}"
-    return f"unexpected {what}; this is an error of ITALIC, please tell us"
+    description = f"{type(error).__name__}: {reason(error)}"
+    return f"unexpected {description}; this is an error of ITALIC, please report it"
 
 
 @contextmanager
 def progress_bar(total: int, text: str) -> Iterator[Report]:
-    """A bar on stderr, if that is a terminal.
+    """A progress bar on stderr, if stderr is a terminal.
 
-    It is told how many of `total` are done, and of how many more which share.
+    The result is a callback with the arguments: finished items of `total`, items in progress, and
+    the finished fraction of those.
     """
     from rich.console import Console
     from rich.progress import Progress

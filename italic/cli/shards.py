@@ -1,10 +1,10 @@
-"""`italic archive --shards`: a folder of pictures in many archives, made by workers of Ray.
+"""`italic archive --shards`: compress a folder into several archives by workers of Ray.
 
-Pictures are taken in the order of their names and shared out evenly, so that what is in a shard
-depends on the folder alone. The names are in a file of which workers read their part: nobody holds
-them all. A shard appears whole or not at all, by the hand of the worker that coded it, who looks
-first whether it is there already: any worker, or the command, may be killed at any time, and the
-command run again. `manifest.json` says from before the first shard on what they are made of.
+Pictures are sorted by name and distributed evenly, so that the contents of a shard depend only on
+the folder. The names are in a file, of which each worker reads its part, so no process holds all of
+them. Each shard is written atomically by a worker, unless it exists already. Any worker or the
+command may therefore be killed at any time; the same command then continues. `manifest.json` is
+written before the first shard and describes the pictures and settings.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from italic.processes.cluster import check_installed, cluster, on_cluster
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
-KEPT = "there already"
+KEPT = "existed already"
 
 Entry = dict[str, Any]  # of a shard in the manifest
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a worker has to know to make a shard."""
+    """The task of a worker: one shard."""
 
     path: Path
-    folder: Path  # of the pictures
+    folder: Path  # folder of the pictures
     listing: Path  # a line of JSON for each picture: name below the folder, size in bytes
-    start: int  # of its lines there, in bytes
-    pictures: int
-    entry: Entry | None  # in the manifest, if it is there
+    start: int  # position of the first line of this shard, in bytes
+    pictures: int  # number of pictures
+    entry: Entry | None  # its entry in the manifest, if there is one
     model_hash: str
-    args: argparse.Namespace  # of `write_archive`
+    args: argparse.Namespace  # arguments of `write_archive`
 
     def jobs(self) -> list[Job]:
-        """Its pictures."""
+        """A job for each picture of the shard."""
         with self.listing.open("rb") as file:
             file.seek(self.start)
             pictures = map(json.loads, islice(file, self.pictures))
@@ -60,19 +60,19 @@ class Shard:
 
 @dataclass
 class Outcome:
-    """What has become of a shard: nothing but `told` if there are errors."""
+    """The result of a shard; only `messages` is set if there were errors."""
 
     shard: Shard
-    fate: str = ""
+    status: str = ""
     entry: Entry | None = None
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
-Work = Callable[[Shard, Errors], tuple[str, Entry | None]]  # its fate and its entry
+Work = Callable[[Shard, Errors], tuple[str, Entry | None]]  # returns status and entry
 
 
 def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors: Errors) -> None:
-    """`italic archive --shards`: make those that are missing."""
+    """`italic archive --shards`: write the missing shards."""
     check_installed("--shards")
     model = load(args.model)
     out.mkdir(parents=True, exist_ok=True)
@@ -86,29 +86,31 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
             "metadata": not args.drop_metadata,
         }
         if args.shards > made_of["pictures"]:
-            errors.refuse(folder, f"it has {made_of['pictures']} pictures, fewer than shards")
+            errors.refuse(
+                folder, f"it has {made_of['pictures']} pictures: expected at most as many shards"
+            )
         before = None if args.force else _entries(out, made_of, errors)
         shards = _shards(folder, out, listing, made_of, before or {}, args)
         try:
             with cluster(args.ray, args.jobs):
                 if before is None:
-                    _begin(out, shards, made_of, args.jobs, errors)
-                entries, kept = _make(out, shards, args.jobs, errors)
+                    _start_manifest(out, shards, made_of, args.jobs, errors)
+                entries, kept = _write_shards(out, shards, args.jobs, errors)
         finally:
-            for path in out.glob(f"{UNFINISHED}*"):  # of what was killed
+            for path in out.glob(f"{UNFINISHED}*"):  # left by killed processes
                 if path.name != Path(listing.name).name:
                     path.unlink(missing_ok=True)
     _write_manifest(out, made_of, entries)
     if missing := len(shards) - len(entries):
-        errors.refuse(out, f"{missing} shards are missing: the same command will make them")
+        errors.refuse(out, f"{missing} shards are missing: repeat the command to write them")
     size = f"{len(shards):,} shards of {sum(entry['bytes'] for entry in entries):,} bytes"
     print(f"{shown(out)}: {made_of['pictures']:,} pictures in {size}, {kept:,} of them {KEPT}")
 
 
-def _begin(
+def _start_manifest(
     out: Path, shards: Sequence[Shard], made_of: Entry, workers: int, errors: Errors
 ) -> None:
-    """Write a manifest without shards, if all pictures can be read."""
+    """Check all pictures, remove old shards, and write a manifest without shards."""
     for _ in _outcomes(check, shards, workers, "reading", errors):
         pass
     if errors.count:
@@ -118,28 +120,28 @@ def _begin(
     _write_manifest(out, made_of, [])
 
 
-def _make(
+def _write_shards(
     out: Path, shards: Sequence[Shard], workers: int, errors: Errors
 ) -> tuple[list[Entry], int]:
-    """The entries of all shards that are there in the end, and how many were before."""
+    """Write the missing shards; return the entries of all, and the number that existed before."""
     entries, kept = [], 0
     for outcome in _outcomes(code, shards, workers, "coding", errors):
         if entry := outcome.entry:
             entries.append(entry)
-            kept += outcome.fate == KEPT
+            kept += outcome.status == KEPT
             size = f"{entry['pictures']:,} pictures in {entry['bytes']:,} bytes"
-            print(f"{shown(out / entry['name'])}: {size}, {outcome.fate}", flush=True)
+            print(f"{shown(out / entry['name'])}: {size}, {outcome.status}", flush=True)
     return entries, kept
 
 
 def list_pictures(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
-    """Write the pictures' names and sizes into a file; how many they are, and its hash."""
+    """Write the names and sizes of the pictures to a file; return their number and a hash."""
     digest, count = hashlib.sha256(), 0
     for name in names_below(folder, PICTURES, errors):
         try:
             line = json.dumps([name, size_of(folder / name)]).encode() + b"\n"
         except OSError as error:
-            errors.tell(folder / name, error)
+            errors.report(folder / name, error)
             continue
         file.write(line)
         digest.update(line)
@@ -148,7 +150,7 @@ def list_pictures(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
         raise SystemExit(1)
     if not count:
         errors.refuse(
-            folder, f"there is no file with a name in {', '.join(sorted(PICTURES))} in it"
+            folder, f"no file in this folder has one of the suffixes {', '.join(sorted(PICTURES))}"
         )
     file.flush()
     os.fsync(file.fileno())
@@ -156,7 +158,7 @@ def list_pictures(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
 
 
 def _entries(out: Path, made_of: Entry, errors: Errors) -> dict[str, Entry] | None:
-    """The manifest's shards by their names; None if there is no manifest."""
+    """The entries of the manifest by the names of the shards; None if there is no manifest."""
     path = out / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -167,13 +169,13 @@ def _entries(out: Path, made_of: Entry, errors: Errors) -> dict[str, Entry] | No
             errors.refuse(out, f"it has shards but no {MANIFEST}; --force overwrites them")
         return None
     except (ValueError, KeyError, TypeError, RecursionError):
-        errors.refuse(path, "it is no manifest of shards; --force overwrites it and them")
+        errors.refuse(path, "it is not a manifest of shards; --force overwrites it and the shards")
     others = [f"{key} {found.get(key)}" for key in made_of if found.get(key) != made_of[key]]
     if others:
         errors.refuse(
             path,
-            f"its shards are made of other pictures or in another way, with {', '.join(others)}: "
-            "name another folder; --force overwrites them",
+            "its shards were made from other pictures or with other settings, "
+            f"{', '.join(others)}: name another folder, or overwrite them with --force",
         )
     return entries
 
@@ -186,7 +188,7 @@ def _shards(
     entries: dict[str, Entry],
     args: argparse.Namespace,
 ) -> list[Shard]:
-    """All of them, with as many pictures each, but for one."""
+    """All shards; their numbers of pictures differ by at most one."""
     options = {"verify": args.verify, "drop_metadata": args.drop_metadata, "time_budget": None}
     named = file_named(args.model) if args.model else None
     model = args.model if named is None else named.resolve()
@@ -218,30 +220,30 @@ def _shards(
 def _outcomes(
     work: Work, shards: Sequence[Shard], workers: int, text: str, errors: Errors
 ) -> Iterator[Outcome]:
-    """What becomes of each shard, in any order; errors are told."""
+    """Run `work` for each shard on the cluster; yield the outcomes in any order, report errors."""
     lost = {shard.path.name for shard in shards}
     with progress_bar(sum(shard.pictures for shard in shards), text) as report:
         done = 0
         for outcome in on_cluster(partial(outcome_of, work), shards, workers):
             lost.discard(outcome.shard.path.name)
-            errors.pass_on(outcome.told)
+            errors.pass_on(outcome.messages)
             yield outcome
             done += outcome.shard.pictures
             report(done)
     for name in sorted(lost):
-        errors.tell(name, "its workers were ended again and again, perhaps for want of memory")
+        errors.report(name, "its workers were killed repeatedly, perhaps for lack of memory")
 
 
 def outcome_of(work: Work, shard: Shard) -> Outcome:
-    """In a worker: what becomes of a shard."""
+    """In a worker: run `work` for a shard and collect its messages."""
     outcome = Outcome(shard)
-    errors = Errors(outcome.told.append)
+    errors = Errors(outcome.messages.append)
     try:
-        outcome.fate, outcome.entry = work(shard, errors)
-    except SystemExit:  # for a reason that was told
+        outcome.status, outcome.entry = work(shard, errors)
+    except SystemExit:  # the reason was reported
         pass
     except Exception as error:
-        errors.tell(shard.path, error)
+        errors.report(shard.path, error)
     return outcome
 
 
@@ -252,34 +254,34 @@ def check(shard: Shard, errors: Errors) -> tuple[str, None]:
 
 
 def code(shard: Shard, errors: Errors) -> tuple[str, Entry]:
-    """In a worker: make a shard, unless it is there and whole; its fate and its entry."""
-    fate, jobs = "coded", shard.jobs()
+    """In a worker: write a shard, unless a valid one exists; return its status and its entry."""
+    status, jobs = "coded", shard.jobs()
     names = [job.name.as_posix() for job in jobs]
     try:
         found = _entry(shard.path, names)
         if found == (shard.entry or found):
             return KEPT, found
-        fate = "coded again: it was another one"
+        status = "coded again: it differed from the manifest"
     except FileNotFoundError:
         pass
     except FileFormatError:
-        fate = "coded again: it was damaged"
+        status = "coded again: it was damaged"
     model = load(shard.args.model)
     if model.hash.hex() != shard.model_hash:
-        errors.refuse(shard.path, f"the model '{model.name}' is another one on a worker's machine")
+        errors.refuse(shard.path, f"the model '{model.name}' differs on the machine of a worker")
     with whole_file(shard.path) as file:
         write_archive(file, jobs, shard.args, errors)
-    return fate, _entry(shard.path, names)
+    return status, _entry(shard.path, names)
 
 
 def _entry(path: Path, names: Sequence[str]) -> Entry:
-    """A shard's entry in the manifest; FileFormatError: it is damaged or has other pictures."""
+    """Check a shard and build its entry; FileFormatError if it is damaged or has other pictures."""
     with path.open("rb") as file:
         reader = ArchiveReader(file, MAX_AREA)
         if list(reader.names) != names:
             raise FileFormatError("it has other pictures")
         for place in range(len(reader)):
-            reader.read(place)  # its checksum
+            reader.read(place)  # checks the CRC-32
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()

@@ -1,6 +1,6 @@
-"""Pictures to compressed files and back, in batches, in this process or in several.
+"""Batch processing of pictures and compressed files, in this process or in several.
 
-PyTorch takes seconds to import: nothing here imports it before there is a picture to code.
+PyTorch takes seconds to import, so it is imported only when there is a picture to code.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from italic.coding.files.pictures import Picture
     from italic.coding.model_files.model import Model
 
-BATCH = 64  # pictures handed over together at most, ...
-BATCH_PIXELS = 2**22  # ... and their pixels, unless a single picture has more
+BATCH = 64  # maximum number of pictures in a batch
+BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
 
 
 class Failure(str):
-    """What is wrong with a picture, in its place among those with which nothing is."""
+    """Error message that takes the place of a picture's result."""
 
 
 def load(model: str | None) -> Model:
-    """The model of this name or path, None for the default one; ModelError."""
+    """Load a model by name or path, None for the default model; ModelError."""
     from italic.coding.model_files.model import load_model
 
     return load_model(model)
@@ -38,7 +38,7 @@ def load(model: str | None) -> Model:
 def read_pictures(
     jobs: Sequence[Job], keep_metadata: bool
 ) -> Iterator[tuple[Picture | Failure, int]]:
-    """Each picture and its number of pixels."""
+    """Read each picture; yield it, or a `Failure`, with its number of pixels."""
     from italic.coding.files.pictures import read
 
     for job in jobs:
@@ -53,7 +53,7 @@ def read_pictures(
 def read_records(
     jobs: Sequence[Job], max_pixels: int
 ) -> Iterator[tuple[tuple[bytes, Record] | Failure, int]]:
-    """The hash of each picture's model with the record, and its number of pixels."""
+    """Read each record; yield it with its model's hash, or a `Failure`, and the pixels."""
     opened: tuple[Path, ArchiveReader] | None = None
     for job in jobs:
         try:
@@ -65,12 +65,12 @@ def read_records(
                 with job.open() as file:
                     model_hash, record = unpack(file.read(), max_pixels)
             yield (model_hash, record), record.height * record.width
-        except Exception as error:  # its name is told with all errors
+        except Exception as error:  # the caller adds the picture's name to the message
             yield Failure(sentence(error).removeprefix(f"picture {job.member!r}: ")), 0
 
 
 def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
-    """Each file, and how many bytes it has, fewer than pixels."""
+    """Read each file; yield its contents, or a `Failure`, and its size in bytes."""
     for job in jobs:
         try:
             with job.open() as file:
@@ -82,14 +82,14 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
 def encode(
     pictures: list[Picture], report: Report, model: str | None, verify: bool, **amount: Any
 ) -> list[bytes]:
-    """A file of each picture, verified if asked to; ValueError.
+    """Compress each picture to a file, and verify it if `verify`; ValueError.
 
-    `amount` is what `compress_pictures` takes, `steps` and `seconds`.
+    `amount` are arguments of `compress_pictures`: `steps` and `seconds`.
     """
     from italic.compressor.compression import compress_pictures, decompress_records, to_file
 
-    chosen, share = load(model), 0.5 if verify else 1.0
-    records = compress_pictures(pictures, chosen, progress=lambda x: report(share * x), **amount)
+    chosen, fraction = load(model), 0.5 if verify else 1.0
+    records = compress_pictures(pictures, chosen, progress=lambda x: report(fraction * x), **amount)
     files = [to_file(record, chosen) for record in records]
     if verify:
         records = [unpack(file, MAX_AREA)[1] for file in files]
@@ -98,17 +98,17 @@ def encode(
                 records, chosen, lambda x: report(0.5 + 0.5 * x), max_work=math.inf
             )
             if not all(map(same_picture, pictures, copies)):
-                raise ValueError("it comes out different")
+                raise ValueError("it decodes to another picture")
         except ValueError as error:
             raise ValueError(
-                f"what was coded is not the picture ({error}), so nothing was written: this is an "
-                "error of ITALIC, please tell us"
+                f"the verification failed ({error}), so nothing was written: this is an error of "
+                "ITALIC, please report it"
             ) from error
     return files
 
 
 def same_picture(a: Picture, b: Picture) -> bool:
-    """Whether two pictures are equal in all; the order of different kinds of chunks is none."""
+    """Whether two pictures are equal; the order of chunks of different types is ignored."""
     rest = [
         {**vars(one), "chunks": sorted(one.chunks, key=lambda chunk: chunk[0])} for one in (a, b)
     ]
@@ -123,7 +123,7 @@ def decode(
     steps_done: int | None,
     max_work: int | None,
 ) -> list[bytes]:
-    """A PNG file of each record with the hash of its model; ValueError."""
+    """Decompress each record, given with the hash of its model, to a PNG file; ValueError."""
     from italic.coding.files.pictures import to_png
     from italic.compressor.compression import decompress_records, model_for
 
@@ -137,17 +137,17 @@ def decode(
     return [files[number] for number in range(len(items))]
 
 
-def enhance(files: list[bytes], report: Report, model: str, **how: Any) -> list[bytes]:
-    """A PNG file of the enhanced picture of each BPG file; ValueError.
+def enhance(files: list[bytes], report: Report, model: str, **options: Any) -> list[bytes]:
+    """Enhance each BPG file to a PNG file; ValueError.
 
-    `how` is what `italic.compressor.enhancement.enhance` takes: steps, sample, mirrored.
+    `options` are those of `italic.compressor.enhancement.enhance`: steps, sample, mirrored.
     """
     from italic.coding.files.pictures import from_array, to_png
     from italic.compressor.enhancement import enhance
 
     enhanced = []
     for number, file in enumerate(files, 1):
-        enhanced.append(to_png(from_array(enhance(file, load(model), **how))))
+        enhanced.append(to_png(from_array(enhance(file, load(model), **options))))
         report(number / len(files))
     return enhanced
 
@@ -155,11 +155,14 @@ def enhance(files: list[bytes], report: Report, model: str, **how: Any) -> list[
 def outcomes(
     items: Iterable[tuple[Any, int]], total: int, code: Callable[..., list[bytes]], processes: int
 ) -> Generator[bytes | Failure, None, None]:
-    """What `code` makes of items, which come with their pixels; in their order, with failures."""
+    """Apply `code` to items, given with their pixels, in batches; yield results in order.
+
+    The result of an item that can't be processed is a `Failure`.
+    """
     batches = _batches(items, max(1, min(BATCH, total // processes)))
     with progress_bar(total, "coding") as report:
         if processes > 1:
-            ended = Failure("the process that worked on it was ended, perhaps for want of memory")
+            ended = Failure("the process that coded it was killed, perhaps for lack of memory")
             yield from in_processes(partial(attempt, code), batches, processes, ended, report)
             return
         done = 0
@@ -185,7 +188,7 @@ def _batches(items: Iterable[tuple[Any, int]], most: int) -> Iterator[list[Any]]
 def attempt(
     code: Callable[..., list[bytes]], batch: list[Any], report: Report = lambda _: None
 ) -> list[bytes | Failure]:
-    """What `code` makes of a batch; an error costs its picture only."""
+    """Apply `code` to a batch; an error makes only its picture a `Failure`."""
     try:
         results = iter(code([item for item in batch if not isinstance(item, Failure)], report))
         return [item if isinstance(item, Failure) else next(results) for item in batch]
