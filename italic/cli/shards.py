@@ -174,8 +174,8 @@ def _entries(out: Path, made_of: Entry, errors: Errors) -> dict[str, Entry] | No
     if others:
         errors.refuse(
             path,
-            "its shards were made from other pictures or with other settings, "
-            f"{', '.join(others)}: name another folder, or overwrite them with --force",
+            "its shards were made from other pictures or with other settings "
+            f"({', '.join(others)}): name another folder; --force overwrites them",
         )
     return entries
 

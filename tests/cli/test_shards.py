@@ -104,7 +104,7 @@ def test_without_ray(
     before = tree()
     assert run("archive", "photos", "-o", "out", "--shards", 2, "--model", model) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install" in line and "italic[scale]" in line and tree() == before
+    assert "pip install" in line and "'italic[scale]'" in line and tree() == before
 
 
 MADE_OF = {"pictures": 1}
@@ -151,23 +151,23 @@ def test_what_is_refused(
         assert contents(".") == before
         return capsys.readouterr().err
 
-    assert "it has 7 pictures, fewer than shards" in refused("--shards", 8)
+    assert "it has 7 pictures: expected at most as many shards" in refused("--shards", 8)
     Path("photos/b.png").write_text("no picture")
     Path("photos/c.bmp").write_bytes(Path("photos/c.png").read_bytes())
     lines = refused("--shards", 2).splitlines()
-    assert len(lines) == 2 and "photos/b.png: this is no PNG" in lines[0]
+    assert len(lines) == 2 and "photos/b.png: this is not a PNG" in lines[0]
     assert "would both be unpacked to c.png" in lines[1]
     noisy(Path("photos/b.png"))
     Path("photos/c.bmp").unlink()
     assert run(*archive, "--shards", 2) == 0
-    assert "with shards 2: name another folder" in refused("--shards", 3)
-    assert "with steps 4:" in refused("--shards", 2, "--steps", 2)
+    assert "(shards 2): name another folder" in refused("--shards", 3)
+    assert "(steps 4): " in refused("--shards", 2, "--steps", 2)
     noisy(Path("photos/d.png"))
-    assert "with pictures 7, names_and_sizes_sha256 " in refused("--shards", 2)
+    assert "(pictures 7, names_and_sizes_sha256 " in refused("--shards", 2)
     assert run(*archive, "--shards", 1, "--force") == 0
     assert tree("out") == ["manifest.json", "shard-000000.italic"] and len(names_in("out")) == 8
     Path("out/manifest.json").write_text("{}")
-    assert "it is no manifest of shards" in refused("--shards", 1)
+    assert "it is not a manifest of shards" in refused("--shards", 1)
     Path("out/manifest.json").unlink()
     assert "it has shards but no manifest.json" in refused("--shards", 1)
 
@@ -219,7 +219,7 @@ def test_only_what_is_missing_is_coded(
     assert run(*archive) == 0
     out = capsys.readouterr().out
     assert "shard-000002.italic: 2 pictures in " in out and "coded again: it was damaged" in out
-    assert "1 of them there already" in out.splitlines()[-1]
+    assert "1 of them existed already" in out.splitlines()[-1]
     assert contents("out") == before
     # What was there and whole is not touched, also when the manifest does not have it yet.
     manifest = json.loads(before["manifest.json"]) | {"shards": []}
