@@ -1,20 +1,20 @@
-"""What small hostile files can demand: the worst time and memory for 100 bytes, 1 kB and 100 kB.
+"""Worst-case time and memory that malicious files of 100 bytes, 1 kB and 100 kB can cause.
 
-Each file is built to cost as much as it can and opened with the default limits, in a process of its
-own, on one core; for Linux. Prints a table and writes it as CSV:
+Each file is built to be as expensive as possible and opened with the default limits, in a separate
+process on one core; for Linux. Prints a table and writes it as CSV:
 
-    bytes      of the file
-    contents   what it is made of
-    pixels     that it claims, all pictures together
-    outcome    a picture, refused, or stopped after `--seconds`
-    seconds    of CPU
-    MiB        the most memory beyond what the process had before, or of one that it started
+    bytes      size of the file
+    contents   contents of the file
+    pixels     number of pixels that the file claims, summed over its pictures
+    outcome    picture, refused, or stopped after `--seconds`
+    seconds    CPU time
+    MiB        peak memory beyond that before the file, or of a process that was started
 
     OMP_NUM_THREADS=1 python benchmarks/amplification.py
 
-The estimator is one of `model=lattice` that is as sure of itself as the format allows, so that a
-byte of stream lasts for thousands of pixels; with it time is what the limit of `--max-work` lets
-through. A picture of a classical codec costs what its pixels cost, and `--max-pixels` bounds those.
+The estimator is of `model=lattice`. Its distributions are as narrow as the format allows, so that a
+byte of stream holds thousands of pixels; its time is limited by `--max-work`. The cost of a picture
+of a classical codec depends on its pixels, which `--max-pixels` limits.
 """
 
 from __future__ import annotations
@@ -46,19 +46,21 @@ from italic.measuring.results import write_table
 from italic.models.lattice import LatticeNetwork
 
 SIZES = (100, 1_000, 100_000)
-SIDE = 4096  # of flat pictures of classical codecs
-LIKELY = -6.0  # a mixture's log-scale before it is limited: the smallest there is
+SIDE = 4096  # side of constant pictures of classical codecs
+LOG_SCALE = -6.0  # below the minimum to which log-scales of mixtures are clamped
 
 
-def sure_model(folder: Path) -> Model:
-    """A model of the usual size that gives nearly all probability to one value."""
+def confident_model(folder: Path) -> Model:
+    """A model of typical size that gives nearly all probability to one value."""
     torch.manual_seed(0)
     network = LatticeNetwork(components=1).eval()
     with torch.no_grad():
-        network.exit.bias.view(4, -1)[2] = LIKELY  # of logits, means, log-scales, coefficients
+        network.exit.bias.view(4, -1)[2] = (
+            LOG_SCALE  # rows: logits, means, log-scales, coefficients
+        )
     recipe = Recipe({"kind": "lattice", "components": 1}, None, 16, "nested", "power", 1.0)
     noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    path = folder / "sure.safetensors"
+    path = folder / "confident.safetensors"
     exact = make_exact(
         network, lambda plain: fuzz.Codec(plain, fuzz.NoBase(), recipe.schedule, 4).encode(noise)
     )
@@ -67,7 +69,7 @@ def sure_model(folder: Path) -> Model:
 
 
 def estimated(model: Model, size: int, pixels: int, steps: int) -> tuple[bytes, int]:
-    """A picture of the estimator that claims so many pixels at most, and how many these are."""
+    """A file of the estimator that claims at most `pixels` pixels, and their actual number."""
     side = max(1, int(pixels**0.5))
     stream = np.random.default_rng(0).bytes(size - 45)
     steps = min(steps, side * side, container.MAX_STEPS)
@@ -78,23 +80,23 @@ def estimated(model: Model, size: int, pixels: int, steps: int) -> tuple[bytes, 
 def classical(
     method: Method, data: bytes, side: int = 1, chunks: tuple[tuple[int, bytes], ...] = ()
 ) -> tuple[bytes, int]:
-    """A picture in another codec: all zeros, or the bytes if they are raw."""
+    """A file of a classical codec with zero samples, or with the bytes for raw samples."""
     checksum = zlib.crc32(data if method == Method.RAW else bytes(3 * side * side))
     record = Record(method, side, side, checksum, Colour.RGB, chunks, stream=data)
     return container.pack(bytes(8), record), side * side
 
 
 def transforms(size: int) -> bytes:
-    """A JPEG XL codestream of one pixel whose channels are split as often as there is room."""
+    """A JPEG XL codestream of one pixel with as many channel splits as fit into `size` bytes."""
     splits = max(1, min(254, (8 * (size - 250) // 18) // 296))
-    made = structures.LowBits().u(4, 0b1001).u(2, 3).u(8, 19 + splits - 18)
+    section = structures.LowBits().u(4, 0b1001).u(2, 3).u(8, 19 + splits - 18)
     for _ in range(19):
-        made.u(2, 1).u(7, 0).u(2, 3).u(16, 65535).u(2, 3).u(16, 65535).u(4, 0)
+        section.u(2, 1).u(7, 0).u(2, 3).u(16, 65535).u(2, 3).u(16, 65535).u(4, 0)
     for _ in range(splits):
-        made.u(2, 2).u(2, 3).u(8, 255)
+        section.u(2, 2).u(2, 3).u(8, 255)
         for _ in range(296):
-            made.u(2, 2).u(5, 0).u(2, 3).u(4, 15)
-    return framed(made.bytes())
+            section.u(2, 2).u(5, 0).u(2, 3).u(4, 15)
+    return framed(section.bytes())
 
 
 def framed(section: bytes) -> bytes:
@@ -105,7 +107,7 @@ def framed(section: bytes) -> bytes:
 
 
 def many_units(size: int, repeated: int) -> bytes:
-    """A BPG file whose PPS (0) or slice (1) is there again and again."""
+    """A BPG file in which the PPS (0) or the slice (1) is repeated."""
     file = bpg.encode(np.zeros((2048, 2048, 3), np.uint8), 51)
     bits = hevc_headers.BitReader(file[:32])
     magic, flags, width, height = bits.u(32), bits.u(16), bits.ue7(), bits.ue7()
@@ -121,7 +123,7 @@ def many_units(size: int, repeated: int) -> bytes:
 
 
 def names(size: int) -> bytes:
-    """An archive of one-pixel pictures whose names are as long and deep as they may be."""
+    """An archive of one-pixel pictures with names of the maximum length and depth."""
     record = Record(Method.RAW, 1, 1, zlib.crc32(b"abc"), Colour.RGB, stream=b"abc")
     file = io.BytesIO()
     writer = ArchiveWriter(file, bytes(8))
@@ -132,9 +134,9 @@ def names(size: int) -> bytes:
 
 
 def files(model: Model, size: int) -> Iterator[tuple[str, str, bytes, int]]:
-    """Contents, kind, the file and its pixels."""
-    most = 2**17 * (size - 41) // 3  # of the format
-    allowed = 2**18 + 2**8 * (size - 45)  # of the reader, see docs/format.md
+    """Contents, kind, file and number of pixels of each malicious file."""
+    most = 2**17 * (size - 41) // 3  # limit of the format
+    allowed = 2**18 + 2**8 * (size - 45)  # limit of the decoder, see docs/format.md
     claims = {
         "lattice, 1 step, all the format allows": (min(most, 2**28), 1),
         "lattice, 65,536 steps, all the format allows": (min(most, 2**28), 2**16),
@@ -164,7 +166,7 @@ def files(model: Model, size: int) -> Iterator[tuple[str, str, bytes, int]]:
 
 
 def measure(kind: str, file: bytes, seconds: float) -> tuple[str, float, float]:
-    """How a file ends, seconds of CPU and MiB."""
+    """Open a file in a separate process: outcome, CPU time in seconds, and memory in MiB."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_open, args=(theirs, kind, file))
@@ -198,24 +200,24 @@ def _open(connection: Connection, kind: str, file: bytes) -> None:
     seconds, peak = time.process_time() - start, fuzz.memory("VmHWM") - before
     if pid := limited.pid():
         peak = max(peak, fuzz.memory("VmHWM", pid))
-    limited.end()  # so that its time is counted here
+    limited.end()  # so that its CPU time is included
     other = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds += other.ru_utime + other.ru_stime
     connection.send((outcome, seconds, peak / 2**20))
 
 
 def main() -> None:
-    """Build, open, print and write."""
+    """Build the files, open them, and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
-    parser.add_argument("--seconds", type=float, default=600, help="a file is stopped after these")
+    parser.add_argument("--seconds", type=float, default=600, help="time limit for each file")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ[SEARCH_PATH] = folder
-        model = sure_model(Path(folder))
+        model = confident_model(Path(folder))
         for size in arguments.sizes:
             for contents, kind, file, pixels in files(model, size):
                 outcome, seconds, peak = measure(kind, file, arguments.seconds)

@@ -1,17 +1,17 @@
-"""How fast workers of Ray make the shards of an archive, and that killing one costs nothing.
+"""Speed of writing archives in shards by workers of Ray, and a test with a killed worker.
 
-Writes CIFAR-10's training images as PNG files into a temporary folder, then runs `italic archive`
-on them, without Ray and with each number of workers. Prints how many names and sizes are listed a
-second, and a table, which it writes as CSV:
+Writes CIFAR-10's training images as PNG files to a temporary folder, then runs `italic archive`
+on them, without Ray and with each number of workers. Prints the number of names and sizes listed
+per second, and a table, which it also writes as CSV:
 
-    workers     of Ray; 0 without Ray, one file by one process on one thread
-    seconds     of the command, which decodes and compares what it has coded
-    start       of the same command once more: all shards are there, so that it is Ray's start, the
-                workers' imports and the check of the shards; without Ray of one image's archive
-    images/s    coded in the difference of the two
-    CPU ms      of a core for each image, start left out, also if others use it; without Ray only
+    workers     workers of Ray; 0: without Ray, one file by one process with one thread
+    seconds     time of the command, including decoding and comparison
+    start       time of the same command with all shards present: Ray's start, the workers' imports
+                and the check of the shards; without Ray, time for an archive of one image
+    images/s    images per second in the difference of the two times
+    CPU ms      CPU time for each image without the start; only without Ray
     bpsp        bits per sub-pixel of all files
-    killed      a worker was, half-way (--kill): all pictures must be there once, in equal files
+    killed      whether a worker was killed half-way (--kill); the files must not differ
 
     python benchmarks/archive.py --images 2000 --workers 1 2 --kill
 """
@@ -44,12 +44,12 @@ from italic.measuring.results import write_table
 def main() -> None:
     """Measure each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2000, help="how many, at most 50,000")
+    parser.add_argument("--images", type=int, default=2000, help="number of images, up to 50,000")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--model", default="cifar10")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--kill", action="store_true", help="once more, and kill a worker half-way")
+    parser.add_argument("--kill", action="store_true", help="add a run with a killed worker")
     parser.add_argument("--data-dir", default="data/cifar10")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
         if arguments.kill:
             tasks.append((max(1, *arguments.workers), True))
         rows = []
-        made: dict[str, bytes] = {}  # files by Ray, which must always be the same
+        reference: dict[str, bytes] = {}  # files of the first run with Ray
         for number, (workers, kill) in enumerate(tasks):
             out = Path(folder, str(number))
             rows.append(measured(pictures, out, workers, kill, arguments))
@@ -70,15 +70,15 @@ def main() -> None:
             print("  ".join(f"{value!s:>8}" for value in rows[-1].values()), flush=True)
             if workers:
                 files = {path.name: path.read_bytes() for path in out.iterdir()}
-                made = made or files
+                reference = reference or files
                 check(pictures, out)
-                if files != made:
-                    sys.exit(f"with {workers} workers the files are others")
+                if files != reference:
+                    sys.exit(f"with {workers} workers the files differ")
     write_table(rows, arguments.csv)
 
 
 def write_pictures(folder: Path, data_dir: str, images: int) -> None:
-    """The first training images as PNG files, a thousand in a folder."""
+    """Write the first training images as PNG files, a thousand per folder."""
     source = CIFAR10(data_dir)
     all_of_them = np.concatenate([source.load("train"), source.load("validation")])
     for number, image in enumerate(all_of_them[:images]):
@@ -88,7 +88,7 @@ def write_pictures(folder: Path, data_dir: str, images: int) -> None:
 
 
 def names_per_second(pictures: Path, repeats: int = 20) -> float:
-    """How fast a command begins: that of its part which no worker takes from it."""
+    """Speed of listing the pictures, which the command does before it starts the workers."""
     start = time.process_time()
     with tempfile.TemporaryFile() as file:
         for _ in range(repeats):
@@ -99,7 +99,7 @@ def names_per_second(pictures: Path, repeats: int = 20) -> float:
 def measured(
     pictures: Path, out: Path, workers: int, kill: bool, arguments: argparse.Namespace
 ) -> dict[str, object]:
-    """The row of a number of workers."""
+    """The row for a number of workers."""
     command = [sys.executable, "-m", "italic.cli", "archive", str(pictures), "-o", str(out)]
     command += ["--steps", str(arguments.steps), "--model", arguments.model]
     if workers:
@@ -130,7 +130,7 @@ def measured(
 
 
 def timed(command: list[str], kill_in: Path | None) -> float:
-    """Seconds of a command, a worker of which is killed when the first shard is there."""
+    """Time of a command in seconds; a worker is killed when a first shard is in `kill_in`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
@@ -144,10 +144,10 @@ def timed(command: list[str], kill_in: Path | None) -> float:
 
 
 def kill_writer(folder: Path, seconds: float = 120) -> None:
-    """Kill (-9) a process that has an unfinished file open in a folder, once there is one.
+    """Wait for a process with an unfinished file open in a folder and kill it with SIGKILL.
 
     Raises:
-        TimeoutError: there was none.
+        TimeoutError: there was no such process.
     """
     beginning = f"{folder.resolve()}/.italic-"
     end = time.monotonic() + seconds
@@ -155,7 +155,7 @@ def kill_writer(folder: Path, seconds: float = 120) -> None:
         for link in Path("/proc").glob("[0-9]*/fd/*"):
             try:
                 target = os.readlink(link)
-            except OSError:  # closed meanwhile, or not ours
+            except OSError:  # it was closed meanwhile, or belongs to another user
                 continue
             if target.startswith(beginning) and target.endswith(TEMPORARY):
                 os.kill(int(link.parts[2]), signal.SIGKILL)
@@ -165,7 +165,7 @@ def kill_writer(folder: Path, seconds: float = 120) -> None:
 
 
 def check(pictures: Path, out: Path) -> None:
-    """End the program if a picture is not in the shards, or twice."""
+    """End the program unless each picture is in the shards exactly once."""
     names: list[str] = []
     for shard in json.loads((out / "manifest.json").read_bytes())["shards"]:
         with (out / shard["name"]).open("rb") as file:
@@ -176,7 +176,7 @@ def check(pictures: Path, out: Path) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of the commands that have ended."""
+    """CPU time of the child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

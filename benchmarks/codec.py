@@ -1,11 +1,11 @@
-"""What exactness costs: bits of the float and the exact network, coded bytes, and time.
+"""Cost of exact inference: bits of the float and the exact network, coded bytes, and time.
 
-For each number of steps, on test images of a run, in batches. Prints a table and writes it as CSV:
+Measures each number of steps on test images of a run. Prints a table and writes it as CSV:
 
-    float, exact        bpsp that the trained and the exact network estimate, base code left out
+    float, exact        bpsp estimated by the trained and the exact network, without the base code
     coded               bpsp of the streams
-    loss                of exact over float, in percent
-    over float          time of the exact network over that of the float one
+    loss                increase from float to exact in percent
+    over float          time of the exact network relative to the float network
 
     python benchmarks/codec.py RUN_DIR --images 1000 --batch 64
 """
@@ -58,7 +58,7 @@ def main() -> None:
 def measured(
     codec: Codec, untouched: torch.nn.Module, images: np.ndarray, batch: int
 ) -> dict[str, float]:
-    """One row."""
+    """The row for a number of steps."""
     sums: Counter[str] = Counter()
     exact_network = codec.network
     for start in range(0, len(images), batch):
@@ -80,7 +80,7 @@ def measured(
 
 @torch.inference_mode()
 def network_seconds(network: torch.nn.Module, images: np.ndarray, repeats: int = 7) -> float:
-    """Median time of one application to a batch, a third of the pixels known."""
+    """Median time of one application to a batch in which a third of the pixels is known."""
     image = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     known = (torch.arange(image[0, 0].numel()) % 3 == 0).float().view(1, 1, *image.shape[2:])
     known = known.expand(len(image), -1, -1, -1)

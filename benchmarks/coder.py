@@ -1,14 +1,14 @@
-"""How fast the entropy coder is, on one thread, and what it adds to the ideal number of bits.
+"""Speed of the entropy coder on one thread, and its overhead over the ideal number of bits.
 
-Pixels are drawn from the very mixtures that code them, by decoding random bytes. Prints a table and
+Pixels are sampled from the mixtures that code them, by decoding random bytes. Prints a table and
 writes it as CSV:
 
     K                 components of the mixtures
-    bpsp              bits per sub-pixel of the streams timed
-    encode, decode    million sub-pixels per second: all calls, from arrays to bytes and back
-    overhead          bytes of a 32x32 image's stream beyond the sum of its bits: mean and largest
-    over_float        what integer probabilities cost over the float64 formula, in percent of the
-                      mixtures' entropy: the Kullback-Leibler divergence, summed over all values
+    bpsp              bits per sub-pixel of the timed streams
+    encode, decode    million sub-pixels per second, from arrays to bytes and back
+    overhead          bytes of a 32x32 image's stream beyond the sum of its bits: mean and maximum
+    over_float        Kullback-Leibler divergence of the integer from the float64 probabilities,
+                      summed over all values, in percent of the mixtures' entropy
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main() -> None:
     """Measure each number of components in turn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--components", type=int, nargs="+", default=[5, 10], metavar="K")
-    parser.add_argument("--pixels", type=int, default=100_000, help="pixels timed")
+    parser.add_argument("--pixels", type=int, default=100_000, help="number of timed pixels")
     parser.add_argument("--images", type=int, default=200, help="32x32 images for the overhead")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="timings, of which the median counts"
+        "--repeats", type=int, default=5, help="number of timings; the median is reported"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def mixtures(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:
-    """Mixtures like a trained network's, at about 3.5 bits per sub-pixel with ten components."""
+    """Mixtures similar to those of a trained network: 3.5 bits per sub-pixel for 10 components."""
     shape = (n, 3, components)
     centre = rng.normal(128, 50, (n, 1, 1))
     coefficients = rng.normal(0.3, 0.3, shape)
@@ -77,7 +77,7 @@ def sampled(parameters: MixtureParameters, rng: np.random.Generator) -> np.ndarr
 def speed(
     parameters: MixtureParameters, rng: np.random.Generator, repeats: int
 ) -> dict[str, float]:
-    """Time coding all pixels in one call; the first round, which compiles, does not count."""
+    """Time the coding of all pixels in one call, without the first call, which compiles."""
     pixels = sampled(parameters, rng)
     data = b""
 
@@ -101,7 +101,7 @@ def speed(
 
 
 def median_time(run: Callable[[], None], repeats: int) -> float:
-    """Return the median of the times that `run` takes, in seconds."""
+    """Return the median time of `run` in seconds."""
     run()
     times = []
     for _ in range(repeats):
@@ -112,7 +112,7 @@ def median_time(run: Callable[[], None], repeats: int) -> float:
 
 
 def overhead(images: int, components: int, rng: np.random.Generator) -> dict[str, float]:
-    """Compare the lengths of 32x32 images' streams with the sums of their bits."""
+    """Compare the lengths of streams of 32x32 images with the sums of their bits."""
     excess = []
     for _ in range(images):
         parameters = mixtures(32 * 32, components, rng)
@@ -124,7 +124,7 @@ def overhead(images: int, components: int, rng: np.random.Generator) -> dict[str
 
 
 def over_float(parameters: MixtureParameters, rng: np.random.Generator) -> float:
-    """Return the divergence of the integer from the float64 probabilities, over the entropy."""
+    """Return the divergence of integer from float64 probabilities, relative to the entropy."""
     pixels = np.repeat(sampled(parameters, rng), 256, axis=0)
     repeated = MixtureParameters(*(np.repeat(a, 256, axis=0) for a in parameters.arrays))
     divergence = entropy = 0.0
@@ -141,7 +141,7 @@ def over_float(parameters: MixtureParameters, rng: np.random.Generator) -> float
 
 
 def float_probabilities(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-    """The discretised logistic mixture in float64, as its formula stands: (n, 3)."""
+    """Probabilities of the discretised logistic mixture in float64: (n, 3)."""
     logits, means, log_scales, coefficients = (
         array / unit for array, unit in zip(parameters.arrays, (64, 16, 32, 1024), strict=True)
     )

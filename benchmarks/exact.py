@@ -1,12 +1,12 @@
-"""Do the same files come out, and come back, whatever computes them? Integers beside plain floats.
+"""Reproducibility of streams across configurations, for the exact and the float network.
 
-Codes test images with a run's exact model and with its float network, each in many configurations
-of batch size, threads, memory layout, instruction sets and libraries, each configuration in a
-process of its own; compares every stream with that of the first configuration, and decodes the
-first configuration's streams in every other one. Prints a table and writes it as CSV:
+Codes test images with the exact model of a run and with its float network in many configurations of
+batch size, threads, memory layout, instruction sets and libraries. Each configuration runs in a
+separate process. Each one compares its streams with those of the first configuration and also
+decodes those. Prints a table and writes it as CSV:
 
-    identical   streams that are byte for byte those of the first configuration
-    decoded     streams of the first configuration that give the image back in this one
+    identical   streams that are equal to those of the first configuration
+    decoded     streams of the first configuration that are decoded correctly in this one
 
     python benchmarks/exact.py RUN_DIR --images 200 --steps 1 8 32
 """
@@ -46,7 +46,7 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"batch": 16, "threads": 1, "environment": {}, "layout": "contiguous"},
     {"batch": 16, "threads": 1, "environment": {}, "library": "oneDNN off"},
     {"batch": 16, "threads": 1, "environment": {}, "library": "compiled"},
-    # The products of 8-bit operands, without the probe's choice.
+    # The implementation of int8 products, selected without the probe.
     {"batch": 64, "threads": 1, "environment": {"ITALIC_PRODUCTS": "float32"}},
     {"batch": 7, "threads": 2, "environment": {"ITALIC_PRODUCTS": "float32"}},
 ]
@@ -110,9 +110,9 @@ def main() -> None:
 
 
 def work(run: Path, task: dict[str, Any]) -> None:
-    """In a process of its own: code and decode; print how many streams agree and decode.
+    """In a separate process: code and decode; print the numbers of identical and decoded streams.
 
-    Prints null where a configuration does not apply.
+    Prints null if the configuration does not apply.
     """
     import torch
 
@@ -132,7 +132,7 @@ def work(run: Path, task: dict[str, Any]) -> None:
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     if task.get("library") == "compiled":
         if task["kind"] == "exact" and codec.network.arithmetic == "int8":
-            print(json.dumps(None))  # its layers call kernels that torch.compile can't see into
+            print(json.dumps(None))  # torch.compile does not support the kernels of its layers
             return
         codec.network.compile()
     images = experiment.build_images(run_directory.read_config(run)).load("test")[: task["images"]]
@@ -152,9 +152,9 @@ def work(run: Path, task: dict[str, Any]) -> None:
 
 
 def decodable(codec: Any, coded: list[Any], images: np.ndarray) -> int:
-    """How many of a batch come back; one that fails spoils its batch, so each is then tried alone.
+    """Number of images of a batch that are decoded correctly.
 
-    Within a batch the others' streams don't matter, but the batch size may.
+    A stream that can't be decoded makes its batch fail; each stream is then decoded separately.
     """
     height, width = images.shape[1:3]
     try:

@@ -1,28 +1,28 @@
-"""Damaged files never get through: .italic and .bpg files are damaged in many ways and opened.
+"""Fuzzer: damages .italic, .bpg and model files in many ways and opens them.
 
-Every case must end in a ValueError or in a picture, within a time and a memory that the size in the
-file's own header allows; in the layer `file`, where no checksum is mended afterwards, the picture
-must be the true one. Anything else is a failure, is shown with the bytes, and makes the exit status
-1: another exception, the death of the process, a wrong picture. Cases run in worker processes whose
-address space is limited; for Linux. Prints a table and writes it as CSV:
+Each case must raise a ValueError or give a picture, within limits of time and memory that depend on
+the size in the file's header. In the layer `file`, whose checksums are not corrected, the picture
+must be the original. Anything else is a failure: another exception, a crash of the process, a wrong
+picture. Failures are printed with the bytes of the file, and the exit status is then 1. Cases run
+in worker processes with a limited address space; for Linux. Prints a table and writes it as CSV:
 
-    layer      what is damaged, everything around it being right again, CRCs and compression too:
-               file (nothing mended), record, stream, base (code), chunk (uncompressed), png (its
-               CRCs), jpeg_xl (its frames and transforms), index (of an archive, uncompressed), bpg
-               (such files on their own), model (model files)
-    damage     byte, cut: one changed, or cut off there, for each position in turn; others by
-               chance; structure: fields and parts changed, see `structures.py`
-    cases      how many were tried, of them:
-    refused    ended in a ValueError
-    same       gave the true picture all the same
-    other      gave another one, which nothing but a checksum could tell
-    too_large  did not get the memory for the size that they claim
-    failed     see above
-    slowest_s  the longest time of a case, in seconds
-    peak_MiB   the most memory that a case took beyond what the process had before it
+    layer      the damaged part; CRCs and compression around it are corrected, except for file:
+               file, record, stream, base (code), chunk (uncompressed), png (chunks), jpeg_xl
+               (frames and transforms), index (of an archive, uncompressed), bpg (.bpg files),
+               model (model files)
+    damage     byte, cut: a byte changed, or the end removed, at each position; structure: fields
+               and parts changed, see `structures.py`; the others are random
+    cases      number of cases, which ended as follows:
+    refused    with a ValueError
+    same       with the original picture
+    other      with another picture, which only a checksum could detect
+    too_large  out of memory, if the file claims a large size
+    failed     with a failure
+    slowest_s  maximum time of a case in seconds
+    peak_MiB   maximum memory of a case beyond the memory of the process before it
 
     OMP_NUM_THREADS=1 python benchmarks/fuzz.py --cases 100000
-    python benchmarks/fuzz.py --layers bpg base      # the BPG reader alone, and under a network
+    python benchmarks/fuzz.py --layers bpg base      # BPG files alone, and as base codes
     python benchmarks/fuzz.py --cases 100000 --damage structure
 """
 
@@ -71,9 +71,9 @@ from italic.coding.streams.codec import Codec
 from italic.compressor.compression import decompress_records, from_file, model_for
 from italic.measuring.results import write_table
 
-ADDRESS_SPACE = 6 * 2**30  # bytes of a worker; PyTorch's libraries alone take more than half
-SECONDS, SECONDS_PER_PIXEL = 10, 2e-6  # that a case may take, and more by the claimed size
-MEMORY, MEMORY_PER_PIXEL = 2**27, 256  # bytes, likewise
+ADDRESS_SPACE = 6 * 2**30  # bytes, for a worker; PyTorch's libraries take more than half of it
+SECONDS, SECONDS_PER_PIXEL = 10, 2e-6  # time limit of a case by the claimed size
+MEMORY, MEMORY_PER_PIXEL = 2**27, 256  # memory limit of a case in bytes by the claimed size
 LAYERS = (
     *("file", "record", "stream", "base", "chunk", "png", "jpeg_xl", "index", "bpg", "model"),
 )
@@ -84,16 +84,16 @@ OUTCOMES = ("refused", "same", "other", "too_large", "failed")
 
 @dataclass(frozen=True)
 class Layer:
-    """A part of a good file that is to be damaged.
+    """A part of a valid file that can be damaged.
 
     Attributes:
         name: one of `LAYERS`.
-        kind: of the file, one of `OPENERS`.
+        kind: kind of the file, one of `OPENERS`.
         data: the part.
-        wrap: a part, damaged → the file with it.
-        truth: what opening the whole file gives.
-        record: that `data` holds, if it is one.
-        structure: a file whose structure is changed, see `structures`.
+        wrap: function from a damaged part to the file with this part.
+        truth: result of opening the undamaged file.
+        record: the record in `data`, if `data` is a record.
+        structure: function that returns a file with a changed structure, see `structures`.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Case:
-    """A damaged file to come, the same every time: its number is the seed of its damage."""
+    """A reproducible case: `number` is the seed of its damage."""
 
     number: tuple[int, int]
     layer: int
@@ -117,7 +117,7 @@ class Case:
 
 @dataclass
 class Result:
-    """How cases ended; `failures` holds a line and the bytes of each failed one."""
+    """Outcomes of cases; `failures` holds a line of text and the file of each failed case."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -125,10 +125,10 @@ class Result:
     failures: list[tuple[str, bytes]] = field(default_factory=list)
 
 
-# --- A corpus of good files
+# --- A corpus of valid files
 
 
-WHOLE_BODY: dict[str, Any] = {
+WHOLE_IMAGE: dict[str, Any] = {
     "kind": "rnan",
     "groups": 1,
     "space_to_depth": 2,
@@ -138,7 +138,7 @@ LATTICE: dict[str, Any] = {"kind": "lattice", "blocks": 1, "window": 3, "context
 
 
 def tiny_model(folder: Path, name: str, base: dict | None, kind: str, **options: Any) -> Model:
-    """An untrained exact model, saved into a folder and loaded again."""
+    """An untrained exact model, saved to a folder and loaded again."""
     shape = {"features": 8, "components": 2, **options}
     recipe = Recipe({"kind": kind, **shape}, base, 2, "nested", "power", 1.0)
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def tiny_model(folder: Path, name: str, base: dict | None, kind: str, **options:
 
 
 def small_pictures() -> list[Picture]:
-    """Pictures of every kind of colour, with metadata here and there."""
+    """Pictures of every kind of samples, some with metadata."""
     rng = np.random.default_rng(0)
 
     def samples(*shape: int, kind: type = np.uint8) -> np.ndarray:
@@ -187,7 +187,7 @@ def small_pictures() -> list[Picture]:
 
 
 def coded(picture: Picture, method: Method, model: Model) -> Record:
-    """The record of a picture by the method asked for, whether or not it is the smallest."""
+    """The record of a picture with a given method, even if another method is smaller."""
     colour, main, chunks = pictures.split(picture)
     height, width, _ = main.shape
     raw = Record(Method.RAW, height, width, zlib.crc32(main.tobytes()), colour, tuple(chunks))
@@ -205,10 +205,10 @@ def coded(picture: Picture, method: Method, model: Model) -> Record:
 
 
 def corpus(folder: Path) -> list[Layer]:
-    """All layers of all good files; their models go into `folder`, which ITALIC_MODELS names."""
+    """All layers of all valid files; models are saved to `folder` (ITALIC_MODELS)."""
     os.environ[SEARCH_PATH] = str(folder)
-    plain = tiny_model(folder, "plain", None, **WHOLE_BODY, recurrent=False)
-    based = tiny_model(folder, "based", BASE, **WHOLE_BODY, recurrent=True)
+    plain = tiny_model(folder, "plain", None, **WHOLE_IMAGE, recurrent=False)
+    based = tiny_model(folder, "based", BASE, **WHOLE_IMAGE, recurrent=True)
     lattice = tiny_model(folder, "lattice", None, **LATTICE)
     layers: list[Layer] = []
     archived: list[Record] = []
@@ -223,7 +223,7 @@ def corpus(folder: Path) -> list[Layer]:
             record = coded(picture, method, model)
             layers += picture_layers(record, model.hash)
             archived += [record] if model is plain else []
-            if record.base and number == 1:  # its base code again, as a file that is not implied
+            if record.base and number == 1:  # also with its base code as a complete BPG file
                 size = (record.height, record.width)
                 file = bpg.unpack(record.base, *size, **BASE)
                 whole = replace(record, base=bytes([bpg.WHOLE]) + file)
@@ -237,7 +237,7 @@ def corpus(folder: Path) -> list[Layer]:
 
 
 def with_structure(layer: Layer, records: Sequence[Record]) -> Layer:
-    """The layer, of a record with the structures that can be made of it."""
+    """Add mutations of the structure to a layer of a record."""
     if layer.record is None:
         return layer
     record = layer.record
@@ -251,7 +251,7 @@ def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
     header = file[:14]
 
     def layer(name: str, data: bytes, wrap: Callable[[bytes], bytes]) -> Layer:
-        assert wrap(data) == file or name == "chunk"  # zlib's level may be another
+        assert wrap(data) == file or name == "chunk"  # the level of zlib may differ
         return Layer(name, "picture", data, wrap, truth, record if name == "record" else None)
 
     def with_chunk(place: int, content: bytes) -> bytes:
@@ -293,7 +293,7 @@ def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
             lambda s: container.pack(model_hash, replace(record, stream=mended_png(s))),
         )
     for place, (_, content) in enumerate(record.chunks):
-        start = 0 if content[:1] == b"\x78" else 1  # planes have a byte before zlib
+        start = 0 if content[:1] == b"\x78" else 1  # planes have a byte before the zlib data
         if len(content) > start:
             yield layer(
                 "chunk",
@@ -362,7 +362,7 @@ def bpg_layers() -> Iterator[Layer]:
 
 
 def model_layers(paths: Sequence[Path]) -> Iterator[Layer]:
-    """Model files; of their bytes the first ones are damaged, and their settings."""
+    """Layers of model files: their first bytes, and the structure of their settings."""
     for path in paths:
         file = path.read_bytes()
         yield Layer(
@@ -373,12 +373,12 @@ def model_layers(paths: Sequence[Path]) -> Iterator[Layer]:
 
 
 def with_crc(data: bytes) -> bytes:
-    """Bytes and their CRC-32."""
+    """Append the CRC-32 of the bytes."""
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
 def mended_png(data: bytes) -> bytes:
-    """A PNG file with the CRCs of its chunks right, as far as it can be read."""
+    """Correct the CRCs of the chunks of a PNG file, as far as it can be parsed."""
     mended, position = bytearray(data), 8
     while position + 12 <= len(data):
         end = position + 8 + int.from_bytes(data[position : position + 4], "big")
@@ -389,16 +389,16 @@ def mended_png(data: bytes) -> bytes:
     return bytes(mended)
 
 
-# --- Opening files: what they show, in a form that can be compared; ValueError if they are refused
+# --- Opening files: their contents in a form that can be compared; ValueError if they are refused
 
 
 def open_picture(data: bytes) -> object:
-    """All that a file of one picture shows."""
-    return shown(from_file(data))
+    """The contents of a file of one picture."""
+    return comparable(from_file(data))
 
 
 def open_archive(data: bytes) -> object:
-    """All that an archive shows; refused pictures make an error only after all the others."""
+    """The contents of an archive; errors of pictures are raised after all others were read."""
     reader = ArchiveReader(io.BytesIO(data))
     found: dict[str, object] = {}
     refused = None
@@ -406,7 +406,7 @@ def open_archive(data: bytes) -> object:
         try:
             record = reader.read(name)
             model = model_for(reader.model_hash, [record])
-            found[name] = shown(decompress_records([record], model)[0])
+            found[name] = comparable(decompress_records([record], model)[0])
         except ValueError as error:
             refused = error
     if refused is not None:
@@ -421,7 +421,7 @@ def open_bpg(data: bytes) -> object:
 
 
 def open_model(data: bytes) -> object:
-    """What a model file makes of a small picture, there and back."""
+    """The coded form of a small image by a model file, checked by decoding it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
         path.write_bytes(data)
@@ -442,14 +442,14 @@ OPENERS: dict[str, Callable[[bytes], object]] = {
 
 
 class Refused(ValueError):
-    """Some pictures of an archive are refused; `found` holds the others by their names."""
+    """Some pictures of an archive are refused; `found` holds the others by name."""
 
     def __init__(self, found: dict[str, object]) -> None:
         super().__init__("a picture is refused")
         self.found = found
 
 
-def shown(picture: Picture) -> object:
+def comparable(picture: Picture) -> object:
     """A picture in a form that can be compared."""
     samples = picture.samples
     return (
@@ -462,13 +462,13 @@ def shown(picture: Picture) -> object:
 
 
 def limits(kind: str, data: bytes) -> tuple[float, int]:
-    """Seconds and bytes of memory that opening a file may take, by the size that it claims."""
+    """Limits of time in seconds and memory in bytes for a file, from the size that it claims."""
     pixels = max(claimed_pixels(kind, data), default=0)
     return SECONDS + SECONDS_PER_PIXEL * pixels, MEMORY + MEMORY_PER_PIXEL * pixels
 
 
 def claimed_pixels(kind: str, data: bytes) -> Iterator[int]:
-    """Pixels of each picture that a file says it holds, as far as it gets in saying so."""
+    """Number of pixels of each picture according to the headers, as far as they can be parsed."""
     with suppress(ValueError):
         if kind == "model":
             return
@@ -491,9 +491,9 @@ def claimed_pixels(kind: str, data: bytes) -> Iterator[int]:
 def cases(
     layers: Sequence[Layer], count: int, seed: int, damages: Sequence[str] | None = None
 ) -> list[Case]:
-    """Half of the cases, or fewer, go through all positions; the others are random.
+    """Choose cases: up to half of them are systematic, at different positions, the rest random.
 
-    `damages` are those to take; None for all.
+    `damages` are the kinds of damage to use; None for all.
     """
     rng = np.random.default_rng(seed)
     by_name = defaultdict(list)
@@ -507,9 +507,9 @@ def cases(
         for position in range(len(layer.data))
     ]
     chosen = rng.permutation(len(places))[: count // 2]
-    made = [Case((seed, i), *places[which]) for i, which in enumerate(chosen)]
-    for number in range(len(made), count):
-        # Layers and damages that go together: each layer as often, and of it each damage.
+    result = [Case((seed, i), *places[which]) for i, which in enumerate(chosen)]
+    for number in range(len(result), count):
+        # Uniform over the names of layers, then over the kinds of damage that the layer supports.
         while True:
             place = int(rng.choice(by_name[rng.choice(list(by_name))]))
             layer = layers[place]
@@ -519,12 +519,12 @@ def cases(
             possible = [damage for damage in possible if damages is None or damage in damages]
             if possible:
                 break
-        made.append(Case((seed, number), place, str(rng.choice(possible))))
-    return made
+        result.append(Case((seed, number), place, str(rng.choice(possible))))
+    return result
 
 
 def damaged(case: Case, layers: Sequence[Layer]) -> bytes:
-    """The file of a case."""
+    """The damaged file of a case."""
     rng = np.random.default_rng(case.number)
     layer = layers[case.layer]
     data, position = layer.data, case.position
@@ -543,25 +543,25 @@ def damaged(case: Case, layers: Sequence[Layer]) -> bytes:
 
 
 def changed(data: bytes, position: int, difference: int) -> bytes:
-    """One byte changed."""
+    """Change one byte."""
     return data[:position] + bytes([data[position] ^ difference]) + data[position + 1 :]
 
 
 def several(data: bytes, rng: np.random.Generator) -> bytes:
-    """Two to eight bytes changed."""
+    """Change two to eight bytes."""
     for _ in range(rng.integers(2, 9) if data else 0):
         data = changed(data, int(rng.integers(len(data))), int(rng.integers(1, 256)))
     return data
 
 
 def deleted(data: bytes, rng: np.random.Generator) -> bytes:
-    """Up to 16 bytes left out."""
+    """Remove up to 16 bytes."""
     position = int(rng.integers(max(1, len(data))))
     return data[:position] + data[position + int(rng.integers(1, 17)) :]
 
 
 def inserted(data: bytes, rng: np.random.Generator) -> bytes:
-    """Up to 16 bytes more, random ones or one many times."""
+    """Insert up to 16 bytes, random or equal."""
     position = int(rng.integers(len(data) + 1))
     extra = rng.bytes(int(rng.integers(1, 17)))
     if rng.integers(2):
@@ -570,28 +570,28 @@ def inserted(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def numbered(data: bytes, rng: np.random.Generator) -> bytes:
-    """An extreme number written over what was there."""
+    """Insert an extreme number, or overwrite bytes with it."""
     number = NUMBERS[rng.integers(len(NUMBERS))]
     position = int(rng.integers(len(data) + 1))
     return data[:position] + number + data[position + len(number) * int(rng.integers(2)) :]
 
 
 def noisy(data: bytes, rng: np.random.Generator) -> bytes:
-    """Random bytes from somewhere on, as many as there were or up to 64."""
+    """Replace the end by random bytes, of the same length or up to 64 bytes."""
     position = int(rng.integers(len(data) + 1))
     length = len(data) - position if rng.integers(2) else int(rng.integers(65))
     return data[:position] + rng.bytes(length)
 
 
 def spliced(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """The beginning of one and the end of another, never the other as a whole."""
+    """Join the beginning of one part and the end of another, but never the whole other part."""
     end = int(rng.integers(1, max(2, len(other))))
     joined = data[: int(rng.integers(max(1, len(data))))] + other[end:]
     return joined if joined != other else b""
 
 
 def claiming(record: Record, rng: np.random.Generator) -> bytes:
-    """Another size, steps, and perhaps a stream long enough for them; as far as the format goes."""
+    """Change size and steps within the limits of the format, and sometimes the stream."""
     height, width = (int(2 ** rng.uniform(0, bits)) for bits in rng.permuted([31.0, 12.0]))
     width = min(width, 2**32 // height)
     steps = record.steps and int(2 ** rng.uniform(0, min(6, np.log2(height * width))))
@@ -617,7 +617,7 @@ DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 
 
 def judged(layer: Layer, data: bytes) -> tuple[str, str]:
-    """Open a damaged file: the outcome, and what is wrong if it failed."""
+    """Open a damaged file: the outcome, and the reason if it failed."""
     try:
         found = OPENERS[layer.kind](data)
         refused = False
@@ -625,7 +625,7 @@ def judged(layer: Layer, data: bytes) -> tuple[str, str]:
         found, refused = error.found, True
     except ValueError:
         return "refused", ""
-    except (MemoryError, RuntimeError) as error:  # PyTorch's own kind of the former is the latter
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError if out of memory
         memory_ran_out = isinstance(error, MemoryError) or "alloc" in str(error)
         if memory_ran_out and limits(layer.kind, data)[1] > ADDRESS_SPACE // 8:
             return "too_large", ""
@@ -640,24 +640,24 @@ def judged(layer: Layer, data: bytes) -> tuple[str, str]:
 
 
 def work(connection: Connection, layers: Sequence[Layer]) -> None:
-    """A worker process: takes cases, gives outcome, reason, seconds and bytes of memory."""
-    limit = memory("VmSize") + ADDRESS_SPACE  # libraries and the corpus take some already
+    """Worker process: receives cases; sends outcome, reason, time in seconds, memory in bytes."""
+    limit = memory("VmSize") + ADDRESS_SPACE  # in addition to the libraries and the corpus
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng warns there
-    others: dict[int, int] = {}  # memory of the process that decodes JPEG XL, before a case
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # discard the warnings of libpng
+    decoders: dict[int, int] = {}  # memory of the JPEG XL process before a case, by process ID
     while True:
         case = connection.recv()
         layer, data = layers[case.layer], damaged(case, layers)
         before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         start = time.perf_counter()
         outcome, reason = judged(layer, data)
         seconds = time.perf_counter() - start
         peak = memory("VmHWM") - before
         if pid := limited.pid():
-            peak = max(peak, memory("VmHWM", pid) - others.get(pid, 0))
+            peak = max(peak, memory("VmHWM", pid) - decoders.get(pid, 0))
             Path(f"/proc/{pid}/clear_refs").write_text("5")
-            others = {pid: memory("VmRSS", pid)}
+            decoders = {pid: memory("VmRSS", pid)}
         longest, largest = limits(layer.kind, data)
         if outcome != "failed" and (seconds > longest or peak > largest):
             outcome = "failed"
@@ -666,13 +666,13 @@ def work(connection: Connection, layers: Sequence[Layer]) -> None:
 
 
 def memory(name: str, process: int | str = "self") -> int:
-    """A figure of a process, in bytes."""
+    """A memory figure of a process from /proc, in bytes."""
     status = Path(f"/proc/{process}/status").read_text()
     return 1024 * int(status.partition(f"{name}:")[2].split(maxsplit=1)[0])
 
 
 class Worker:
-    """A worker process and the case that it is at."""
+    """A worker process and its current case."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = layers
@@ -680,7 +680,7 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        """Start the process, by forking: it has the corpus and all libraries at once."""
+        """Start the process by a fork, so that it shares the corpus and the libraries."""
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, self.layers), daemon=True)
@@ -688,14 +688,14 @@ class Worker:
         theirs.close()
 
     def give(self, case: Case) -> None:
-        """Let it begin a case."""
+        """Send a case to the process."""
         seconds, _ = limits(self.layers[case.layer].kind, damaged(case, self.layers))
-        self.deadline = time.monotonic() + 2 * seconds  # the worker itself looks at the limit
+        self.deadline = time.monotonic() + 2 * seconds  # the worker checks the limit itself
         self.case = case
         self.connection.send(case)
 
     def take(self) -> tuple[str, str, float, int] | None:
-        """The result of its case, if it has come to one; a dead or hung worker starts anew."""
+        """The result of the case, or None if it is not finished; restart a dead or hung worker."""
         reason = "hung"
         if self.connection.poll():
             try:
@@ -716,15 +716,15 @@ class Worker:
 
 
 def run(layers: Sequence[Layer], todo: Sequence[Case], workers: int = 1) -> dict[tuple, Result]:
-    """The results of cases, by layer and damage."""
+    """Run cases; return the results by layer and damage."""
     results: dict[tuple, Result] = defaultdict(Result)
-    left = iter(todo)
-    crew = [Worker(layers) for _ in range(workers)]
+    remaining = iter(todo)
+    pool = [Worker(layers) for _ in range(workers)]
     try:
-        busy = crew
+        busy = pool
         while busy:
             for worker in busy:
-                if worker.case is None and (case := next(left, None)):
+                if worker.case is None and (case := next(remaining, None)):
                     worker.give(case)
             busy = [worker for worker in busy if worker.case is not None]
             if busy:
@@ -734,7 +734,7 @@ def run(layers: Sequence[Layer], todo: Sequence[Case], workers: int = 1) -> dict
                     note(results, worker, *report)
                     worker.case = None
     finally:
-        for worker in crew:
+        for worker in pool:
             worker.stop()
     return results
 
@@ -761,7 +761,7 @@ def note(
 
 
 def main() -> None:
-    """Damage, open, print and write."""
+    """Run all cases and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
@@ -771,7 +771,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # forked processes cannot use threads that stayed behind
+    torch.set_num_threads(1)  # threads do not survive a fork
 
     with tempfile.TemporaryDirectory() as folder:
         layers = [layer for layer in corpus(Path(folder)) if layer.name in arguments.layers]

@@ -1,12 +1,12 @@
-"""Coverage-guided fuzzing of records, from their bytes to pictures; beside `fuzz.py`.
+"""Coverage-guided fuzzing of records, from their bytes to pictures; complements `fuzz.py`.
 
-Needs atheris (`pip install atheris`, which brings libFuzzer along); takes libFuzzer's options:
+Needs atheris (`pip install atheris`, which includes libFuzzer); takes the options of libFuzzer:
 
     OMP_NUM_THREADS=1 python benchmarks/fuzz_atheris.py -max_total_time=120
 
-An input is a byte and a record. Checksums and compression are put right before the record is
-opened, since no fuzzer finds its way past those: the bits of the first byte say which chunks have
-their first byte outside of zlib, as planes do. Anything but a picture or a ValueError is a crash.
+An input is a byte and a record. Checksums and compression are corrected before the record is
+opened, since a fuzzer can't satisfy them. The bits of the first byte mark the chunks whose first
+byte is not compressed, such as planes. Anything but a picture or a ValueError is a crash.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import atheris
 
-# Compiled code takes no instruments.
+# Compiled code can't be instrumented.
 with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.streams.range_coder"]):
     from italic.coding.files.container import Method, Record
     from italic.compressor.compression import decompress_records
@@ -32,8 +32,8 @@ MAX_STEPS = 8
 
 
 def seeds() -> list[bytes]:
-    """The records of all files of the corpus, their chunks uncompressed."""
-    made = []
+    """The records of all files of the corpus, with uncompressed chunks."""
+    inputs = []
     for layer in fuzz.corpus(Path(FOLDER)):
         if layer.record is None:
             continue
@@ -43,12 +43,12 @@ def seeds() -> list[bytes]:
             planes |= start << place
             plain = zlib.decompress(content[start:]) if content[start:] else b""
             chunks.append((kind, content[:start] + plain))
-        made.append(bytes([planes]) + replace(layer.record, chunks=tuple(chunks)).to_bytes())
-    return made
+        inputs.append(bytes([planes]) + replace(layer.record, chunks=tuple(chunks)).to_bytes())
+    return inputs
 
 
 def one_input(data: bytes) -> None:
-    """Open a record."""
+    """Open the record of an input."""
     try:
         record = Record.from_bytes(data[1:], MAX_PIXELS)
         if record.steps > MAX_STEPS:

@@ -1,7 +1,7 @@
-"""Time and memory of reading ImageNet at 64×64 pixels: random batch files of the real ones' size.
+"""Time and memory of reading ImageNet at 64×64 pixels, with random files of the real size.
 
-Writes pickled batch files, reads them as training does for the first time, then once more from the
-cache, and codes a part of the images with a base code.
+Writes pickled batch files, reads them as training does, first from the files and then from the
+cache, and encodes some of the images with a base code.
 
     python benchmarks/imagenet.py --images 100000 --files 3
 """
@@ -34,10 +34,10 @@ def write(path: Path, shape: tuple[int, int]) -> None:
 def main() -> None:
     """Print a table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=128_117, help="in each training file")
+    parser.add_argument("--images", type=int, default=128_117, help="images per training file")
     parser.add_argument("--files", type=int, default=10, help="training files, at most 10")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=2000, help="images to make base codes of")
+    parser.add_argument("--pairs", type=int, default=2000, help="images to encode as base codes")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
     DownsampledImageNet.FILES["train"] = DownsampledImageNet.FILES["train"][: arguments.files]
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for name in DownsampledImageNet.FILES["train"]:
             shape = arguments.images, 3 * arguments.size**2
-            # In a process of its own, so that its memory does not count.
+            # In a separate process, so that its memory is not measured.
             writer = Process(target=write, args=(Path(folder) / name, shape))
             writer.start()
             writer.join()

@@ -1,7 +1,7 @@
-"""Time of the pair cache and speed of reading it.
+"""Time to fill the cache of pairs, and speed of reading it.
 
-Makes the BPG pairs of CIFAR-10 images afresh, by the processes of this machine and, if asked, by
-workers of a Ray of its own, then reads batches as training does, masks included.
+Computes the BPG pairs of CIFAR-10 images by local processes and, with --ray, by workers of a local
+Ray. Then reads batches with masks as training does.
 
     python benchmarks/pairs.py --images 60000 --qp 49 --ray 1 2
 """
@@ -24,7 +24,7 @@ from italic.schedule import Schedule
 
 
 class Loaded:
-    """Images that are in memory already, the same for every split."""
+    """Images in memory, the same for every split."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -37,9 +37,9 @@ class Loaded:
 def main() -> None:
     """Print a table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=3000, help="how many, at most 60,000")
+    parser.add_argument("--images", type=int, default=3000, help="number of images, up to 60,000")
     parser.add_argument("--qp", type=int, default=49)
-    parser.add_argument("--ray", type=int, nargs="*", default=[], help="numbers of its workers")
+    parser.add_argument("--ray", type=int, nargs="*", default=[], help="numbers of Ray workers")
     parser.add_argument("--data-dir", default="data/cifar10")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     arguments = parser.parse_args()
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def row(what: str, images: int, start: float) -> dict[str, object]:
-    """Print and return how long something has taken since a time."""
+    """Print and return the row of a task that started at a time."""
     seconds = time.perf_counter() - start
     print(f"{what:32} {seconds:8.2f} s {images / seconds:10.0f} images/s", flush=True)
     return {"what": what, "seconds": seconds, "images_per_s": images / seconds}

@@ -1,12 +1,12 @@
-"""Pictures of odd sizes and kinds: exact or not, bytes beside PNG and JPEG XL, time, memory.
+"""Pictures of unusual sizes and kinds: exactness, size compared to PNG and JPEG XL, time, memory.
 
-Each picture is compressed and decompressed in a process of its own. Prints a table and writes CSV:
+Each picture is compressed and decompressed in a separate process. Prints a table and writes CSV:
 
     file, PNG, JPEG XL  bytes of the whole files
-    method              what the file holds: the estimator's stream, or a classical codec's
+    method              coding method of the file: the estimator or a classical codec
     estimator           bytes that the estimator alone would need for the main picture
-    encode, decode      seconds of the estimator
-    MiB                 largest memory of the process
+    encode, decode      time of the estimator in seconds
+    MiB                 peak memory of the process
 
     python benchmarks/pictures.py --model cifar10 --steps 4
 """
@@ -28,7 +28,7 @@ from italic.measuring.results import write_table
 
 
 def photograph(height: int, width: int) -> np.ndarray:
-    """Any size of a real photograph, by mirroring it: uint8 (H, W, 3)."""
+    """A photograph of any size, extended by mirroring: uint8 (H, W, 3)."""
     from skimage import data
 
     image = data.astronaut()
@@ -37,13 +37,13 @@ def photograph(height: int, width: int) -> np.ndarray:
 
 
 def sixteen_bits(image: np.ndarray) -> np.ndarray:
-    """Fine gradations between the 256 levels."""
+    """Extend to 16 bits by random low bytes."""
     noise = np.random.default_rng(0).integers(0, 256, image.shape)
     return (image.astype(np.uint16) * 256 + noise).astype(np.uint16)
 
 
 def with_alpha(image: np.ndarray) -> np.ndarray:
-    """A disc that is opaque."""
+    """Add an alpha channel with an opaque disc."""
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     alpha = np.clip(300 - 2 * np.hypot(y - 128, x - 128), 0, 255).astype(np.uint8)
     return np.dstack([image, alpha])
@@ -72,7 +72,7 @@ PICTURES: dict[str, Callable[[], np.ndarray]] = {
 def main() -> None:
     """Measure each picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="name or path; the default model if left out")
+    parser.add_argument("--model", help="name or path; default: the default model")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", nargs="+", choices=PICTURES, default=list(PICTURES))
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def measured(name: str, model_name: str | None, steps: int) -> dict[str, object]:
-    """One picture's row."""
+    """The row of a picture."""
     import imagecodecs
 
     from italic.coding.files.container import unpack
@@ -108,7 +108,7 @@ def measured(name: str, model_name: str | None, steps: int) -> dict[str, object]
     model = load_model(model_name)
     _, main_picture, _ = split(picture)
     codec = model.codec(min(steps, main_picture[..., 0].size))
-    model.codec(1).encode(np.zeros((1, 8, 8, 3), np.uint8))  # compiles the coder
+    model.codec(1).encode(np.zeros((1, 8, 8, 3), np.uint8))  # warm-up: compiles the coder
     begin = time.perf_counter()
     coded = codec.encode(main_picture[None])
     encoded = time.perf_counter()

@@ -1,17 +1,16 @@
-"""How fast training and coding are, and where the time of decoding goes.
+"""Speed of training and coding, and a breakdown of the decoding time.
 
-Each row is measured in a process of its own, or in several at once, of which the slowest counts:
-the command line codes many pictures in one process a core, of one thread. Prints two tables and
-writes them as CSV, NAME-training.csv and NAME-coding.csv:
+Each row is measured in a separate process, or in several at once, of which the slowest is reported:
+the command line codes many pictures in one process per core with one thread each. Prints two
+tables and writes them as CSV, NAME-training.csv and NAME-coding.csv:
 
-    images/s            in training steps of a preset, batches, optimiser and averaging included
-    encode, decode 1    ms an image, coded alone; the same in a batch
-    encode, decode MB/s of pixels, three bytes each, in a batch
-    images/s            decoded in a batch, by all processes together
-    base to other       where the time of decoding a batch goes, in percent: base codes; the
-                        network; its mixtures made the integers of the entropy coder; probabilities
-                        and range coder; everything else
-    MiB                 largest memory of the process
+    images/s            training speed of a preset, including batches, optimiser and averaging
+    encode, decode 1    ms per image, coded alone; the other columns are in a batch
+    encode, decode MB/s MB of pixels per second, three bytes each, in a batch
+    images/s            images decoded per second in a batch, by all processes together
+    base to other       percentages of the time of decoding a batch: base codes, network,
+                        quantisation of its mixtures, probabilities and range coder, other
+    MiB                 peak memory of the process
 
     python benchmarks/speed.py --model cifar10 --threads 1
 """
@@ -34,7 +33,7 @@ import numpy as np
 
 from italic.measuring.results import write_table
 
-if TYPE_CHECKING:  # what a row does not need must not count as its memory
+if TYPE_CHECKING:  # imports that a row does not need would increase its memory
     from italic.coding.streams.codec import Codec
 
 WARM_UP = 3  # training steps
@@ -43,16 +42,16 @@ WARM_UP = 3  # training steps
 def main() -> None:
     """Measure each row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="name or path; the default model if left out")
+    parser.add_argument("--model", help="name or path; default: the default model")
     parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--batch", type=int, default=64, help="images coded together")
-    parser.add_argument("--repeats", type=int, default=5, help="codings, of which the best counts")
+    parser.add_argument("--repeats", type=int, default=5, help="timings; the best is reported")
     parser.add_argument("--experiment", default="cifar10_cpu", help="preset of the training steps")
     parser.add_argument("--precisions", nargs="*", default=["bf16-mixed", "32-true"])
-    parser.add_argument("--training-steps", type=int, default=50, help="the median counts")
-    parser.add_argument("--data", default="data/cifar10", help="if absent, photographs")
+    parser.add_argument("--training-steps", type=int, default=50, help="the median is reported")
+    parser.add_argument("--data", default="data/cifar10", help="photographs are used if absent")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=1, help="that code at once")
+    parser.add_argument("--processes", type=int, default=1, help="number of concurrent processes")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -67,10 +66,10 @@ def main() -> None:
             command = [sys.executable, *sys.argv, "--work", table, str(setting)]
             count = arguments.processes if table == "coding" else 1
             started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
-            said = [process.communicate()[0] for process in started]
+            outputs = [process.communicate()[0] for process in started]
             if any(process.returncode for process in started):
                 sys.exit(f"{' '.join(command)} failed")
-            measured_rows = [json.loads(text.splitlines()[-1]) for text in said]
+            measured_rows = [json.loads(text.splitlines()[-1]) for text in outputs]
             rows.append(min(measured_rows, key=lambda row: row["images/s"]))
             if len(rows) == 1:
                 print("  ".join(f"{name:>11}" for name in rows[0]))
@@ -80,7 +79,7 @@ def main() -> None:
 
 
 def training(precision: str, arguments: argparse.Namespace) -> dict[str, object]:
-    """The row of a precision."""
+    """The training row for a precision."""
     import logging
 
     import pytorch_lightning as pl
@@ -123,7 +122,7 @@ def training(precision: str, arguments: argparse.Namespace) -> dict[str, object]
 
 
 def coding(steps: str, arguments: argparse.Namespace) -> dict[str, object]:
-    """The row of a number of steps."""
+    """The coding row for a number of steps."""
     import torch
 
     from italic.coding.model_files.model import load_model
@@ -131,7 +130,7 @@ def coding(steps: str, arguments: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(arguments.threads)
     codec = load_model(arguments.model).codec(int(steps))
     images = load_images(arguments.data)[: arguments.batch]
-    codec.decode(codec.encode(images[:1]), *images.shape[1:3])  # compiles the coder
+    codec.decode(codec.encode(images[:1]), *images.shape[1:3])  # warm-up: compiles the coder
     row: dict[str, object] = {"steps": int(steps)}
     for count in (1, len(images)):
         timings = [timed(codec, images[:count]) for _ in range(arguments.repeats)]
@@ -153,7 +152,7 @@ def coding(steps: str, arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def timed(codec: Codec, images: np.ndarray) -> tuple[float, dict[str, float]]:
-    """Seconds that encoding takes, and the parts of decoding."""
+    """Time of encoding, and of the parts of decoding, in seconds."""
     begin = time.perf_counter()
     coded = codec.encode(images)
     encoded = time.perf_counter()
@@ -166,7 +165,7 @@ def timed(codec: Codec, images: np.ndarray) -> tuple[float, dict[str, float]]:
 
 @contextmanager
 def watched(codec: Codec) -> Iterator[dict[str, float]]:
-    """Add up the seconds that parts of decoding take while a block runs."""
+    """Measure the time of the parts of decoding inside the context, in seconds."""
     from italic.coding.streams import codec as codec_module
     from italic.coding.streams.entropy import Reader
 
@@ -196,14 +195,14 @@ def watched(codec: Codec) -> Iterator[dict[str, float]]:
 
 
 def load_images(folder: str) -> np.ndarray:
-    """CIFAR-10's where they are, else photographs in tiles as large, uint8 (N, 32, 32, 3)."""
+    """CIFAR-10 images if present, otherwise tiles of photographs, uint8 (N, 32, 32, 3)."""
     from italic.datamodules.images import CIFAR10, Photos
 
     return (CIFAR10(folder) if Path(folder).is_dir() else Photos()).load("test")
 
 
 def memory() -> int:
-    """The largest memory of this process, in MiB."""
+    """Peak memory of this process in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -1,7 +1,7 @@
-"""Good files with their structure changed and everything around it right again, for `fuzz.py`.
+"""Structure-aware mutations of valid files for `fuzz.py`.
 
-Fields get other values, parts are left out, doubled or come from elsewhere; lengths, counts and
-checksums fit what comes of it, so that readers get as far as they can.
+Fields get other values; parts are removed, duplicated or taken from other files. Lengths, counts
+and checksums are then corrected, so that parsers reach the changed part.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Random = np.random.Generator
 
 
 def varint(value: int) -> bytes:
-    """LEB128, of any number."""
+    """LEB128 code of a number of any size."""
     encoded = bytearray()
     while value > 127:
         encoded.append(value & 127 | 128)
@@ -33,17 +33,17 @@ def varint(value: int) -> bytes:
 
 
 def block(data: bytes) -> bytes:
-    """Bytes with their length before them."""
+    """Bytes preceded by their length."""
     return varint(len(data)) + data
 
 
 def large(rng: Random, bits: float) -> int:
-    """A number up to 2^bits, small ones as likely as large ones."""
+    """A random number up to 2^bits with a uniformly distributed logarithm."""
     return int(2 ** rng.uniform(0, bits))
 
 
 def pick(rng: Random, items: Sequence[Any]) -> Any:
-    """One of the items."""
+    """A random item."""
     return items[int(rng.integers(len(items)))]
 
 
@@ -51,7 +51,7 @@ def pick(rng: Random, items: Sequence[Any]) -> Any:
 
 
 def record(rng: Random, good: Record, others: Sequence[Record]) -> bytes:
-    """A record with up to three of its fields changed, or taken from another one."""
+    """A record with up to three fields changed or taken from another record."""
     values: dict[str, Any] = {**vars(good), "plan": (0, 0)}
     for _ in range(rng.integers(1, 4)):
         other, place = pick(rng, others), pick(rng, range(len(good.chunks) + 1))
@@ -96,52 +96,53 @@ def record(rng: Random, good: Record, others: Sequence[Record]) -> bytes:
 
 
 def index(rng: Random, entries: Sequence[tuple[str, int]]) -> bytes:
-    """An index, uncompressed, with up to three changes of its entries."""
-    made = [(name.encode(), size) for name, size in entries]
+    """An uncompressed index with up to three changes of its entries."""
+    listed = [(name.encode(), size) for name, size in entries]
     for _ in range(rng.integers(1, 4)):
-        place = int(rng.integers(len(made) + 1))
-        name, size = made[place] if place < len(made) else (b"new", large(rng, 31))
+        place = int(rng.integers(len(listed) + 1))
+        name, size = listed[place] if place < len(listed) else (b"new", large(rng, 31))
         deep = b"/".join([b"a"] * large(rng, 11))
         names = [deep, b"a" * large(rng, 13), b"..", b"/a", b"a//b", b"\xff", b"a\0b", b"", name]
         changed = pick(
             rng, [(pick(rng, names), size), (name, large(rng, 32)), (name + b"/b", size)]
         )
-        less, more = made[:place] + made[place + 1 :], [*made[:place], changed, *made[place:]]
-        made = pick(rng, [less, more, [*made[:place], changed, *made[place + 1 :]], made[::-1]])
-    listed = b"".join(block(name) + varint(size) for name, size in made)
-    count = len(made) if rng.integers(8) else large(rng, 32)
-    return varint(count) + listed * pick(rng, [1, 1, 1, 1, large(rng, 10)])
+        before, after = listed[:place], listed[place + 1 :]
+        removed, inserted = before + after, [*before, changed, *listed[place:]]
+        listed = pick(rng, [removed, inserted, [*before, changed, *after], listed[::-1]])
+    body = b"".join(block(name) + varint(size) for name, size in listed)
+    count = len(listed) if rng.integers(8) else large(rng, 32)
+    return varint(count) + body * pick(rng, [1, 1, 1, 1, large(rng, 10)])
 
 
 # --- JPEG XL
 
 
 class LowBits:
-    """Writes fields from the least significant bit on; every method returns the writer."""
+    """Writes bit fields, least significant bit first; every method returns the writer."""
 
     def __init__(self) -> None:
         self.value = self.count = 0
 
     def u(self, bits: int, value: int) -> LowBits:
-        """An unsigned integer."""
+        """Append an unsigned integer of `bits` bits."""
         self.value |= (value & (1 << bits) - 1) << self.count
         self.count += bits
         return self
 
     def choice(self, value: int, *codes: tuple[int, int]) -> LowBits:
-        """U32 of JPEG XL: the first of four (start, bits) that has room."""
+        """Append U32 of JPEG XL by the first of four (start, bits) that holds the value."""
         for selector, (start, bits) in enumerate(codes):
             if start <= value < start + (1 << bits):
                 return self.u(2, selector).u(bits, value - start)
         raise ValueError(value)
 
     def whole(self) -> LowBits:
-        """Zeros up to a whole byte."""
+        """Pad with zeros to a whole byte."""
         self.count += -self.count % 8
         return self
 
     def bytes(self) -> bytes:
-        """All of it."""
+        """All bits written so far."""
         return self.value.to_bytes(-(-self.count // 8), "little")
 
 
@@ -149,11 +150,11 @@ _SIDES = ((1, 9), (1, 13), (1, 18), (1, 30))
 _CROPS = ((0, 8), (256, 11), (2304, 14), (18688, 30))
 LENGTHS = ((0, 10), (1024, 14), (17408, 22), (4211712, 30))
 _PLACES = ((0, 3), (8, 6), (72, 10), (1096, 13))
-_LEAF = bytes.fromhex("cbe71b")  # a section whose tree is one leaf that takes no bits
+_LEAF = bytes.fromhex("cbe71b")  # a section whose tree is a single leaf with zero bits per sample
 
 
 def jpeg_xl(rng: Random, good: bytes, height: int, width: int) -> bytes:
-    """A codestream with hidden frames before its own; headers and transforms are changed."""
+    """A codestream with additional hidden frames and changed headers and transforms."""
     made = LowBits().u(16, 0x0AFF).u(1, 0).choice(height, *_SIDES).u(3, 0).choice(width, *_SIDES)
     metadata = 0b1001000 << 6 | int(rng.integers(2)) << 5
     if rng.integers(6) == 0:
@@ -167,7 +168,7 @@ def jpeg_xl(rng: Random, good: bytes, height: int, width: int) -> bytes:
 
 
 def _section(codestream: bytes) -> bytes:
-    """The last section, if it is the only one: where a length fits to what is left."""
+    """The only section of a codestream, found by a length that matches the remaining bytes."""
     for start in range(8, min(24, len(codestream))):
         value = int.from_bytes(codestream[start : start + 4], "little")
         first, bits = LENGTHS[value & 3]
@@ -178,7 +179,7 @@ def _section(codestream: bytes) -> bytes:
 
 
 def _frame(made: LowBits, rng: Random, kind: int, section: bytes, hidden: bool) -> None:
-    """A frame of a type, 0 to 3, with its sections."""
+    """Append a frame of a type, 0 to 3, with its sections."""
 
     def odd(bits: int) -> int:
         return int(rng.integers(1 << bits)) if rng.integers(10) == 0 else 0
@@ -228,7 +229,7 @@ def _frame(made: LowBits, rng: Random, kind: int, section: bytes, hidden: bool) 
 
 
 def _transforms(rng: Random) -> bytes:
-    """A section with transforms and a rest that is noise."""
+    """A section with random transforms, followed by noise."""
     made, count = LowBits().u(1, 1).u(1, 0).u(1, 0).u(1, 1), 18 + large(rng, 5)
     made.u(2, 3).u(8, count - 18)
     for _ in range(count):
@@ -254,7 +255,7 @@ def _transforms(rng: Random) -> bytes:
 
 
 def hevc(rng: Random, good: bytes) -> bytes:
-    """A BPG file with another size, coding tools, or other units."""
+    """A BPG file with another size, other coding tools or other NAL units."""
     bits = BitReader(good[:32])
     magic, flags = bits.u(32), bits.u(16)
     width, height, _ = bits.ue7(), bits.ue7(), bits.ue7()
@@ -301,7 +302,7 @@ _VALUES = (
 
 
 def model(rng: Random, good: bytes) -> bytes:
-    """A model file with other settings, or tensors of other types, shapes and values."""
+    """A model file with changed settings, or changed types, shapes or values of tensors."""
     (length,) = struct.unpack_from("<Q", good)
     header, data = json.loads(good[8 : 8 + length]), bytearray(good[8 + length :])
     settings = json.loads(header["__metadata__"]["italic"])

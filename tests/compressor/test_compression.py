@@ -252,7 +252,7 @@ def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
             for call in (partial(italic.compress, GREY), partial(enhance, FLAT_BPG))
         ),
         *(
-            (partial(call, data), "expected the bytes of a file, as Path.* gives them; got")
+            (partial(call, data), "expected the bytes of a file, such as Path.* returns; got")
             for data in ("x.italic", Path("x.italic"), None, 5, io.BytesIO(), GREY)
             for call in (italic.decompress, enhance)
         ),

@@ -285,7 +285,7 @@ ATTENTION = "groups.0.mask.non_local"
         (
             "step_embedding.weight",
             lambda x: x.double(),
-            r"is float64 \(21, 8\):: expected float32",
+            r"is float64 \(21, 8\): expected float32",
         ),
         ("step_embedding.weight", lambda x: x[:20].clone(), r"float32 \(20, 8\): .* \(21, 8\)"),
         ("entry.units", lambda x: x.fill_(0.3), "sums of entry are not exact"),
@@ -331,9 +331,7 @@ def test_a_name_is_no_file_of_the_current_folder(
     assert load_model("tiny").sha256 == sha256_of(saved) == load_model("./mine").sha256
     with pytest.raises(ModelError, match=r"no model 'mine'.*the file of this name is \./mine"):
         load_model("mine")
-    with pytest.raises(
-        ModelError, match="name of an installed model or the path of a model's file; got ''"
-    ):
+    with pytest.raises(ModelError, match="got ''"):
         load_model("")
 
 
