@@ -1,4 +1,4 @@
-"""Code of one's own: what model files may name, and what networks may hold."""
+"""Plugins: names that model files may use, and layers that networks may have."""
 
 import sys
 from dataclasses import replace
@@ -33,7 +33,7 @@ def twice(height, width): return [0, 0]
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of one's own that nothing has imported yet."""
+    """A user-defined module that is not imported yet."""
     (tmp_path / "my_test_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(extensions, "_plugin_modules", {})
@@ -84,7 +84,7 @@ def test_an_image_source_is_the_users_or_must_be_named(
     assert build_images(cfg)
     monkeypatch.setenv(IMPORT, "")
     monkeypatch.setattr(extensions, "_plugin_modules", {})
-    import_own_code(cfg)  # as a new run or an evaluation does, of what its command line names
+    import_own_code(cfg)  # as a new run or an evaluation does for its command line
     assert build_images(cfg)
 
 
@@ -123,7 +123,7 @@ def test_a_run_may_begin_with_a_model_of_its_own_estimator(module: str, tmp_path
         load_model(path)
     base, masks = {"_target_": NoBaseConfig._target_}, {"order": "nested"}
     cfg = OmegaConf.create({"model": settings, "base": base, "masks": masks})
-    with pytest.raises(ExtensionError, match="earlier runs"):  # of which the user has said nothing
+    with pytest.raises(ExtensionError, match="earlier runs"):  # the user has not enabled the module
         build_network(cfg)
     import_own_code(cfg)
     build_network(cfg)

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: refused, or harmless. `benchmarks/fuzz.py` tries many more."""
+"""Damaged and malicious files are refused or harmless; `benchmarks/fuzz.py` has more cases."""
 
 import importlib.util
 import math
@@ -24,7 +24,7 @@ from italic.coding.streams.entropy import StreamError
 from italic.compressor.compression import from_file
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))  # what `fuzz` imports
+sys.path.append(str(ROOT / "benchmarks"))  # for the imports of `fuzz`
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_damage_of_every_kind_is_refused_or_harmless(fuzz: ModuleType, layers: l
 def test_changes_of_structure_get_past_checksums_and_through(
     fuzz: ModuleType, layers: list
 ) -> None:
-    """Some end in a picture after all, of every part whose structure is changed."""
+    """For each part with a changed structure, some cases give a picture."""
     random = np.random.default_rng(0)
     for name in ("record", "jpeg_xl", "index"):
         these = [layer for layer in layers if layer.name == name]
@@ -127,7 +127,7 @@ def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list, steps: int) -
 @pytest.mark.parametrize("start", [0, 255])
 @pytest.mark.parametrize("count", [1, 1000, 300_000, 3_000_000])
 def test_no_stream_is_shorter_than_its_symbols_allow(start: int, count: int) -> None:
-    # The likeliest symbol that there can be, again and again: 255 other values have 1 each.
+    # The most probable symbol, repeated: each of the 255 other values has frequency 1.
     starts = np.full(count, start, np.uint32)
     frequencies = np.full(count, range_coder.TOTAL - 255, np.uint32)
     words = np.empty(count, np.uint32)
@@ -176,7 +176,7 @@ def lies(_: bytes) -> object:
 
 
 def devours(_: bytes) -> object:
-    with mmap.mmap(-1, 2**27) as pages:  # fresh ones, which an array's need not be
+    with mmap.mmap(-1, 2**27) as pages:  # new pages; those of an array may be reused
         pages.write(bytes(2**20) * 2**7)
     raise ValueError
 

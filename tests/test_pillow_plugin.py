@@ -83,7 +83,7 @@ def test_opening_decodes_no_pixels(model: Path, monkeypatch: pytest.MonkeyPatch)
     assert Image.open(file).size == (30, 16)
 
 
-def test_damaged_files_are_told_when_they_are_opened(model: Path) -> None:
+def test_damaged_files_are_refused_when_opened(model: Path) -> None:
     data = written(images()["L"], model).getvalue()
     for bad in (data[:-1], data[:40], *(data[:length] for length in range(4, 23))):
         with pytest.raises(FileFormatError, match=r"truncated|damaged"):
@@ -132,7 +132,7 @@ def test_copies_of_opened_images(model: Path, mode: str, copied: Callable) -> No
 
 
 @pytest.mark.parametrize("steps", [0, 2.5, "3"])
-def test_steps_that_are_none(model: Path, steps: object) -> None:
+def test_invalid_steps(model: Path, steps: object) -> None:
     with pytest.raises(ValueError, match=r"^steps must be a whole number, 1 or more; got"):
         written(images()["L"], model, steps=steps)
 
@@ -151,7 +151,7 @@ def test_an_opened_image_is_like_others(model: Path, tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert image.crop((1, 2, 5, 6)).size == (4, 4)
         assert np.array_equal(np.asarray(image.copy()), np.asarray(original))
-        image.save(path, model=model)  # onto itself
+        image.save(path, model=model)  # overwrite the file itself
     with Image.open(path) as image:
         image.save(tmp_path / "x.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), np.asarray(original))

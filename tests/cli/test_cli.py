@@ -1,4 +1,4 @@
-"""The program as a user meets it, with a tiny untrained model."""
+"""The command-line program, with a tiny untrained model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The path of a model, in a folder of installed models, which has another one."""
+    """The path of a model, in a folder of installed models that also holds another model."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
 
@@ -70,7 +70,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: photos/{a.png,b.bmp,sub/c.webp}, and there what is not to be taken."""
+    """The current folder: photos/{a.png,b.bmp,sub/c.webp}, and files that must be ignored."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(["a.png", "b.bmp", "sub/c.webp", ".hidden/d.png", ".e.png"]):
         noisy(Path("photos", name), number)
@@ -80,7 +80,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def noisy(path: Path, seed: int = 0, side: int = 16) -> Path:
-    """A picture that the estimator codes better than other codecs do."""
+    """A picture for which the estimator is better than the classical codecs."""
     samples = np.random.default_rng(seed).normal(128, 10, (side, side, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(samples.clip(0, 255).astype(np.uint8)).save(path, lossless=True)
@@ -96,7 +96,7 @@ def run(*arguments: object) -> int:
 
 
 def tree(folder: str | Path = ".") -> list[str]:
-    """All files, hidden ones too."""
+    """All files, including hidden ones."""
     return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
 
 
@@ -105,7 +105,7 @@ def assert_equal(a: Path | str, b: Path | str) -> None:
 
 
 def script(model: str) -> tuple[list[str], dict[str, str]]:
-    """The program as a process of its own, and its environment."""
+    """Command and environment of the program as a separate process."""
     environment = {**os.environ, SEARCH_PATH: str(Path(model).parent), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(italic.__file__).parents[1])
     return [sys.executable, "-m", "italic.cli"], environment
@@ -219,10 +219,10 @@ def test_no_binary_data_on_a_terminal(
     assert "terminal" in capsys.readouterr().err
 
 
-def test_what_is_in_the_way(
+def test_outputs_that_cannot_be_written(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is found before any work is done."""
+    """All errors are reported before any work is done."""
     monkeypatch.setattr(commands, "outcomes", lambda *_: pytest.fail("work was done"))
     compress = ("compress", "--model", model)
     Path("small/sub/c.italic").mkdir(parents=True)
@@ -251,7 +251,7 @@ def test_what_is_in_the_way(
     assert "both photos/a.png and photos/sub/../a.png" in both[0]
 
 
-def test_what_comes_in_the_way_meanwhile(
+def test_outputs_that_are_created_meanwhile(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made(*_: object) -> Iterator[bytes]:
@@ -266,7 +266,7 @@ def test_what_comes_in_the_way_meanwhile(
 
 
 def test_force_overwrites(model: str, here: Path, capsys: Capture) -> None:
-    """The content alone: a file's permissions stay, and a link leads where it led."""
+    """Only the content is overwritten: permissions of files and links are kept."""
     Path("x").write_text("old")
     Path("x").chmod(0o640)
     Path("link").symlink_to("x")
@@ -284,7 +284,7 @@ def test_force_overwrites(model: str, here: Path, capsys: Capture) -> None:
     assert Path("out/a.italic").read_bytes() == b""
 
 
-def test_an_error_costs_its_picture_only(model: str, here: Path, capsys: Capture) -> None:
+def test_an_error_affects_only_its_picture(model: str, here: Path, capsys: Capture) -> None:
     Path("photos/aa.png").write_text("no picture")
     assert run("compress", "photos", "gone.png", "x*y", "-o", "small", "--model", model) == 1
     assert tree("small") == ["a.italic", "b.italic", "sub/c.italic"]
@@ -303,7 +303,7 @@ def test_odd_names(model: str, here: Path, capsys: Capture) -> None:
     assert "not valid Unicode" in capsys.readouterr().err
 
 
-def test_an_unknown_model_is_told_once(here: Path, model: str, capsys: Capture) -> None:
+def test_an_unknown_model_is_reported_once(here: Path, model: str, capsys: Capture) -> None:
     assert run("compress", "photos", "-o", "small", "--model", "gone") == 1
     assert capsys.readouterr().err.startswith("italic: there is no model 'gone': expected the path")
     assert not Path("small").exists()
@@ -366,7 +366,7 @@ def test_steps_and_time(model: str, here: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order, sizes, and what an error does to the others."""
+    """Order and sizes of batches; an error does not affect other pictures."""
     batches = []
 
     def code(numbers: list[int], report: Callable[[float], None]) -> list[bytes]:
@@ -483,7 +483,7 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
     assert not Path("x.png").exists()
 
 
-# Looking into files.
+# Inspecting files.
 
 
 def test_info(model: str, here: Path, capsys: Capture) -> None:
@@ -597,8 +597,8 @@ def test_no_archive_of_nothing(model: str, here: Path, capsys: Capture) -> None:
     assert "would both be unpacked to a.png" in capsys.readouterr().err
 
 
-def test_what_an_archive_may_not_do(model: str, here: Path, capsys: Capture) -> None:
-    """Names that clash: nothing is written then."""
+def test_archives_with_colliding_names(model: str, here: Path, capsys: Capture) -> None:
+    """If names collide, nothing is written."""
     assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
     model_hash, record = unpack(Path("a.italic").read_bytes())
 
@@ -613,7 +613,7 @@ def test_what_an_archive_may_not_do(model: str, here: Path, capsys: Capture) -> 
     assert "both x.italic: a.png and x.italic: a.bmp" in capsys.readouterr().err
 
 
-def test_what_links_in_the_folder_make_impossible_costs_its_picture_only(
+def test_an_unwritable_target_affects_only_its_picture(
     model: str, here: Path, capsys: Capture
 ) -> None:
     assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
@@ -695,8 +695,8 @@ def deadly(batch: list[bytes]) -> list[bytes]:
     return batch
 
 
-def test_a_process_that_is_killed_costs_its_own_batch_only() -> None:
-    """Also while more than pipes hold is on its way to it."""
+def test_a_killed_process_affects_only_its_batch() -> None:
+    """Also while more data are sent to it than a pipe holds."""
     large = bytes(2**20)
     batches = [
         [b"a"],
@@ -734,7 +734,7 @@ def test_a_full_disk(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_signals(model: str, here: Path, number: signal.Signals) -> None:
-    """During an archive, whose temporary is there while pictures are coded."""
+    """The signals arrive while an archive is written, when its temporary file exists."""
     noisy(Path("photos/a.png"), side=64)
     command, environment = script(model)
     command += ["archive", "photos", "-o", "x.italic", "--model", model, "--steps"]
@@ -751,7 +751,7 @@ def test_signals(model: str, here: Path, number: signal.Signals) -> None:
     if number == signal.SIGKILL:
         (name,) = left
         assert name.startswith(".italic-") and name.endswith(TEMPORARY)
-        shutil.copy(name, "photos")  # where it must not be taken for a picture
+        shutil.copy(name, "photos")  # it must not be read as a picture
         assert run("archive", "photos", "-o", "x.italic", "--model", model) == 0
         assert not Path(name).exists()
         with open("x.italic", "rb") as file:
@@ -763,7 +763,7 @@ def test_signals(model: str, here: Path, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_signals_with_processes(model: str, here: Path, number: signal.Signals) -> None:
-    """Ctrl-C reaches all processes of a terminal: none writes a traceback. None is left behind."""
+    """Ctrl-C reaches all processes of a terminal: they end without a traceback."""
     for name in "abcd":
         noisy(Path(f"photos/{name}.png"), side=64)
     Path("photos/b.bmp").unlink()
@@ -786,7 +786,7 @@ def test_signals_with_processes(model: str, here: Path, number: signal.Signals) 
         os.killpg(process.pid, number)
     else:
         process.kill()
-    _, err = process.communicate(timeout=120)  # until all that share stderr have ended
+    _, err = process.communicate(timeout=120)  # until all processes that share stderr have ended
     if number == signal.SIGINT:
         assert process.returncode == 130 and tree() == before
         assert err == b"italic: stopped; unfinished files are removed\n"
@@ -807,7 +807,7 @@ def test_pipes(
 
 
 def pipe(data: bytes, name: str = "pipe") -> Path:
-    """A named pipe with somebody at its other end."""
+    """A named pipe with a writer."""
     os.mkfifo(name)
     threading.Thread(target=Path(name).write_bytes, args=(data,), daemon=True).start()
     return Path(name)
@@ -845,7 +845,7 @@ def test_a_pipe_in_a_folder_is_no_picture(model: str, here: Path, capsys: Captur
 
 
 def test_closed_standard_streams(model: str, here: Path) -> None:
-    """They are no place for files that are opened later, nor is stdout that of messages."""
+    """Files opened later must not get their numbers, and messages must not go to stdout."""
     _, environment = script(model)
     assert run("compress", "photos/a.png", "-o", "x.italic", "--model", model) == 0
 
@@ -946,7 +946,7 @@ def test_a_terminal_without_unicode(model: str, here: Path) -> None:
 
 
 def test_two_at_once(model: str, here: Path) -> None:
-    """The files are one's or the other's, and whole; the one that comes late says so."""
+    """Each file is written completely by one of the two; the later one reports an error."""
     command, environment = script(model)
     command += ["compress", "photos", "-o", "small", "--model", model, "--steps", "200"]
     start = partial(subprocess.Popen, command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Archives in shards by Ray: all of them in one Ray of this machine, which starts but once."""
+"""Archives in shards by Ray; all tests share one local Ray, since starting it is slow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PICTURE_NAMES = ["a-b/x.png", "a.png", "a/0.png", "a/1.bmp", "a/z/2.png", "b.png
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: pictures in photos/, and there what is not to be taken."""
+    """The current folder: pictures in photos/, and files that must be ignored."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate([*PICTURE_NAMES, ".e.png", ".hidden/d.png"]):
         noisy(Path("photos", name), number)
@@ -54,7 +54,7 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 def names_in(folder: str) -> list[str]:
-    """Of the pictures in the shards of a folder, in their order."""
+    """Names of the pictures in the shards of a folder, in their order."""
     names: list[str] = []
     for path in sorted(Path(folder).glob("*.italic")):
         with path.open("rb") as file:
@@ -63,7 +63,7 @@ def names_in(folder: str) -> list[str]:
 
 
 def coded(folder: str, capsys: Capture) -> list[str]:
-    """The shards that the last command coded, by what it said."""
+    """The shards that the last command coded, according to its output."""
     lines = capsys.readouterr().out.splitlines()
     return sorted(line.split(":")[0][-len("0.italic") :][0] for line in lines if ", coded" in line)
 
@@ -91,7 +91,7 @@ def test_shards_share_the_pictures_out_evenly(here: Path, number: int) -> None:
     assert len({part.path for part in parts}) == number
 
 
-# What is refused.
+# Errors.
 
 
 def test_without_ray(
@@ -141,7 +141,7 @@ def test_what_is_refused(
     ray: str,
     capsys: Capture,
 ) -> None:
-    """Pictures that can't be read before anything is coded, and whatever a manifest is not for."""
+    """Unreadable pictures are reported before coding; other manifests are refused."""
     archive = ["archive", "photos", "-o", "out", "--model", model]
 
     def refused(*options: object) -> str:
@@ -221,7 +221,7 @@ def test_only_what_is_missing_is_coded(
     assert "shard-000002.italic: 2 pictures in " in out and "coded again: it was damaged" in out
     assert "1 of them existed already" in out.splitlines()[-1]
     assert contents("out") == before
-    # What was there and whole is not touched, also when the manifest does not have it yet.
+    # Valid shards are not changed, even if the manifest does not list them yet.
     manifest = json.loads(before["manifest.json"]) | {"shards": []}
     Path("out/manifest.json").write_text(json.dumps(manifest))
     times = {path: path.stat().st_mtime_ns for path in Path("out").glob("*.italic")}
@@ -230,7 +230,7 @@ def test_only_what_is_missing_is_coded(
     assert times == {path: path.stat().st_mtime_ns for path in Path("out").glob("*.italic")}
 
 
-# Whatever is killed, amid pictures with many steps.
+# Killed processes, while pictures with many steps are coded.
 
 
 def test_a_worker_that_is_killed(
@@ -274,7 +274,7 @@ def test_the_command_killed_and_run_again(
     assert len(json.loads(Path("out/manifest.json").read_bytes())["shards"]) == 5
 
 
-def test_an_item_that_kills_its_workers_costs_itself_only(
+def test_an_item_that_kills_its_workers_affects_only_itself(
     ray: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deadly(item: int) -> int:

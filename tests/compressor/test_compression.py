@@ -79,12 +79,12 @@ def installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def no_classical_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The untrained estimator would lose to them."""
+    """The untrained estimator would be worse than the classical codecs."""
     monkeypatch.setattr(compression, "_ENCODERS", {})
 
 
 def smooth(count: int, height: int, width: int) -> np.ndarray:
-    """Noisy waves, which even an untrained estimator makes smaller."""
+    """Noisy waves, which even an untrained estimator compresses."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     waves = 120 + 60 * np.sin(x / 5 + y / 7) + 20 * np.cos(x / 3)
@@ -272,7 +272,7 @@ def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
         ),
     ],
 )
-def test_arguments_that_are_none_get_a_sentence(call: Callable[[], object], sentence: str) -> None:
+def test_invalid_arguments_get_a_sentence(call: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         call()
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
@@ -303,7 +303,7 @@ def test_a_time_budget_is_filled_by_a_trial_on_a_part_of_the_image(
 
     monkeypatch.setattr(compression, "_seconds", seconds)
     assert steps_within(9.0, 16, 16, model) == 16
-    assert steps_within(4.0 * 9.0, 384, 384, model) == 16  # four times what was tried
+    assert steps_within(4.0 * 9.0, 384, 384, model) == 16  # four times the size of the trial image
     assert {size[:2] for size in tried} == {(16, 16), (192, 192)}
 
 
@@ -349,7 +349,7 @@ def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(model: Mod
     torch.set_num_threads(2)
     try:
         data = italic.compress(array, model, 2)
-        torch.ones(2**17).mul_(2)  # by two threads in any case
+        torch.ones(2**17).mul_(2)  # large enough for two threads
 
         def code() -> None:
             assert italic.compress(array, load_model("tiny"), 2) == data
@@ -366,7 +366,7 @@ def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(model: Mod
 
 @pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"\0" * 9])
 def test_exif_that_pillow_cannot_read_is_kept(model: Model, exif: bytes) -> None:
-    """Nobody has to understand it, on the way to PNG files and in Pillow's plugin either."""
+    """EXIF is not parsed, neither for PNG files nor in the Pillow plugin."""
     file = to_png(replace(from_array(smooth(1, 8, 8)[0]), exif=exif))
     (record,) = compress_pictures([read(file)], model, 1)
     data = to_file(record, model)

@@ -42,7 +42,7 @@ def test_pictures_of_any_size(model: Model, size: tuple[int, int], chroma: str) 
     )
     for picture in (one, other, sample):
         assert picture.shape == (*size, 3) and picture.dtype == np.uint8
-    # An untrained network expects about what the base code says.
+    # The expectation of an untrained network is close to the base image.
     assert abs(one - own).mean() < 3
     assert np.array_equal(sample, enhance(data, model, 1, True))
     assert size == (1, 1) or abs(sample - own).mean() > abs(one - own).mean()
@@ -50,7 +50,7 @@ def test_pictures_of_any_size(model: Model, size: tuple[int, int], chroma: str) 
 
 def test_the_average_with_the_mirrored_picture_is_the_same_both_ways(model: Model) -> None:
     (average,) = Codec(model.network, NoBase(), Schedule(), 1).expect([b""], 16, 24, mirrored=True)
-    assert np.array_equal(average, average[:, ::-1])  # as what it was made of, all grey
+    assert np.array_equal(average, average[:, ::-1])  # symmetric as the input, which is grey
     data = bpg.encode(waves(16, 24), 40)
     once, both = enhance(data, model), enhance(data, model, mirrored=True)
     assert both.dtype == np.uint8 and abs(both - once.astype(int)).mean() < 1

@@ -90,7 +90,7 @@ class _Header:
 
     @property
     def chroma_format(self) -> int:
-        """chroma_format_idc: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4."""
+        """chroma_format_idc: 0 grey, 1 4:2:0, 2 4:2:2, 3 4:4:4."""
         return COSITED.get(self.pixel_format, self.pixel_format)
 
 

@@ -256,7 +256,7 @@ class CodingTools:
         """VPS and SPS of an 8 bit picture as a byte stream, each after a start code.
 
         `width` and `height` are coded sides in pixels, multiples of `min_block`;
-        `chroma_format` is chroma_format_idc: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
+        `chroma_format` is chroma_format_idc: 0 grey, 1 4:2:0, 2 4:2:2, 3 4:4:4.
         """
         vps = BitWriter().u(4, 0).u(2, 3).u(6, 0).u(3, 0).u(1, 1).u(16, 0xFFFF)
         _write_profile(vps)

@@ -63,7 +63,7 @@ _XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # iTXt's keyword and flags for XMP
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _NUMBER = _GAP + rb"(\d{1,9})"
 _PNM = re.compile(rb"P(?:[14]" + 2 * _NUMBER + rb"|[2356]" + 3 * _NUMBER + rb")\s")
-_ADVICE = "convert the file to an 8- or 16-bit gray or RGB PNG first"
+_ADVICE = "convert the file to an 8- or 16-bit grey or RGB PNG first"
 
 # Bytes in a sample, channels of colour, whether alpha follows them.
 _LAYOUTS = {

@@ -25,8 +25,8 @@ FILES = {
     "gray": "425047fb0000130b2d02ab904401c17181120000012801ac7694961e0b3bf64cffd01928028ae881f0a2"
     "ca249f0d9379c6abe6197c80",
 }
-# The file, with what its head says instead: pixel_format, color_space, limited_range_flag; and
-# the start of the SHA-256 of the pixels that bpgdec 0.9.8 gives for it.
+# A file and changed header fields: pixel_format, color_space, limited_range_flag; and the start of
+# the SHA-256 of the pixels that bpgdec 0.9.8 decodes.
 GOLDEN = [
     ("420", 1, 0, 0, "fbe523f310a95510"),
     ("420", 4, 0, 0, "bff438ec43915016"),
@@ -182,7 +182,7 @@ def test_damage_gives_an_error_or_a_picture_of_the_stated_size() -> None:
         for place, value in zip(places, rng.integers(1, 256, 100), strict=True):
             damaged = bytearray(data)
             damaged[place] ^= int(value)
-            # A head that states a large picture is as good as any: only the time would be lost.
+            # A header may state a large image; it is skipped, since decoding would only take time.
             try:
                 height, width = bpg.picture_size(bytes(damaged))
                 if height * width < 2**18:
@@ -273,7 +273,7 @@ def test_lossless_pictures_come_back_as_they_were(size: tuple[int, int]) -> None
 
 
 def test_a_slice_that_ends_too_early_reads_zeros() -> None:
-    """FFmpeg reads on behind its input: those bytes must not be whatever is next in memory."""
+    """FFmpeg reads beyond the end of its input, where it must find zeros."""
     data = "425047fb400021111e02ab904401c17181120000012801ac15e06a416802fa802e3ddd149e5c55"
     assert zlib.crc32(bpg.decode(bytes.fromhex(data)).tobytes()) == 0xE99D7754
 
@@ -305,7 +305,7 @@ def test_the_quality_is_the_qp_that_it_was_encoded_with() -> None:
     assert {bpg.quality(bytes.fromhex(data)) for data in FILES.values()} == {36}
     image = smooth_image(20, 24)
     for qp in range(52):
-        assert bpg.quality(bpg.encode(image, qp)) == max(qp, 3)  # below 3 they are all alike
+        assert bpg.quality(bpg.encode(image, qp)) == max(qp, 3)  # all qps below 3 are coded alike
     with pytest.raises(BPGError, match="lossless"):
         bpg.quality(bpg.encode_lossless(image))
     data = bpg.encode(image, 30)

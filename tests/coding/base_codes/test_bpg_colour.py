@@ -9,7 +9,7 @@ from italic.coding.base_codes import bpg_colour
 
 
 def random_planes(*shape: int) -> np.ndarray:
-    """Half of the samples at the ends of the range, where clipping happens."""
+    """Random planes; half of the samples are at the ends of the range, where clipping occurs."""
     rng = np.random.default_rng(sum(shape))
     noise = rng.integers(0, 256, shape)
     return np.where(rng.random(shape) < 0.5, noise, 255 * (noise > 127)).astype(np.uint8)
@@ -24,7 +24,7 @@ def clip(x: int) -> int:
 
 
 def line_value(line: list[int], taps: tuple[int, ...], start: int) -> int:
-    """Correlation at one place, edges repeated."""
+    """Correlation at one position, with repeated edges."""
     return sum(t * line[min(max(start + i, 0), len(line) - 1)] for i, t in enumerate(taps))
 
 

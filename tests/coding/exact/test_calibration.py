@@ -1,4 +1,4 @@
-"""Exact networks whose rounding costs least."""
+"""Calibration: cross-layer equalisation and optimised rounding."""
 
 import numpy as np
 import pytest
@@ -34,12 +34,12 @@ def features(network: RNAN) -> torch.Tensor:
     known = torch.zeros(6, 1, 16, 16)
     known[..., ::2, ::2] = 1  # as before the second step of `calibrate`
     _, last = network(image, torch.full_like(image, 128), known)
-    return last  # the head's own rounding is larger than all before it
+    return last  # before the head, whose rounding error is larger
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
 def network(request: pytest.FixtureRequest) -> RNAN:
-    """A network some of whose channels are much larger than others, as trained ones have them."""
+    """A network with channels of very different ranges, as in trained networks."""
     network = weights(RNAN(**OPTIONS[request.param]))
     with torch.no_grad():
         for block in network.modules():

@@ -21,7 +21,7 @@ FULL = {"features": 16, "groups": 2, "components": 3}
 SMALL = {**FULL, "space_to_depth": 2, "mask_branch": False, "recurrent": False}
 HOURGLASS = {**SMALL, "groups": 1, "deep": 2, "leak": 0.125, "largest_stride": 4}
 OPTIONS = {"full": FULL, "small": SMALL, "hourglass": HOURGLASS}
-# What the networks of `trained` give on every machine and with every library that keeps IEEE 754.
+# Hashes for the networks of `trained`, the same on all machines and libraries with IEEE 754.
 GOLDEN = {
     "full": "491f61c1044cd80f9917c6418f0c7441bdf3978895f323ed4ac5294f0247d9ec",
     "small": "e24bb432e4a014e4658f7bc0f673c0e742cb3ce8244f852fe707bc3541615c7f",
@@ -37,7 +37,7 @@ SETTINGS = [
 
 
 def weights(network: RNAN) -> RNAN:
-    """Fixed weights that look trained, by arithmetic that gives the same on every machine."""
+    """Fixed weights similar to trained ones, computed identically on every machine."""
     with torch.no_grad():
         for number, parameter in enumerate(network.parameters()):
             values = np.arange(parameter.numel(), dtype=np.int64) + 1000003 * number
@@ -70,7 +70,7 @@ def network(request: pytest.FixtureRequest) -> tuple[str, RNAN]:
 
 
 def outputs(network: RNAN, batch: int, channels_last: bool = False) -> list[np.ndarray]:
-    """The integers for entropy coding of six pictures, by two applications of the network."""
+    """Integer parameters of the entropy coder for six images, from two applications."""
     images = torch.from_numpy(pictures(6)).permute(0, 3, 1, 2).float()
     rank = torch.arange(256).view(16, 16) * 101 % 256
     fields = []
@@ -89,7 +89,7 @@ def outputs(network: RNAN, batch: int, channels_last: bool = False) -> list[np.n
 
 
 def digest(network: RNAN) -> str:
-    """Hash of a network's outputs and of the streams it makes."""
+    """Hash of a network's outputs and of its streams."""
     parts = [field.tobytes() for field in outputs(network, 3)]
     parts += [coded.stream for coded in Codec(network, NoBase(), Schedule(), 3).encode(pictures(2))]
     return hashlib.sha256(b"".join(parts)).hexdigest()
@@ -142,7 +142,7 @@ def test_lower_precision_of_the_host_program_changes_nothing(settings: str) -> N
             torch.set_float32_matmul_precision("medium")
         else:
             for product in PRODUCTS:
-                with suppress(RuntimeError):  # not every product has every precision
+                with suppress(RuntimeError):  # not all products support all precisions
                     product.fp32_precision = settings
         chosen = [product.fp32_precision for product in PRODUCTS]
         assert chosen != before

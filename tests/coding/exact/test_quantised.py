@@ -59,7 +59,7 @@ class Rows(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A stand-in of the pixel predictor's and the context network's shape."""
+    """A small network with the structure of the pixel predictor and the context network."""
 
     arithmetic = "int8"
 
@@ -83,7 +83,7 @@ class Predictor(nn.Module):
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights that look trained."""
+    """Weights similar to trained ones."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -118,13 +118,13 @@ def by(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
 
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """What switches to each way of computing that is right on this machine."""
+    """Functions that select each implementation that is exact on this machine."""
     right = WAYS if products._exact() else WAYS[1:]
     return [lambda way=way: by(monkeypatch, way) for way in right]
 
 
 def random_layer(layer: nn.Module, zero: int, seed: int = 0) -> QuantisedLayer:
-    """A quantised layer of random weights with the largest among them."""
+    """A quantised layer with random weights, including the extreme values."""
     kinds = {
         nn.Linear: QuantisedLinear,
         nn.Conv2d: QuantisedConv2d,
@@ -142,10 +142,10 @@ def random_layer(layer: nn.Module, zero: int, seed: int = 0) -> QuantisedLayer:
 
 
 def reference(layer: QuantisedLayer, x: Tensor, conv: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The layer in float64, which holds its sums as int64 would, from the definition."""
+    """The layer by its definition in float64, which holds the sums exactly."""
     zero = int(layer.zero)
     counts = (x * layer.steps).round().clamp(-zero, 255 - zero).double()
-    # With the zero point's part taken out of the bias again.
+    # The bias without the term of the zero point.
     bias = (layer.bias - layer.zero_bias()).double()
     shape = (-1,) if isinstance(layer, QuantisedLinear) else (-1, 1, 1)
     sums = conv(counts, layer.weight.double()) + bias.view(shape)
@@ -448,7 +448,7 @@ def test_damage_is_found(predictor: nn.Module, damage: Callable[[nn.Module], obj
 
 
 class OwnLinear(nn.Linear):
-    """A layer of one's own."""
+    """A user-defined layer."""
 
 
 @pytest.mark.parametrize("layer", [OwnLinear(12, 12), nn.LayerNorm(12), nn.Bilinear(2, 2, 2)])
@@ -499,14 +499,14 @@ def test_damaged_numbers_are_found(
 
 
 def test_no_entry_of_a_table_is_near_a_rounding_boundary() -> None:
-    """So that every library's functions give the same tables."""
+    """The functions of all libraries then give the same tables."""
     context = Context(prec=40)
 
     def exp(x: float) -> Decimal:
         return context.exp(Decimal(x))
 
     tables = [
-        # Unrounded, rounded, and how much is added before it is rounded down.
+        # Unrounded value, table entry, and the offset before rounding down.
         ([255 * exp(-i / 64) for i in range(401)], quantised.exponential_table(), "0.5"),
         ([2**14 * exp(-i / 64) for i in range(623)], grids.exponential_table(), "0"),
         (

@@ -53,14 +53,14 @@ def test_jpeg_xl_of_a_side_above_2_18_has_boxes() -> None:
 
 
 def test_jpeg_xl_with_letters_has_a_frame_that_is_not_shown() -> None:
-    """libjxl puts what it finds again and again into a reference frame of its own."""
+    """libjxl stores repeated patterns in a separate reference frame."""
     letter = noise(12, 9)[..., :1].repeat(3, axis=2) // 128 * 255
     image = np.full((180, 180, 3), 255, np.uint8)
     for y, x in np.random.default_rng(1).permutation(np.argwhere(np.ones((9, 11))))[:60]:
         image[20 * y + 3 : 20 * y + 15, 16 * x + 2 : 16 * x + 11] = letter
     data = bytes(imagecodecs.jpegxl_encode(image, lossless=True, effort=7))
     bits = f"{int.from_bytes(data[:20], 'little'):0160b}"[::-1]
-    assert bits[48:52] == "0011"  # of a frame for reference
+    assert bits[48:52] == "0011"  # a reference frame
     assert np.array_equal(decode(Method.JPEG_XL, data, 180, 180), image)
 
 
@@ -117,7 +117,7 @@ def test_lossy_files_are_refused() -> None:
 
 
 class Bits:
-    """Writes fields of JPEG XL, the lowest bit first."""
+    """Writes fields of JPEG XL, least significant bit first."""
 
     def __init__(self) -> None:
         self.value = self.count = 0
@@ -145,7 +145,7 @@ def work_without_end(transforms: int) -> bytes:
 
 
 def test_jpeg_xl_works_within_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = work_without_end(8)  # for 4 seconds; twice as many would take 16
+    data = work_without_end(8)  # 4 seconds; twice the transforms would take 16
     monkeypatch.setattr(limited, "SECONDS", 0.1)
     limited.end()
     before = signal.signal(signal.SIGPROF, signal.SIG_IGN)  # which processes pass on

@@ -92,14 +92,14 @@ def archive(pictures: dict[str, Record], model_hash: bytes = HASH) -> bytes:
 
 
 def with_index(compressed: bytes, body: bytes = b"") -> bytes:
-    """An archive whose checksums are right, whatever its index is."""
+    """An archive with correct checksums and any index."""
     header = container.MAGIC + b"\3\1" + HASH
     checksum = zlib.crc32(header + compressed)
     return header + body + compressed + struct.pack("<QI4s", len(compressed), checksum, b"LTI\x89")
 
 
 def sealed(body: bytes) -> bytes:
-    """A file of one picture whose checksum is right, whatever its record is."""
+    """A file of one picture with a correct checksum and any record."""
     data = container.MAGIC + b"\3\0" + HASH + body
     return data + struct.pack("<I", zlib.crc32(data))
 
@@ -119,7 +119,7 @@ def test_golden_archive() -> None:
     assert read_all(ARCHIVE) == list(pictures.values())
     assert ArchiveReader(io.BytesIO(ARCHIVE)).names == tuple(pictures)
     written = archive(pictures, bytes(8))
-    # Another build of zlib may compress the index in other ways.
+    # Another build of zlib may compress the index differently.
     start = 14 + len(ESTIMATED.to_bytes()) + 4 + len(KEPT.to_bytes()) + 4
     assert written[:start] == ARCHIVE[:start]
     assert zlib.decompress(written[start:-16]) == zlib.decompress(ARCHIVE[start:-16]) == INDEX
@@ -180,7 +180,7 @@ def test_one_damaged_record_leaves_the_others() -> None:
 
 
 def accepted(read: Callable[[bytes], Record], data: bytes) -> bool:
-    """Whether `data` is a record; if it is, it must be the only way to write that record."""
+    """Whether `data` is accepted as a record; the record must then serialise to `data`."""
     try:
         record = read(data)
     except FileFormatError:
@@ -200,7 +200,7 @@ def test_garbage_is_refused_without_other_errors() -> None:
                 unpack(prefix + noise)
             with pytest.raises(FileFormatError):
                 read_all(prefix + noise)
-        # Behind right checksums, where only the parsers stand guard.
+        # With correct checksums only the parsers can detect damage.
         accepted(lambda data: unpack(sealed(data))[1], noise)
         changed = bytearray(generator.choice(good))
         changed[generator.randrange(len(changed))] = generator.randrange(256)
@@ -213,7 +213,7 @@ def test_garbage_is_refused_without_other_errors() -> None:
         damaged[generator.randrange(len(INDEX))] = generator.randrange(256)
         with pytest.raises(FileFormatError):
             read_all(with_index(zlib.compress(damaged), body))
-    assert 100 < count < 2900  # a change of contents is none of the parser's business
+    assert 100 < count < 2900  # the parser does not detect changed contents
 
 
 HEAD = container.MAGIC + b"\3"
@@ -438,7 +438,7 @@ def test_only_what_is_needed_is_read() -> None:
 
 
 class Pipe(io.RawIOBase):
-    """Takes bytes and can do nothing else."""
+    """A file that supports only writing."""
 
     def __init__(self) -> None:
         self.data = b""

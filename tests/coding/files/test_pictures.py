@@ -32,7 +32,7 @@ RNG = np.random.default_rng(0)
 SIZE = (13, 21)
 ICC = b"a profile is only kept, never looked into" * 5
 EXIF = Image.Exif()
-EXIF[274] = 6  # to be shown turned by a quarter
+EXIF[274] = 6  # orientation: rotated by 90 degrees
 EXIF[271] = "maker"
 EXIF_BYTES = EXIF.tobytes().removeprefix(b"Exif\0\0")
 
@@ -52,7 +52,7 @@ def saved(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object)
 def png(
     depth: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes], raster: bytes = b""
 ) -> bytes:
-    """A PNG file of SIZE by hand; its rows begin with their filters, its raster has them packed."""
+    """Build a PNG file of SIZE from rows with their filter types, or from a compressed raster."""
     head = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], depth, kind, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
     raster = raster or zlib.compress(rows)
@@ -63,7 +63,7 @@ def png(
 
 
 def packed_rows(samples: np.ndarray, depth: int) -> bytes:
-    """Rows of PNG with samples of less than 8 bits."""
+    """PNG rows with samples of less than 8 bits."""
     bits = np.unpackbits(samples[..., None], axis=2)[..., -depth:].reshape(len(samples), -1)
     return np.pad(np.packbits(bits, axis=1), ((0, 0), (1, 0))).tobytes()
 
@@ -82,11 +82,11 @@ def assert_same(a: Picture, b: Picture) -> None:
 
 
 def round_trip(picture: Picture) -> tuple[Colour, np.ndarray, dict[Chunk, bytes]]:
-    """Through split and join, and through PNG; the parts."""
+    """Check the round trips by split and join and by PNG; return the parts."""
     colour, main, chunks = split(picture)
     assert main.shape == (*picture.samples.shape[:2], 3) and main.dtype == np.uint8
     assert main.flags.c_contiguous
-    Record(1, *main.shape[:2], 0, colour, tuple(chunks))  # such chunks go into files
+    Record(1, *main.shape[:2], 0, colour, tuple(chunks))  # such chunks can be stored
     joined = join(colour, main, chunks)
     assert_same(joined, picture)
     black = without_samples(colour, chunks)
@@ -144,7 +144,7 @@ def test_bilevel() -> None:
         np.testing.assert_array_equal(picture.samples, bits * 255)
         assert round_trip(picture)[0] == Colour.BILEVEL
     assert to_png(picture)[24:26] == b"\1\0"
-    # With a transparent colour it is gray of 8 bits: the key scales as well.
+    # With a transparent colour it is 8-bit grey, and the colour key is scaled too.
     picture = read(png(1, 0, packed_rows(bits, 1), (b"tRNS", b"\0\1")))
     assert round_trip(picture)[0] == Colour.GRAY
     assert picture.transparency == b"\0\xff"
@@ -180,7 +180,7 @@ def test_palette_with_equal_colours() -> None:
     assert picture.palette[: len(palette)] == palette
     _, _, chunks = round_trip(picture)
     assert Chunk.LOW_BYTES in chunks
-    # Where only the first of the equal ones occurs, nothing need be said.
+    # If only the first of equal colours occurs, there is no chunk of ranks.
     _, _, chunks = round_trip(replace(picture, samples=np.minimum(indices, 1)))
     assert Chunk.LOW_BYTES not in chunks
 
@@ -204,7 +204,7 @@ def test_a_transparent_colour_is_kept(samples: np.ndarray, key: bytes) -> None:
 
 def test_planes_cost_what_is_in_them() -> None:
     samples = noise(4, bits=16, dtype=np.uint16)
-    # 8 bits made 16 in both ways, and opaque pictures: a byte each.
+    # 8 bits extended to 16 in both ways, and opaque pictures: a byte each.
     for low in (0, samples >> 8):
         of_8_bits = samples & 0xFF00 | low
         of_8_bits[..., 3] = 65535
@@ -355,11 +355,11 @@ def tiff(samples: np.ndarray, byteorder: str = "<", tags: dict[int, int] | None 
     ("samples", "tags"),
     [
         (noise(3, bits=16, dtype=np.uint16), {284: 2}),  # a plane for each channel
-        (noise(4), {338: 1}),  # alpha multiplied in
-        (noise(4), {338: 0}),  # a channel of no known sense, which Pillow would leave out
-        (noise(bits=16, dtype=np.uint16), {262: 0}),  # white is 0, which Pillow overlooks
+        (noise(4), {338: 1}),  # premultiplied alpha
+        (noise(4), {338: 0}),  # an unspecified channel, which Pillow would drop
+        (noise(bits=16, dtype=np.uint16), {262: 0}),  # white is 0, which Pillow ignores
         (noise(), {339: 2}),  # signed
-        (noise(3), {274: 6}),  # turned
+        (noise(3), {274: 6}),  # rotated
     ],
 )
 def test_tiff_files_that_pillow_would_change_are_refused(
@@ -506,7 +506,7 @@ def test_png_samples_without_their_checksum_are_refused(depth: int) -> None:
 
 
 def damaged(data: bytes, *kinds: bytes) -> bytes:
-    """With another checksum of these chunks."""
+    """The file with wrong checksums of these chunks."""
     bad = bytearray(data)
     for kind in kinds:
         start = data.index(kind)
@@ -546,7 +546,7 @@ def test_what_is_no_metadata_is_refused_when_damaged() -> None:
     for kind in (b"tRNS", b"IDAT", b"IHDR"):
         with pytest.raises(PictureError, match=f"its {kind.decode()} chunk .* checksum$"):
             read(damaged(data, kind), keep_metadata=False)
-    with pytest.raises(PictureError, match="its tRNz chunk"):  # nothing transparent any more
+    with pytest.raises(PictureError, match="its tRNz chunk"):  # the transparency is not recognised
         read(data.replace(b"tRNS", b"tRNz"), keep_metadata=False)
 
 
@@ -693,7 +693,7 @@ def test_bombs_are_not_unpacked() -> None:
     ):
         with pytest.raises(PictureError, match="more than"):
             join(colour, main, chunks)
-    # Together, too, metadata stay below their limit.
+    # The limit also holds for the sum of all metadata.
     half = zlib.compress(bytes(METADATA_LIMIT // 2 + 1))
     with pytest.raises(PictureError, match="more than"):
         join(Colour.RGB, main, [(Chunk.ICC, half), (Chunk.EXIF, half)])

@@ -255,7 +255,7 @@ def test_whatever_a_file_says_it_is_refused_in_one_sentence(
 
 
 def test_a_few_bytes_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest network that settings may ask for is refused before one is made in memory."""
+    """The largest allowed network is refused before memory is allocated."""
     path = tmp_path / "small.safetensors"
     network = {"features": 4096, "groups": 1, "deep": 2, "mask_branch": False}
     save_file({}, path, {"italic": json.dumps({**TEXT, "network": network})})
@@ -307,7 +307,7 @@ def test_tensors_that_are_not_as_described_are_refused(
 
 
 def test_loading_leaves_the_host_program_as_it_was(copy: Path) -> None:
-    changed(copy, "step_embedding.weight", lambda x: x.add_(0.25))  # not remembered
+    changed(copy, "step_embedding.weight", lambda x: x.add_(0.25))  # the cache is not used
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     torch.set_default_dtype(torch.float64)
     try:

@@ -25,7 +25,7 @@ def network(request: pytest.FixtureRequest) -> RNAN:
 
 
 def images(count: int, height: int, width: int) -> np.ndarray:
-    """Smooth pictures with some noise."""
+    """Smooth images with some noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     slopes = random.normal(size=(count, 2, 1, 1, 3))
@@ -50,13 +50,13 @@ def test_a_sample_is_what_random_bytes_decode_to(network: RNAN, base: object) ->
     )
     assert np.array_equal(samples, same) and not np.array_equal(samples, other)
     random = np.random.default_rng(0)
-    for stream in _streams(codec, bases, samples):  # coded, it is the bytes that it came from
+    for stream in _streams(codec, bases, samples):  # encoding gives the original bytes
         drawn = random.bytes(3 * 3 * 16 * 16 + 8)
         assert len(stream) > 100 and stream[:-8] == drawn[: len(stream) - 8]
 
 
 def _streams(codec: Codec, bases: list[bytes], pictures: np.ndarray) -> list[bytes]:
-    """The streams of pictures coded after the base codes of others."""
+    """Streams of images that are coded with the base codes of other images."""
     writers = [Writer() for _ in bases]
     decoded = np.stack([codec.base.decode(base, 16, 16) for base in bases])
     codec._code(writers, decoded, pictures, None)
@@ -166,7 +166,7 @@ def test_damaged_streams_never_pass_for_whole(network: RNAN) -> None:
         except StreamError:
             errors += 1
             continue
-        # The last bytes have no others to be checked by: files have a checksum of the pixels.
+        # A change of the last bytes may be undetected; files have a checksum of the pixels.
         assert (decoded != originals).any()
     assert errors >= len(coded.stream) - 8
 

@@ -18,7 +18,7 @@ INT32 = np.iinfo(np.int32)
 
 
 def typical(n: int, components: int, seed: int = 0) -> MixtureParameters:
-    """Mixtures like a trained network's: means a few grey levels apart, scales around 1."""
+    """Mixtures similar to a trained network's: means a few grey levels apart, scales near 1."""
     rng = np.random.default_rng(seed)
     shape = (n, 3, components)
     centre = rng.normal(128, 50, (n, 1, 1))
@@ -37,7 +37,7 @@ def in_units(
 
 
 def extreme(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:
-    """Ordinary parameters mixed with ones at and beyond every end."""
+    """Typical parameters mixed with values at and beyond all limits."""
 
     def draw(low: int, high: int, ends: list[int]) -> np.ndarray:
         shape = (n, 3, components)
@@ -54,7 +54,7 @@ def extreme(n: int, components: int, rng: np.random.Generator) -> MixtureParamet
 
 
 def sampled(parameters: MixtureParameters, seed: int = 0) -> np.ndarray:
-    """Pixels drawn from the mixtures: decoding random bytes draws from the coder's own model."""
+    """Pixels sampled from the mixtures by decoding random bytes."""
     noise = np.random.default_rng(seed).bytes(12 * len(parameters) + 8)
     return Reader(noise).code(parameters)
 
@@ -83,7 +83,7 @@ def frequencies(parameters: MixtureParameters, pixel: tuple[int, int, int]) -> n
 
 
 def cdf_in_python(parameters: MixtureParameters, pixel: tuple[int, int, int]) -> list[list[int]]:
-    """The definition once more, for a single pixel, in integers that cannot overflow."""
+    """The definition for a single pixel in Python's integers, which can't overflow."""
     logits, means, log_scales, coefficients = (a[0].tolist() for a in parameters.arrays)
     components = range(len(logits[0]))
     red, green = pixel[0] - 128, pixel[1] - 128
@@ -116,7 +116,7 @@ def cdf_in_python(parameters: MixtureParameters, pixel: tuple[int, int, int]) ->
 
 
 def float_probabilities(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-    """The discretised logistic mixture of PixelCNN++ in float64, as its formula stands: (n, 3)."""
+    """Probabilities of the discretised logistic mixture of PixelCNN++ in float64: (n, 3)."""
     logits, means, log_scales, coefficients = (
         array / unit for array, unit in zip(parameters.arrays, (64, 16, 32, 1024), strict=True)
     )
@@ -151,7 +151,7 @@ def test_round_trip(n: int, components: int, seed: int, likely: bool) -> None:
     reader = Reader(data)
     np.testing.assert_array_equal(reader.code(parameters), pixels)
     reader.finish()
-    # Luck may save up to a word, and rounding costs at most 2^-10 of a sub-pixel's probability.
+    # The end of the stream may save up to a word, and rounding costs at most 2^-10 of a sub-pixel's probability.
     assert -4 <= len(data) - bits(parameters, pixels).sum() / 8 <= 1 + n * 3 * 1.41 / 2**10 / 8
 
 
@@ -199,7 +199,7 @@ def test_known_probabilities() -> None:
     means = np.array([100 * 16, 2040, 50_000], np.int32).reshape(1, 3, 1)
     log_scales = np.array([-112, 183, 0], np.int32).reshape(1, 3, 1)
     table = frequencies(MixtureParameters(logits, means, log_scales, logits), (0, 0, 0))
-    assert table[0, 100] == TOTAL - 255  # narrow: all but what each other value keeps
+    assert table[0, 100] == TOTAL - 255  # narrow: all but the minimum of 1 for each other value
     assert table[1, :128].sum() == TOTAL // 2  # centred on 127.5: half lies under 128
     assert table[2, 255] == TOTAL - 255  # far above white: all the mass at the open end
 
@@ -318,8 +318,8 @@ def test_truncated_streams_give_an_error_or_other_pixels() -> None:
 
 
 def test_an_interval_of_the_first_values_costs_what_it_should() -> None:
-    # Every value 0 starts where the interval does: the number 0 always lies in it, but the words
-    # that every stream of that many bits has are there.
+    # Each value 0 keeps the start of the interval: the number 0 always lies in it, but the words
+    # of that number of bits are written.
     parameters = typical(400, 2)
     black = np.zeros((400, 3), np.uint8)
     data = encoded(parameters, black)
@@ -331,7 +331,7 @@ def test_an_interval_of_the_first_values_costs_what_it_should() -> None:
 
 
 def stream_in_python(intervals: list[tuple[int, int]]) -> bytes:
-    """The definition once more, for starts and frequencies, with integers of any length."""
+    """The definition of the range coder with Python's integers."""
     low, width, words = 0, 2**64 - 1, 0  # in units of 2^-(64 + 32 words)
     for start, frequency in intervals:
         unit = width // 2**22
@@ -491,5 +491,7 @@ def test_parameters_are_read_only() -> None:
 
 def test_compiles_without_a_place_for_the_cache() -> None:
     namespace: dict = {}
-    exec("def double(x): return 2 * x", namespace)  # no source file: numba finds no place
+    exec(
+        "def double(x): return 2 * x", namespace
+    )  # without a source file numba has no folder for its cache
     assert compiled()(namespace["double"])(21) == 42

@@ -1,4 +1,4 @@
-"""docs/format.md is enough to decode the lattice estimator's streams: `numpy_decoder` does."""
+"""`numpy_decoder`, written from docs/format.md, decodes the lattice estimator's streams."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SMALL = {"kind": "lattice", "features": 12, "blocks": 2, "window": 5, "component
 CONTEXT = {"context_features": 8, "context_blocks": 1, "attention_window": 4}
 RECIPES = {
     "no base code": Recipe(
-        # Attention in windows that are cut, between two residual blocks.
+        # Attention in truncated windows, between two residual blocks.
         SMALL | {"context_features": 9, "context_blocks": 2, "attention_window": 3, "leak": 0.25},
         base=None,
         steps=4,
@@ -60,7 +60,7 @@ CODED = [(1, 1, 1), (8, 8, 40), (3, 20, 1), (13, 17, 6)]  # height, width, steps
 
 
 class Given:
-    """A base code without bytes: its picture is given."""
+    """A base code without bytes and with a given image."""
 
     identity = "given"
 
@@ -88,7 +88,7 @@ def base_of(image: np.ndarray) -> np.ndarray:
 
 
 def exact_network(recipe: Recipe) -> Network:
-    """Random, without zeros."""
+    """Random values without zeros."""
     torch.manual_seed(1)
     settings = {key: value for key, value in recipe.network.items() if key != "kind"}
     network = LatticeNetwork(**settings).eval()
@@ -150,7 +150,7 @@ def test_strides_and_steps_of_contexts_are_as_described(order: str, size: tuple[
 
 
 class Recorded(Estimator):
-    """Keeps the inputs of the layers, by the name of the layer, or of the residual block."""
+    """Records the inputs of layers by the name of the layer or residual block."""
 
     inputs: dict[str, list[np.ndarray]]
 
@@ -164,8 +164,8 @@ class Recorded(Estimator):
 def test_the_inputs_of_all_layers_are_the_same_bit_for_bit(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which decoded pixels show only where the rounding of a sum happens to count."""
-    for module in ("tests.coding.streams.numpy_decoder", "italic.models.lattice"):
+    """Decoded pixels alone would reveal differences only if a rounding changes them."""
+    for module in ("numpy_decoder", "italic.models.lattice"):
         monkeypatch.setattr(f"{module}.TILE", 5)  # contexts are cut into tiles
     model, decoder = load_model(saved), Decoder(saved)
     partition, image = model.recipe.schedule.partition(13, 17, 6), picture(13, 17, 5)
@@ -201,7 +201,7 @@ def test_the_inputs_of_all_layers_are_the_same_bit_for_bit(
     np.testing.assert_array_equal(np.stack(numbers), raw[0].numpy())
     assert expected.keys() == estimator.inputs.keys()
     for name, rows in expected.items():
-        # Contexts come in another order; and zeros may have either sign.
+        # The order of contexts differs, and zeros may have either sign.
         both = estimator.inputs[name], rows
         found, due = (sorted((x + np.float32(0)).tobytes() for x in some) for some in both)
         assert found == due, name
