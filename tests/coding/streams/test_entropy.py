@@ -151,7 +151,8 @@ def test_round_trip(n: int, components: int, seed: int, likely: bool) -> None:
     reader = Reader(data)
     np.testing.assert_array_equal(reader.code(parameters), pixels)
     reader.finish()
-    # The end of the stream may save up to a word, and rounding costs at most 2^-10 of a sub-pixel's probability.
+    # The end of the stream may save up to a word. Rounding costs at most 2^-10 of a sub-pixel's
+    # probability.
     assert -4 <= len(data) - bits(parameters, pixels).sum() / 8 <= 1 + n * 3 * 1.41 / 2**10 / 8
 
 
