@@ -55,9 +55,8 @@ def confident_model(folder: Path) -> Model:
     torch.manual_seed(0)
     network = LatticeNetwork(components=1).eval()
     with torch.no_grad():
-        network.exit.bias.view(4, -1)[2] = (
-            LOG_SCALE  # rows: logits, means, log-scales, coefficients
-        )
+        # The rows are logits, means, log-scales and coefficients.
+        network.exit.bias.view(4, -1)[2] = LOG_SCALE
     recipe = Recipe({"kind": "lattice", "components": 1}, None, 16, "nested", "power", 1.0)
     noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     path = folder / "confident.safetensors"

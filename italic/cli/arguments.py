@@ -57,10 +57,8 @@ def parser() -> argparse.ArgumentParser:
         if run in (compress, archive):
             _add_encoding(command)
         if run in (decompress, test):
-            most, text = (
-                DEFAULT_MAX_PIXELS,
-                f"refuse larger pictures; default: {DEFAULT_MAX_PIXELS}",
-            )
+            text = f"refuse larger pictures; default: {DEFAULT_MAX_PIXELS}"
+            most = DEFAULT_MAX_PIXELS
             add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
             text = (
                 "refuse pictures whose decoding takes more work, in pixels of one step; default: "
