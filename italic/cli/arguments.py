@@ -23,7 +23,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     enhance: "remove the artefacts of BPG files; write PNG files",
     models: "list the installed models",
 }
-FILES = "files, folders (all pictures in them), pipes, patterns, or - for stdin"
+FILES = "files, folders (all matching files in them), pipes, patterns, or - for stdin"
 OUT = "output file for one input, folder for several inputs or an archive, - for stdout; "
 OUT += "default: beside the input, or stdout if the input is a pipe"
 
@@ -31,7 +31,8 @@ OUT += "default: beside the input, or stdout if the input is a pipe"
 def parser() -> argparse.ArgumentParser:
     """The argument parser; results have the command as `run` and its parser as `parser`."""
     main = argparse.ArgumentParser(
-        "italic", description="Lossless image compression: fewer steps are faster, more are smaller"
+        "italic",
+        description="Lossless image compression: fewer steps are faster, more steps give smaller files",
     )
     main.add_argument("--version", action="version", version=f"italic {version('italic')}")
     commands = main.add_subparsers(metavar="COMMAND", required=True)
@@ -91,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_encoding(command: argparse.ArgumentParser) -> None:
     amount = command.add_mutually_exclusive_group()
-    text = "number of steps: fewer are faster, more are smaller; default: that of the model"
+    text = "number of steps: fewer are faster, more give smaller files; default: that of the model"
     amount.add_argument("--steps", type=_whole, metavar="N", help=text)
     text = "use the largest number of steps that fits into S seconds per picture on this machine"
     amount.add_argument("--time-budget", type=_seconds, metavar="S", help=text)
