@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser; results have the command as `run` and its parser as `parser`."""
     main = argparse.ArgumentParser(
         "italic",
-        description="Lossless image compression: fewer steps are faster, more steps give smaller files",
+        description="Lossless image compression; more steps are slower and give smaller files",
     )
     main.add_argument("--version", action="version", version=f"italic {version('italic')}")
     commands = main.add_subparsers(metavar="COMMAND", required=True)
