@@ -34,9 +34,9 @@ def test_the_file_in_the_place_of_another_has_its_permissions(tmp_path: Path) ->
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    """Files that another process is writing, and files with other names, are kept."""
-    (tmp_path / ABANDONED).touch()
-    (tmp_path / ".italic-mine.part").touch()
+    """Files of other machines, of running processes, and with other names are kept."""
+    for name in (ABANDONED, ELSEWHERE, ".italic-mine.part"):
+        (tmp_path / name).touch()
     with whole_file(tmp_path / "a") as file:
         assert not (tmp_path / ABANDONED).exists()
         files._remove_abandoned.cache_clear()

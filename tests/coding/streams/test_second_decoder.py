@@ -165,7 +165,7 @@ def test_the_inputs_of_all_layers_are_the_same_bit_for_bit(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoded pixels alone would reveal differences only if a rounding changes them."""
-    for module in ("numpy_decoder", "italic.models.lattice"):
+    for module in ("tests.coding.streams.numpy_decoder", "italic.models.lattice"):
         monkeypatch.setattr(f"{module}.TILE", 5)  # contexts are cut into tiles
     model, decoder = load_model(saved), Decoder(saved)
     partition, image = model.recipe.schedule.partition(13, 17, 6), picture(13, 17, 5)
