@@ -21,6 +21,7 @@ from PIL import Image
 from italic.coding.base_codes.base import BPG
 from italic.coding.model_files.model import load_model
 from italic.measuring.figures import COLOURS, GREY, PUBLISHED_CIFAR10
+from italic.schedule import Partition
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -140,17 +141,20 @@ def draw_method() -> None:
 
 
 def _draw_mixture(axes: Axes, image: np.ndarray, steps: np.ndarray) -> None:
-    """What the model says of the colours of one of the pixels due."""
-    y, x = np.argwhere(steps == STEP)[20]
-    given = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
-    mask = torch.from_numpy(steps < STEP)[None, None].float()
+    """The predictive distributions of the colours of one of the pixels due."""
+    partition = Partition.of_steps(steps)
+    (pixel,) = partition.due(STEP)[20:21]
+    given = torch.from_numpy(image.copy())[None]
+    estimates = load_model("cifar10").network.estimates(
+        given, torch.full_like(given, 128), partition, np.array([pixel])
+    )
     with torch.inference_mode():
-        mixture, _ = load_model("cifar10").network(given, torch.full_like(given, 128), mask)
+        ((_, mixture),) = estimates
         values = np.arange(256)
         for colour, shade in enumerate(("#c0392b", "#1e8449", "#21618c")):
-            pixels = given[0, :, y, x].repeat(256, 1)
+            pixels = given[0].flatten(0, 1)[pixel].repeat(256, 1).float()
             pixels[:, colour] = torch.from_numpy(values).float()
-            one = type(mixture)(*(field[0, y, x].expand(256, -1, -1) for field in mixture))
+            one = type(mixture)(*(field[0, 0].expand(256, -1, -1) for field in mixture))
             probability = 2.0 ** -one.bits(pixels)[:, colour].numpy()
             axes.fill_between(values, probability, color=shade, alpha=0.55, step="mid", linewidth=0)
     axes.set(xticks=[0, 255], yticks=[], xlim=(0, 255), ylim=(0, None))
