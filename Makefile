@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test test-fast lint docs clean
 
 setup: .venv/installed
 
@@ -23,6 +23,10 @@ demo: setup
 # processes.
 test: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# While working: all but the tests that train, start processes or code for seconds.
+test-fast: setup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff check .

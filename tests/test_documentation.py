@@ -26,6 +26,8 @@ from italic.cli.arguments import COMMANDS, parser
 from italic.coding.model_files.installed import installed_models
 from italic.config import register
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -22,6 +22,8 @@ from italic.training import experiment
 from italic.training.export import publish
 from tests.runs import refused, trained
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "model=rnan_small",

@@ -23,6 +23,8 @@ from italic.coding.streams.codec import SYMBOLS_PER_BYTE
 from italic.coding.streams.entropy import StreamError
 from italic.compressor.compression import from_file
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # for the imports of `fuzz`
 

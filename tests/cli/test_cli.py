@@ -41,6 +41,8 @@ from italic.compressor.enhancement import enhance
 from italic.models.rnan import RNAN
 from italic.processes.local import in_processes
 
+pytestmark = pytest.mark.slow
+
 NETWORK = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
 NETWORK |= {"mask_branch": False, "recurrent": False}
 

@@ -25,6 +25,8 @@ from italic.processes import cluster as cluster_module
 from italic.processes.cluster import on_cluster
 from tests.cli.test_cli import Capture, assert_equal, model, noisy, run, script, tree  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PICTURE_NAMES = ["a-b/x.png", "a.png", "a/0.png", "a/1.bmp", "a/z/2.png", "b.png", "c.png"]
 

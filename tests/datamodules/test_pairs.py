@@ -14,6 +14,8 @@ from italic.datamodules import pairs as pairs_module
 from italic.datamodules.images import DataError
 from italic.datamodules.pairs import make_pairs
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Halving:

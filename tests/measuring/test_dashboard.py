@@ -15,6 +15,8 @@ from wandb.proto import wandb_internal_pb2
 from italic.measuring.dashboard import run_identity
 from tests.test_entry_points import refused
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BLOCK = 2**15  # block size of the file, which has the format of LevelDB logs
 TRAINING = [

@@ -11,6 +11,8 @@ from italic.training.batch_size import largest_batch_size
 from italic.training.run import WholeCheckpoints
 from tests.test_config import composed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("first, bound, expected", [(4, 64, 8), (4, 5, 4), (3, 6, 6), (16, 64, 0)])
 def test_the_batch_is_doubled_while_it_fits(

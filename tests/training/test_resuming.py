@@ -18,6 +18,8 @@ from italic.training.export import exported
 from italic.training.resuming import configure, resumed
 from tests.runs import TINY, trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,8 @@ from italic.training.run import Checkpoints, WholeCheckpoints, _trainer_settings
 from tests.runs import ROOT, TINY, refused, trained
 from tests.test_config import composed
 
+pytestmark = pytest.mark.slow
+
 SAVE = """
 import itertools, sys
 import torch

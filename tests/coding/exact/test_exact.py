@@ -112,6 +112,7 @@ def test_batch_threads_and_layout_change_nothing(network: tuple[str, RNAN]) -> N
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(settings) or "plain")
 def test_golden_hash_with_every_instruction_set(settings: dict[str, str]) -> None:
     code = (

@@ -310,6 +310,7 @@ def test_lower_precision_changes_nothing(
     ],
     ids=lambda settings: "-".join(settings.values()),
 )
+@pytest.mark.slow
 def test_every_instruction_set_computes_the_same(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ from italic.evaluation.modes.ablations import AblationRow, check_references, dif
 from italic.run_directory import RunError
 from tests.test_entry_points import SMALL, images, refused, run  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 
 def row(preset: str, seed: int, bpsp: float, training_images: int = 48_000) -> AblationRow:
     nan = float("nan")

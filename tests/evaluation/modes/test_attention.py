@@ -19,6 +19,8 @@ from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
 from italic.run_directory import RunError
 
+pytestmark = pytest.mark.slow
+
 GATED = {"attention_window": 8}  # like rnan
 HOURGLASS = {  # like rnan_small
     "attention_window": 16,

@@ -10,6 +10,8 @@ from italic.coding.model_files.model import Model
 from italic.evaluation.modes.bits import FRAMES, LAST, bits_figure, draw, film, spend
 from italic.evaluation.sources import Inputs
 
+pytestmark = pytest.mark.slow
+
 MakeModel = Callable[..., Model]
 MakeInputs = Callable[..., Inputs]
 BPG = {"qp": 40, "chroma": "420"}

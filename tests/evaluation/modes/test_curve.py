@@ -13,6 +13,8 @@ from italic.measuring import classical
 from italic.measuring.curve import measure_curve
 from italic.measuring.results import CurveRow, read_rows
 
+pytestmark = pytest.mark.slow
+
 MakeModel = Callable[..., Model]
 
 

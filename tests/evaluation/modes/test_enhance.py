@@ -18,6 +18,8 @@ from italic.models.rnan import RNAN
 from italic.run_directory import RunError
 from italic.schedule import Schedule
 
+pytestmark = pytest.mark.slow
+
 NETWORK = {"features": 8, "groups": 1, "components": 2, "recurrent": False, "rungs": 2}
 LADDER = {"qps": [30, 45], "chroma": "420"}
 

@@ -17,6 +17,8 @@ from italic.evaluation.sources import Inputs
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
+pytestmark = pytest.mark.slow
+
 NETWORK = {"features": 8, "groups": 1, "components": 2, "recurrent": False}
 
 

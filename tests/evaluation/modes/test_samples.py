@@ -10,6 +10,8 @@ from italic.coding.model_files.model import Model
 from italic.evaluation.modes.samples import STEPS, draw, sample_columns
 from italic.evaluation.sources import Inputs
 
+pytestmark = pytest.mark.slow
+
 MakeModel = Callable[..., Model]
 MakeInputs = Callable[..., Inputs]
 LADDER = {"qps": [20, 40], "chroma": "420"}
