@@ -292,7 +292,7 @@ def test_an_error_affects_only_its_picture(model: str, here: Path, capsys: Captu
     assert tree("small") == ["a.italic", "b.italic", "sub/c.italic"]
     err = capsys.readouterr().err.splitlines()
     assert err[:2] == [f"italic: {name}: No such file or directory" for name in ("gone.png", "x*y")]
-    assert err[2].startswith("italic: photos/aa.png: this is no PNG") and len(err) == 3
+    assert err[2].startswith("italic: photos/aa.png: this is not a PNG") and len(err) == 3
     assert run("compress", "small", "--model", model) == 1
     assert "has one of the suffixes .bmp" in capsys.readouterr().err
 

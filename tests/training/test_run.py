@@ -90,9 +90,9 @@ def test_the_checkpoint_of_least_bpsp_is_the_best(tmp_path: Path) -> None:
     assert checkpoints.state_dict() == {"bpsp": 3.5}
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("resumes", [False, True])
 def test_a_new_run_leaves_nothing_of_another_in_its_directory(
-    goes_on: bool, tmp_path: Path
+    resumes: bool, tmp_path: Path
 ) -> None:
     """Else its result, if it ended early, would be the other's."""
     trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
@@ -100,8 +100,8 @@ def test_a_new_run_leaves_nothing_of_another_in_its_directory(
     paths = [tmp_path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     for path in paths:
         WholeCheckpoints().save_checkpoint({}, path)
-    Checkpoints(goes_on).on_train_start(trainer, module)
-    assert [path.is_file() for path in paths] == [goes_on, goes_on]
+    Checkpoints(resumes).on_train_start(trainer, module)
+    assert [path.is_file() for path in paths] == [resumes, resumes]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_resumed_run_knows_its_best(saved: dict[str, Any], bpsp: float, tmp_pa
     WholeCheckpoints().save_checkpoint(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
     trainer: Any = SimpleNamespace(default_root_dir=tmp_path)
     module: Any = None
-    checkpoints = Checkpoints(goes_on=True)
+    checkpoints = Checkpoints(resumes=True)
     checkpoints.on_fit_start(trainer, module)
     assert checkpoints.bpsp == pytest.approx(bpsp, nan_ok=True)
 
