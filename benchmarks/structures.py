@@ -10,6 +10,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -311,9 +312,10 @@ def model(rng: Random, good: bytes) -> bytes:
         name = pick(rng, tensors)
         tensor, which = header.get(name), int(rng.integers(6))
         if which < 3:
-            group = settings if which or not settings.get("network") else settings["network"]
+            network = settings.get("network")
+            group = network if not which and isinstance(network, dict) else settings
             key = pick(rng, [*group, "new"])
-            group[key] = pick(rng, _VALUES)
+            group[key] = deepcopy(pick(rng, _VALUES))
         elif tensor is None:
             continue
         elif which == 3:
