@@ -117,12 +117,12 @@ def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list, steps: int) -
         huge = replace(record, height=2**14, width=2**14, steps=steps, chunks=())
         file = container.pack(good[6:14], replace(huge, stream=b"\1" * 4, colour=Colour.RGB))
         tracemalloc.start()
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(StreamError, match="4 bytes are too few for 16384 × 16384 pixels"):
             from_file(file, max_work=math.inf)
         with pytest.raises(ValueError, match=r"16384 × 16384 in .* raise max_work"):
             from_file(file)
-        assert time.perf_counter() - start < 1 and tracemalloc.get_traced_memory()[1] < 2**20
+        assert time.process_time() - start < 5 and tracemalloc.get_traced_memory()[1] < 2**20
         tracemalloc.stop()
 
 
@@ -197,7 +197,8 @@ def test_the_harness_sees_every_kind_of_failure(
     fuzz: ModuleType, layers: list, monkeypatch: pytest.MonkeyPatch, opener: object, reason: str
 ) -> None:
     monkeypatch.setattr(fuzz, "OPENERS", {"picture": opener})
-    monkeypatch.setattr(fuzz, "SECONDS", 0.5)
+    # A short limit only for the opener that never returns: a busy machine slows down the others.
+    monkeypatch.setattr(fuzz, "SECONDS", 0.5 if opener is hangs else 60)
     monkeypatch.setattr(fuzz, "MEMORY", 2**25)
     monkeypatch.setattr(fuzz, "SECONDS_PER_PIXEL", 0)
     monkeypatch.setattr(fuzz, "MEMORY_PER_PIXEL", 0)

@@ -748,7 +748,7 @@ def test_signals(model: str, here: Path, number: signal.Signals) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     left = set(tree()) - set(before)
     if number == signal.SIGKILL:
         (name,) = left
@@ -788,7 +788,7 @@ def test_signals_with_processes(model: str, here: Path, number: signal.Signals) 
         os.killpg(process.pid, number)
     else:
         process.kill()
-    _, err = process.communicate(timeout=120)  # until all processes that share stderr have ended
+    _, err = process.communicate(timeout=300)  # until all processes that share stderr have ended
     if number == signal.SIGINT:
         assert process.returncode == 130 and tree() == before
         assert err == b"italic: stopped; unfinished files are removed\n"
@@ -953,7 +953,7 @@ def test_two_at_once(model: str, here: Path) -> None:
     command += ["compress", "photos", "-o", "small", "--model", model, "--steps", "200"]
     start = partial(subprocess.Popen, command, env=environment, stderr=subprocess.PIPE, text=True)
     both = [start(stdout=subprocess.DEVNULL) for _ in range(2)]
-    errors = [process.communicate(timeout=60)[1] for process in both]
+    errors = [process.communicate(timeout=300)[1] for process in both]
     assert "Traceback" not in "".join(errors)
     assert tree("small") == ["a.italic", "b.italic", "sub/c.italic"]
     assert run("test", "small") == 0

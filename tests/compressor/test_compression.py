@@ -181,10 +181,10 @@ def test_a_few_bytes_demand_no_long_work(model: Model) -> None:
     record = Record(Method.ESTIMATOR, 64, 64, 0, Colour.RGB, (), 4096, stream=b"\1" * 60)
     file = to_file(record, model)
     match = r"work for 20971520 pixels \(64 × 64 in 4096 steps\), more than the limit of 277504"
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match=match):
         italic.decompress(file, model)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5
     with pytest.raises(ValueError, match="raise max_work"):
         decompress_records([record], model, max_work=20971519)
     few = replace(record, steps=2)

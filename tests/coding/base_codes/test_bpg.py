@@ -149,7 +149,7 @@ def test_an_open_encoder_survives_a_fork() -> None:
     queue = context.Queue()
     child = context.Process(target=_encode_inherited, args=(queue, image))
     child.start()
-    assert queue.get(timeout=60) == expected
+    assert queue.get(timeout=300) == expected
     child.join(60)
     assert child.exitcode == 0
     assert _inherited.encode(image) == expected
