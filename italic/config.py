@@ -294,7 +294,9 @@ class EvaluationConfig:
     split: str = "test"  # split of the images: train, validation or test
     limit: int = 0  # number of images, the first ones of the split; 0 for all
     batch_size: int = 64  # number of images that are coded together
-    timed: int = 16  # number of images that are also coded one at a time, to measure the latency
+    timed: int = 16  # number of images that are also coded one at a time, to measure times
+    # whether mode=curve codes the tiles of an image folder instead of the whole images
+    tiles: bool = False
     sizes: Any = None  # sizes of the steps, as masks.sizes; None for the sizes of the model
     exponent: float | None = None  # growth exponent of power sizes; None for that of the model
     codecs: bool = True  # whether the classical codecs are measured on the same images

@@ -39,16 +39,28 @@ class ImageSource(Protocol):
         """The images of a split, uint8 (N, H, W, 3), N ≥ 1, identical in every call."""
 
 
-class CropSource(ImageSource, Protocol):
-    """A source of full images of different sizes; `load` returns fixed crops of one size."""
-
-    crop: int | None  # side of the crops in pixels; None if the source yields no random crops
+class WholeSource(ImageSource, Protocol):
+    """A source of full images of different sizes; `load` returns parts of them of one size."""
 
     def whole(self, split: Split) -> list[np.ndarray]:
         """The full images of a split, uint8 (H, W, 3) each."""
 
+    def names(self, split: Split) -> list[str]:
+        """The names of the images of `whole`."""
+
+
+class CropSource(WholeSource, Protocol):
+    """A source of full images for training on random crops; `load` returns fixed crops."""
+
+    crop: int | None  # side of the crops in pixels; None if the source yields no random crops
+
     def random_crops(self, limit: int = 0) -> RandomCrops:
         """Random crops of the training images, or of the first `limit` of them if not 0."""
+
+
+def whole_of(source: ImageSource) -> WholeSource | None:
+    """The source if it has full images of different sizes, else None."""
+    return cast(WholeSource, source) if hasattr(source, "whole") else None
 
 
 def crops_of(source: ImageSource) -> CropSource | None:
@@ -251,6 +263,14 @@ class Folder:
                 f"the image cache can't be written to '{self.cache_dir}' ({error}): expected a "
                 "writable folder with enough space, datamodule.images.cache_dir=…"
             ) from error
+
+    def names(self, split: Split) -> list[str]:
+        """Paths of the files of a split relative to the directory, in the order of `whole`.
+
+        Raises:
+            DataError: the directory does not exist, or has no image of this split.
+        """
+        return [path.relative_to(self.path).as_posix() for path in self._files(split)]
 
     def random_crops(self, limit: int = 0) -> RandomCrops:
         """Random crops of the training images, or of the first `limit` of them if not 0.

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from italic.datamodules.images import crops_of
+from italic.datamodules.images import whole_of
 from italic.evaluation.modes import (
     ablations,
     attention,
@@ -68,8 +68,9 @@ def evaluate(cfg: DictConfig) -> None:
     source = experiment.build_images(data)
     limit = cfg.evaluate.limit or None
     images = source.load(cfg.evaluate.split)[:limit]
-    cropped = crops_of(source) if cfg.mode == "curve" else None
-    whole = None if cropped is None else cropped.whole(cfg.evaluate.split)[:limit]
+    complete = whole_of(source) if cfg.mode == "curve" and not cfg.evaluate.tiles else None
+    whole = None if complete is None else complete.whole(cfg.evaluate.split)[:limit]
+    names = () if complete is None else complete.names(cfg.evaluate.split)[:limit]
     pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))
     if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
         raise RunError(
@@ -85,7 +86,7 @@ def evaluate(cfg: DictConfig) -> None:
     output = Path(HydraConfig.get().runtime.output_dir)
     run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}
     kind = data.datamodule.images._target_.rpartition(".")[2]
-    inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole)
+    inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole, names)
     size = "{}×{}".format(*images.shape[1:3]) if whole is None else "different numbers of"
     log.info("%d images of %s pixels; results go to %s", len(inputs.measured), size, output)
     MODES[cfg.mode](inputs)

@@ -51,6 +51,7 @@ class Inputs:
         output: existing directory for the results.
         whole: uint8 (H, W, 3) each, the full images of different sizes from which `images` are
             cropped; None if `images` are not crops, or the mode needs images of one size.
+        names: names of the full images; empty if they have none.
     """
 
     cfg: DictConfig
@@ -60,6 +61,7 @@ class Inputs:
     kind: str
     output: Path
     whole: Sequence[np.ndarray] | None = None
+    names: Sequence[str] = ()
 
     @property
     def measured(self) -> Sequence[np.ndarray] | np.ndarray:

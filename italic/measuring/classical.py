@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -13,6 +12,7 @@ from rich.progress import Progress
 
 from italic.coding.base_codes import bpg
 from italic.measuring.results import CodecRow
+from italic.measuring.statistics import bootstrapped_bpsp, milliseconds, timed
 
 Encode = Callable[[np.ndarray], Any]
 Decode = Callable[[Any], np.ndarray]
@@ -42,16 +42,26 @@ CODECS: dict[str, tuple[Encode, Decode]] = {
 }
 
 
-def measure(images: Sequence[np.ndarray] | np.ndarray, progress: bool = True) -> list[CodecRow]:
+class CodecMeasurement(NamedTuple):
+    """The row of a codec, and the bits of the file of each image, int64 (N,)."""
+
+    row: CodecRow
+    bits: np.ndarray
+
+
+def measure(
+    images: Sequence[np.ndarray] | np.ndarray, alone: int = 16, progress: bool = True
+) -> list[CodecMeasurement]:
     """Encode, decode and compare every image separately with every codec in one thread.
 
     Args:
         images: uint8 (N, H, W, 3), or N images (H, W, 3) of different sizes.
+        alone: number of images whose times count, as in `measure_curve`.
         progress: whether to show a progress bar.
 
     Returns:
-        One row per codec with mean times over the images; `lossless` is False if any decoded image
-        differs from its original.
+        One measurement per codec; `lossless` is False if any decoded image differs from its
+        original.
 
     Raises:
         ValueError: the images have another shape or type, or there is no image.
@@ -60,33 +70,36 @@ def measure(images: Sequence[np.ndarray] | np.ndarray, progress: bool = True) ->
     if kinds != {(np.dtype(np.uint8), 3, (3,), True)}:
         got = f"{images[0].dtype} {images[0].shape}" if len(images) else "none"
         raise ValueError(f"expected images as uint8 (N, H, W, 3), at least one; got {got}")
-    subpixels = sum(image.size for image in images)
-    rows = []
+    subpixels = np.array([image.size for image in images])
+    measurements = []
     with Progress(disable=not progress, transient=True) as bars:
         for name, (encode, decode) in CODECS.items():
             task = bars.add_task(name, total=len(images))
             decode(encode(np.ascontiguousarray(images[0])))  # warm-up: loads the library
-            size, encode_seconds, decode_seconds, lossless = 0, 0.0, 0.0, True
+            bits, encode_seconds, decode_seconds, lossless = [], [], [], True
             for image in images:
                 image = np.ascontiguousarray(image)
-                start = time.perf_counter()
-                data = encode(image)
-                middle = time.perf_counter()
-                decoded = decode(data)
-                end = time.perf_counter()
-                size += len(data)
-                encode_seconds += middle - start
-                decode_seconds += end - middle
+                data, seconds = timed(partial(encode, image))
+                encode_seconds.append(seconds)
+                decoded, seconds = timed(partial(decode, data))
+                decode_seconds.append(seconds)
+                bits.append(8 * len(data))
                 lossless &= np.array_equal(decoded, image)
                 bars.advance(task)
-            rows.append(
-                CodecRow(
-                    codec=name,
-                    images=len(images),
-                    bpsp=8 * size / subpixels,
-                    encode_ms=1e3 * encode_seconds / len(images),
-                    decode_ms=1e3 * decode_seconds / len(images),
-                    lossless=lossless,
-                )
+            of_each = np.array(bits)
+            bpsp = bootstrapped_bpsp(of_each, subpixels)
+            decode_ms = milliseconds(decode_seconds[:alone])
+            row = CodecRow(
+                codec=name,
+                images=len(images),
+                bpsp=bpsp.estimate,
+                encode_ms=milliseconds(encode_seconds[:alone]).estimate,
+                decode_ms=decode_ms.estimate,
+                lossless=lossless,
+                bpsp_low=bpsp.low,
+                bpsp_high=bpsp.high,
+                decode_ms_low=decode_ms.low,
+                decode_ms_high=decode_ms.high,
             )
-    return rows
+            measurements.append(CodecMeasurement(row, of_each))
+    return measurements

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from rich.progress import Progress
@@ -13,11 +12,17 @@ from torch import Tensor
 
 from italic.coding.streams.codec import Codec, Coded
 from italic.measuring.results import CurveRow
+from italic.measuring.statistics import bootstrapped_bpsp, milliseconds, one_thread, timed
 from italic.models.likelihood import Mixture
 
 BATCH_PIXELS = 2**20  # most pixels of a batch, if images have different sizes
 
-T = TypeVar("T")
+
+class Measurement(NamedTuple):
+    """A row of the curve, and the coded bits of each image, int64 (N,)."""
+
+    row: CurveRow
+    bits: np.ndarray
 
 
 class Estimate:
@@ -44,25 +49,27 @@ def measure_curve(
     images: Sequence[np.ndarray] | np.ndarray,
     steps: Sequence[int],
     batch: int = 64,
-    timed: int = 16,
+    alone: int = 16,
     progress: bool = True,
-) -> Iterator[CurveRow]:
+) -> Iterator[Measurement]:
     """Encode, decode and compare images in batches, then time some of them separately.
 
     Args:
         codec_for: function that returns the codec for a number of steps.
         images: uint8 (N, H, W, 3), or N images (H, W, 3) of different sizes.
-        steps: numbers of steps; each yields a row.
+        steps: numbers of steps; each yields a measurement.
         batch: largest number of images in a batch. If images have different sizes, each batch holds
             images of one size with at most `BATCH_PIXELS` pixels, or a single image.
-        timed: number of images that are coded separately for `encode_ms` and `decode_ms`.
+        alone: number of images that are coded separately in one thread, for `encode_ms` and
+            `decode_ms`.
         progress: whether to show a progress bar.
 
     Yields:
-        One row for each number of steps; `lossless` is False if any decoded image differs from its
-        original.
+        One measurement for each number of steps; `lossless` is False if any decoded image differs
+        from its original.
     """
-    count, subpixels = len(images), sum(image.size for image in images)
+    count = len(images)
+    subpixels = np.array([image.size for image in images])
     batches = _batches(images, batch)
     with Progress(disable=not progress) as bars:
         for number in steps:
@@ -70,55 +77,64 @@ def measure_curve(
             # Warm-up: compiles the coder.
             _is_restored(codec, codec.encode(images[0][None]), images[0][None])
             task = bars.add_task(f"{number} step{'s'[: number > 1]}", total=count)
-            base_bits = coded_bits = estimated_bits = 0.0
-            encode_seconds = decode_seconds = 0.0
+            base_bits = estimated_bits = encode_seconds = decode_seconds = 0.0
+            bits = np.zeros(count, np.int64)
             lossless = True
-            for rows in batches:
+            for members in batches:
+                rows = np.stack([images[member] for member in members])
                 estimate = Estimate(len(rows), rows[0, ..., 0].size)
-                coded, seconds = _timed(lambda: codec.encode(rows, estimate))  # noqa: B023
+                coded, seconds = timed(lambda: codec.encode(rows, estimate))  # noqa: B023
                 encode_seconds += seconds - estimate.seconds
-                restored, seconds = _timed(lambda: _is_restored(codec, coded, rows))  # noqa: B023
+                restored, seconds = timed(lambda: _is_restored(codec, coded, rows))  # noqa: B023
                 decode_seconds += seconds
                 lossless &= bool(restored)
                 base_bits += sum(8 * len(item.base) for item in coded)
-                coded_bits += sum(item.bits for item in coded)
+                bits[members] = [item.bits for item in coded]
                 estimated_bits += float(estimate.maps.sum())
                 bars.advance(task, len(rows))
-            single = [_single(codec, image[None]) for image in images[:timed]]
+            with one_thread():
+                single = [_single(codec, image[None]) for image in images[:alone]]
             lossless &= all(same for _, _, same in single)
-            yield CurveRow(
+            decode_ms = milliseconds([decode for _, decode, _ in single])
+            bpsp = bootstrapped_bpsp(bits, subpixels)
+            row = CurveRow(
                 steps=number,
                 images=count,
-                bpsp_base=base_bits / subpixels,
-                bpsp_estimated=(base_bits + estimated_bits) / subpixels,
-                bpsp_coded=coded_bits / subpixels,
-                encode_ms=_median_ms([encode for encode, _, _ in single]),
-                decode_ms=_median_ms([decode for _, decode, _ in single]),
+                bpsp_base=base_bits / subpixels.sum(),
+                bpsp_estimated=(base_bits + estimated_bits) / subpixels.sum(),
+                bpsp_coded=bpsp.estimate,
+                encode_ms=milliseconds([encode for encode, _, _ in single]).estimate,
+                decode_ms=decode_ms.estimate,
                 batch=max(map(len, batches)),
                 batch_encode_ms=1e3 * encode_seconds / count,
                 batch_decode_ms=1e3 * decode_seconds / count,
                 lossless=lossless,
+                bpsp_low=bpsp.low,
+                bpsp_high=bpsp.high,
+                decode_ms_low=decode_ms.low,
+                decode_ms_high=decode_ms.high,
             )
+            yield Measurement(row, bits)
 
 
-def _batches(images: Sequence[np.ndarray] | np.ndarray, most: int) -> list[np.ndarray]:
-    """Batches of images of one size, uint8 (B, H, W, 3), with at most `most` images."""
-    if isinstance(images, np.ndarray):
-        return [images[start : start + most] for start in range(0, len(images), most)]
-    by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
-    for image in images:
-        by_size.setdefault(image.shape, []).append(image)
+def _batches(images: Sequence[np.ndarray] | np.ndarray, most: int) -> list[list[int]]:
+    """Indices of the images of each batch: images of one size, at most `most` of them."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        by_size.setdefault(image.shape, []).append(index)
     batches = []
     for (height, width, _), group in by_size.items():
-        size = max(1, min(most, BATCH_PIXELS // (height * width)))
-        batches += [np.stack(group[i : i + size]) for i in range(0, len(group), size)]
+        size = most
+        if not isinstance(images, np.ndarray):
+            size = max(1, min(most, BATCH_PIXELS // (height * width)))
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
     return batches
 
 
 def _single(codec: Codec, image: np.ndarray) -> tuple[float, float, bool]:
     """Seconds to encode and to decode one image, and whether the result equals the image."""
-    coded, encode_seconds = _timed(lambda: codec.encode(image))
-    same, decode_seconds = _timed(lambda: _is_restored(codec, coded, image))
+    coded, encode_seconds = timed(lambda: codec.encode(image))
+    same, decode_seconds = timed(lambda: _is_restored(codec, coded, image))
     return encode_seconds, decode_seconds, same
 
 
@@ -128,13 +144,3 @@ def _is_restored(codec: Codec, coded: Sequence[Coded], images: np.ndarray) -> bo
         return np.array_equal(codec.decode(coded, *images.shape[1:3]), images)
     except ValueError:
         return False
-
-
-def _timed(call: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
-
-
-def _median_ms(seconds: Sequence[float]) -> float:
-    return 1e3 * float(np.median(seconds)) if seconds else math.nan

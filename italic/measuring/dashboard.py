@@ -183,15 +183,13 @@ def _parts_chart(history: Sequence[Validation]) -> Any:
 def _measured(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CurveRow]:
     images, _ = _codec(trainer, pl_module, None)
     steps = [steps for steps in CURVE_STEPS if steps <= images[0, ..., 0].size]
-    return list(
-        measure_curve(
-            lambda number: _codec(trainer, pl_module, number)[1],
-            images[:CURVE_IMAGES],
-            steps,
-            timed=2,
-            progress=False,
-        )
+    measured = measure_curve(
+        lambda number: _codec(trainer, pl_module, number)[1],
+        images[:CURVE_IMAGES],
+        steps,
+        progress=False,
     )
+    return [measurement.row for measurement in measured]
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> wandb.Table:

@@ -142,17 +142,19 @@ def _curve_section(
     ]
     section = Section(
         "Time and size",
-        "Coded bits per sub-pixel, including the base code, against the decode time per image with "
-        "batch size 1. Click a heading to sort the table.",
+        "Coded bits per sub-pixel, including the base code, against the decode time of an image. "
+        "All times are of one thread and one image at a time (median and quartiles); intervals of "
+        "bpsp are 95 % bootstrap intervals over the images. Click a heading to sort the table.",
         [_chart(lambda size: figures.curve_figure(curves, codecs, published, size), "the curve")],
         tables=[Table(["model", *_words(columns)], rows, sortable=True)],
     )
     if len(curves) > 1:
-        best = [[row.steps, row.model, row.bpsp_coded, row.decode_ms] for row in envelope(curves)]
-        section.tables.append(Table(["steps", "best model", "bpsp", "decode ms"], best))
+        best = [[row.decode_ms, row.model, row.steps, row.bpsp_coded] for row in envelope(curves)]
+        section.tables.append(Table(["decode ms", "best model", "steps", "bpsp"], best))
     if codecs:
-        others = [[row.codec, row.bpsp, row.encode_ms, row.decode_ms] for row in codecs]
-        section.tables.append(Table(["codec", "bpsp", "encode ms", "decode ms"], others, True))
+        names = [column.name for column in fields(CodecRow)]
+        others = [[getattr(row, name) for name in names] for row in codecs]
+        section.tables.append(Table(_words(names), others, sortable=True))
     return section
 
 

@@ -7,8 +7,8 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import groupby
+from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +26,17 @@ class CurveRow:
         bpsp_base: bpsp of the base codes.
         bpsp_estimated: total bpsp with the bits of the likelihood, including the base codes.
         bpsp_coded: total bpsp of the coded bytes, including the base codes.
-        encode_ms: median encode time of some images with batch size 1, milliseconds.
-        decode_ms: median decode time of some images with batch size 1, milliseconds.
+        encode_ms: median encode time of some images in one thread, one at a time, milliseconds.
+        decode_ms: median decode time of the same images.
         batch: size of the largest batch.
         batch_encode_ms: mean encode time per image in batches, milliseconds.
         batch_decode_ms: mean decode time per image in batches, milliseconds.
         lossless: whether all decoded images equal their originals.
+        bpsp_low: lower end of the 95 % bootstrap interval of `bpsp_coded` over the images; NaN in
+            tables that were written before there were intervals.
+        bpsp_high: its upper end.
+        decode_ms_low: lower quartile of the times of `decode_ms`.
+        decode_ms_high: upper quartile of them.
     """
 
     steps: int
@@ -45,11 +50,15 @@ class CurveRow:
     batch_encode_ms: float
     batch_decode_ms: float
     lossless: bool
+    bpsp_low: float = math.nan
+    bpsp_high: float = math.nan
+    decode_ms_low: float = math.nan
+    decode_ms_high: float = math.nan
 
 
 @dataclass(frozen=True)
 class CodecRow:
-    """A classical codec: bpsp of complete files, and mean times per image in milliseconds."""
+    """A classical codec: bpsp of complete files, and times as those of `CurveRow`."""
 
     codec: str
     images: int
@@ -57,11 +66,15 @@ class CodecRow:
     encode_ms: float
     decode_ms: float
     lossless: bool
+    bpsp_low: float = math.nan
+    bpsp_high: float = math.nan
+    decode_ms_low: float = math.nan
+    decode_ms_high: float = math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnvelopeRow(CurveRow):
-    """The best curve row for a number of steps, with the name of its model."""
+    """A curve row on the envelope of several curves, with the name of its model."""
 
     model: str
 
@@ -70,22 +83,10 @@ Row = TypeVar("Row", bound=CurveRow | CodecRow)
 
 
 def envelope(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
-    """The row of least coded bpsp for each number of steps, sorted by steps.
+    """The Pareto front of decode time and coded bpsp of all rows.
 
-    Among rows of equal bpsp, the one with the least decode time is used.
-
-    Args:
-        curves: rows by the name of the model.
-    """
-    rows = [EnvelopeRow(**asdict(row), model=name) for name in curves for row in curves[name]]
-    rows.sort(key=lambda row: (row.steps, row.bpsp_coded, row.decode_ms))
-    return [next(same) for _, same in groupby(rows, key=lambda row: row.steps)]
-
-
-def pareto_front(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
-    """The rows of the envelope on the Pareto front of decode time and coded bpsp of all rows.
-
-    Rows without a measured time are skipped.
+    A row is on it if no other row is both at least as fast and at least as small. Rows without a
+    measured time are skipped.
 
     Args:
         curves: rows by the name of the model.
@@ -93,14 +94,11 @@ def pareto_front(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
     Returns:
         Rows by ascending decode time, and so by descending bpsp.
     """
-    points = {(row.decode_ms, row.bpsp_coded) for rows in curves.values() for row in rows}
-
-    def dominated(row: CurveRow) -> bool:
-        point = (row.decode_ms, row.bpsp_coded)
-        return any(time <= point[0] and bpsp <= point[1] for time, bpsp in points - {point})
-
-    front = [row for row in envelope(curves) if math.isfinite(row.decode_ms) and not dominated(row)]
-    return sorted(front, key=lambda row: row.decode_ms)
+    rows = [EnvelopeRow(**asdict(row), model=name) for name in curves for row in curves[name]]
+    rows = [row for row in rows if math.isfinite(row.decode_ms)]
+    rows.sort(key=lambda row: (row.decode_ms, row.bpsp_coded, row.steps))
+    least = list(accumulate((row.bpsp_coded for row in rows), min, initial=math.inf))
+    return [row for row, before in zip(rows, least, strict=False) if row.bpsp_coded < before]
 
 
 def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> None:
@@ -141,15 +139,16 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         SettingError: the file does not exist, or its columns or values are not those of the type.
     """
     kinds = {field.name: field.type for field in fields(row_type)}
+    needed = {field.name for field in fields(row_type) if field.default is MISSING}
     try:
         text = path.read_text()
         table: list[dict[str, Any]] = (
             json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
         )
-        if not table or any(set(row) != set(kinds) for row in table):
+        if not table or any(not needed <= set(row) <= set(kinds) for row in table):
             raise ValueError("its columns are different or it has no rows")
         return [
-            row_type(**{name: _parsed(row[name], kind) for name, kind in kinds.items()})  # type: ignore[arg-type]
+            row_type(**{name: _parsed(value, kinds[name]) for name, value in row.items()})  # type: ignore[arg-type]
             for row in table
         ]
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from italic.coding.base_codes.base import BPG, Ladder, NoBase
 from italic.datamodules.crops import RandomCrops, mirror_at_random
-from italic.datamodules.images import DataError, Folder, crops_of
+from italic.datamodules.images import DataError, Folder, Photos, crops_of, whole_of
 from italic.datamodules.step_masks import StepMasks
 from italic.schedule import Schedule
 
@@ -174,3 +174,15 @@ def test_sources_without_crops_have_none() -> None:
     assert crops_of(Folder("nowhere")) is None
     source: Any = SimpleNamespace(load=None)
     assert crops_of(source) is None
+
+
+def test_whole_images_have_the_names_of_their_files(tmp_path: Path) -> None:
+    for name, side in (("b.png", 8), ("sub/a.png", 9)):
+        for split in ("train", "validation", "test"):
+            path = tmp_path / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (side, 8)).save(path)
+    source = Folder(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert source.names("test") == ["test/b.png", "test/sub/a.png"]
+    assert [image.shape[1] for image in source.whole("test")] == [8, 9]
+    assert whole_of(source) is source and whole_of(Photos()) is None

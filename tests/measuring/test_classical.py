@@ -11,7 +11,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def test_every_codec_returns_every_image() -> None:
-    rows = classical.measure(noise(2, 24, 17, 3), progress=False)
+    rows = [codec.row for codec in classical.measure(noise(2, 24, 17, 3), progress=False)]
     assert [row.codec for row in rows] == list(classical.CODECS)
     for row in rows:
         assert row.lossless and row.images == 2
@@ -20,20 +20,22 @@ def test_every_codec_returns_every_image() -> None:
 
 
 def test_a_flat_image_takes_almost_nothing() -> None:
-    for row in classical.measure(np.full((1, 64, 64, 3), 90, np.uint8), progress=False):
+    for row, _ in classical.measure(np.full((1, 64, 64, 3), 90, np.uint8), progress=False):
         assert row.lossless and 0 < row.bpsp < 0.3
 
 
 def test_any_layout_is_taken() -> None:
     images = noise(3, 16, 16, 2).transpose(3, 1, 2, 0)
-    assert all(row.lossless for row in classical.measure(images, progress=False))
+    assert all(row.lossless for row, _ in classical.measure(images, progress=False))
 
 
-def test_bits_and_times_are_means_over_whole_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_those_of_whole_files(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = (lambda image: image.tobytes() + b"head", lambda data: np.frombuffer(data, np.uint8))
     monkeypatch.setattr(classical, "CODECS", {"stored": stored})
-    (row,) = classical.measure(noise(5, 4, 4, 3), progress=False)
-    assert row.bpsp == 8 * (48 + 4) / 48
+    ((row, bits),) = classical.measure(noise(5, 4, 4, 3), progress=False)
+    assert row.bpsp == row.bpsp_low == row.bpsp_high == 8 * (48 + 4) / 48
+    assert bits.tolist() == 5 * [8 * (48 + 4)]
+    assert row.decode_ms_low <= row.decode_ms <= row.decode_ms_high
     assert not row.lossless  # the decoded shape differs
 
 
@@ -45,7 +47,7 @@ def test_one_changed_image_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         "CODECS",
         {"lossy": (np.ndarray.tobytes, lambda data: np.maximum(_image(data), [1, 0, 0]))},
     )
-    (row,) = classical.measure(images, progress=False)
+    ((row, _),) = classical.measure(images, progress=False)
     assert not row.lossless
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from italic.measuring import figures
 from italic.measuring.figures import PUBLISHED_CIFAR10, draw_curve, draw_panel, save_figure
-from italic.measuring.results import CodecRow, CurveRow, pareto_front
+from italic.measuring.results import CodecRow, CurveRow, envelope
 
 STEPS = (1, 2, 4, 8, 16, 32)
 CODECS = [
@@ -68,7 +68,7 @@ def test_one_curve_names_its_steps_codecs_and_published_figures(tmp_path: Path) 
     assert {"1 step", *(f"{steps} steps" for steps in STEPS[1:])} <= set(found)
     assert {codec.codec for codec in CODECS} <= set(found)
     assert {f"{name} {bpsp:.2f}" for name, bpsp in PUBLISHED_CIFAR10.items()} <= set(found)
-    assert "bits per sub-pixel (coded bytes, including the base code)" in found
+    assert "bits per sub-pixel (coded, with the base code; bars: 95 % intervals)" in found
 
 
 def test_every_curve_names_its_steps(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_several_curves_have_a_lower_envelope(monkeypatch: pytest.MonkeyPatch) -
     lines = drawn(monkeypatch, curves, [], {}, Path("curve")).axes[0].get_lines()
     (line,) = (line for line in lines if line.get_label() == "lower envelope")
     assert all(line.get_zorder() < other.get_zorder() for other in lines if other is not line)
-    front = [(row.decode_ms, row.bpsp_coded) for row in pareto_front(curves)]
+    front = [(row.decode_ms, row.bpsp_coded) for row in envelope(curves)]
     assert line.get_xydata().tolist() == [list(point) for point in front] and len(front) > 1
     alone = drawn(monkeypatch, {"low": curves["low"]}, [], {}, Path("curve")).axes[0].get_lines()
     assert [line.get_label() for line in alone] == ["low"]

@@ -12,16 +12,20 @@ from italic.measuring.results import (
     CurveRow,
     EnvelopeRow,
     envelope,
-    pareto_front,
     read_rows,
     write_rows,
 )
 
 CURVE = [
-    CurveRow(1, 500, 0.142, 5.89, 5.9, 21.5, 22.25, 64, 3.5, 3.75, True),
-    CurveRow(16, 500, 0.142, 3.6, 3.625, 320.0, 322.0, 64, 50.0, 51.0, False),
+    CurveRow(1, 500, 0.142, 5.89, 5.9, 21.5, 22.25, 64, 3.5, 3.75, True, 5.8, 6.0, 22.0, 22.5),
+    CurveRow(
+        16, 500, 0.142, 3.6, 3.625, 320.0, 322.0, 64, 50.0, 51.0, False, 3.6, 3.65, 320.0, 324.5
+    ),
 ]
-CODECS = [CodecRow("PNG", 500, 5.9, 0.3, 0.03, True), CodecRow('x, "y"', 500, 4, 1, 2, False)]
+CODECS = [
+    CodecRow("PNG", 500, 5.9, 0.3, 0.03, True, 5.8, 6.0, 0.02, 0.04),
+    CodecRow('x, "y"', 500, 4, 1, 2, False, 3, 5, 1, 3),
+]
 
 
 BEST = [EnvelopeRow(**asdict(row), model="qp 49") for row in CURVE]
@@ -56,7 +60,7 @@ def test_csv_has_a_header_in_order_and_six_digits(tmp_path: Path) -> None:
     write_rows([replace(CURVE[0], bpsp_coded=3.14159265, decode_ms=1234.56789)], tmp_path / "a.csv")
     header, line = (tmp_path / "a.csv").read_text().splitlines()
     assert header.split(",") == [field.name for field in fields(CurveRow)]
-    assert line == "1,500,0.142,5.89,3.14159,21.5,1234.57,64,3.5,3.75,True"
+    assert line == "1,500,0.142,5.89,3.14159,21.5,1234.57,64,3.5,3.75,True,5.8,6.0,22.0,22.5"
 
 
 def test_writing_again_replaces(tmp_path: Path) -> None:
@@ -121,28 +125,34 @@ CROSSING = {
 }
 
 
-def test_the_envelope_is_the_least_bpsp_for_each_number_of_steps() -> None:
-    best = [(row.steps, row.model, row.bpsp_coded) for row in envelope(CROSSING)]
-    assert best == [(1, "flat", 5), (2, "flat", 4.5), (4, "steep", 3.8), (8, "steep", 3.7)]
-    assert [row.steps for row in pareto_front(CROSSING)] == [1, 2, 4, 8]
-    assert envelope({}) == pareto_front({"run": []}) == []
+def test_the_envelope_is_the_pareto_front() -> None:
+    assert [row.steps for row in envelope(CROSSING)] == [1, 2, 4, 4, 8]
+    # One step of wide is slower than two steps of flat, which need fewer bits.
+    wide = {"wide": curve({1: (4.9, 25), 2: (4.6, 50), 8: (3.6, 200)})}
+    front = [(row.model, row.steps) for row in envelope(CROSSING | wide)]
+    assert front == [
+        ("flat", 1),
+        ("flat", 2),
+        ("flat", 4),
+        ("steep", 4),
+        ("steep", 8),
+        ("wide", 8),
+    ]
+    assert envelope({}) == envelope({"run": []}) == []
 
 
-def test_of_equal_rows_the_fastest_is_in_the_envelope() -> None:
+def test_of_equal_rows_one_is_in_the_envelope() -> None:
     curves = {"slow": curve({4: (4, 50)}), "fast": curve({4: (4, 40)}), "same": curve({4: (4, 40)})}
     assert [row.model for row in envelope(curves)] == ["fast"]
-    assert [row.model for row in pareto_front(curves)] == ["fast"]
 
 
-def test_rows_that_any_curve_beats_are_off_the_front() -> None:
-    wide = {"wide": curve({1: (4.9, 25), 2: (4.6, 50), 8: (3.6, 200)})}
-    assert [row.model for row in envelope(CROSSING | wide)] == ["wide", "flat", "steep", "wide"]
-    # One step of wide is slower than two steps of flat, which need fewer bits.
-    front = [(row.model, row.steps) for row in pareto_front(CROSSING | wide)]
-    assert front == [("flat", 2), ("steep", 4), ("wide", 8)]
-
-
-def test_untimed_rows_are_in_the_envelope_but_off_the_front() -> None:
+def test_untimed_rows_are_not_in_the_envelope() -> None:
     untimed = {"run": curve({1: (5, math.nan), 2: (4, 20)}), "other": curve({1: (6, math.nan)})}
-    assert [(row.steps, row.model) for row in envelope(untimed)] == [(1, "run"), (2, "run")]
-    assert [row.steps for row in pareto_front(untimed)] == [2]
+    assert [row.steps for row in envelope(untimed)] == [2]
+
+
+def test_rows_of_older_tables_have_no_intervals(tmp_path: Path) -> None:
+    older = "codec,images,bpsp,encode_ms,decode_ms,lossless\nPNG,500,5.9,0.3,0.03,True\n"
+    (tmp_path / "rows.csv").write_text(older)
+    (row,) = read_rows(tmp_path / "rows.csv", CodecRow)
+    assert row.bpsp == 5.9 and math.isnan(row.bpsp_low)

@@ -1,4 +1,6 @@
+import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +30,18 @@ def test_images_of_different_sizes_cost_what_each_costs(
     make_model: MakeModel, whole: list[np.ndarray]
 ) -> None:
     model = make_model()
-    (row,) = measure_curve(model.codec, whole, [4], timed=1, progress=False)
+    ((row, bits),) = measure_curve(model.codec, whole, [4], alone=1, progress=False)
     alone = [
-        next(measure_curve(model.codec, image[None], [4], timed=0, progress=False))
+        next(measure_curve(model.codec, image[None], [4], alone=0, progress=False))
         for image in whole
     ]
-    bits = sum(each.bpsp_coded * image.size for each, image in zip(alone, whole, strict=True))
-    assert row.bpsp_coded == pytest.approx(bits / sum(image.size for image in whole))
+    assert bits.tolist() == [each.bits[0] for each in alone]
+    assert row.bpsp_coded == pytest.approx(bits.sum() / sum(image.size for image in whole))
     assert row.lossless and (row.images, row.batch) == (3, 2)
 
 
 def test_classical_codecs_take_images_of_different_sizes(whole: list[np.ndarray]) -> None:
-    for row in classical.measure(whole, progress=False):
+    for row, _ in classical.measure(whole, progress=False):
         assert row.lossless and row.images == 3
 
 
@@ -52,3 +54,33 @@ def test_the_curve_is_of_whole_images_and_the_panel_of_crops(
     curve.measure(Inputs(cfg, {"small": make_model()}, {}, crops, "Folder", tmp_path, whole))
     (row,) = read_rows(tmp_path / "curve.csv", CurveRow)
     assert row.images == 3 and row.lossless and (tmp_path / "panel.png").is_file()
+
+
+def test_each_image_has_a_line_and_models_are_compared_in_pairs(
+    make_model: MakeModel, images: np.ndarray, whole: list[np.ndarray], tmp_path: Path
+) -> None:
+    settings = EvaluationConfig(timed=0, pictures=0)
+    cfg = OmegaConf.structured(EvaluateConfig(steps=[2], evaluate=settings))
+    model = make_model()
+    models, names = {"a": model, "b": model}, ["x/1.png", "x/2.png", "3.png"]
+    curve.measure(Inputs(cfg, models, {}, images[:, :8, :8], "Folder", tmp_path, whole, names))
+    rows = list(csv.DictReader((tmp_path / "images.csv").open()))
+    assert [row["image"] for row in rows] == names
+    assert [int(row["height"]) for row in rows] == [image.shape[0] for image in whole]
+    assert {"a 2", "b 2", "PNG", "JPEG XL e9"} <= set(rows[0])
+    ((_, bits),) = measure_curve(model.codec, whole, [2], alone=0, progress=False)
+    expected = [count / image.size for count, image in zip(bits, whole, strict=True)]
+    assert [float(row["a 2"]) for row in rows] == pytest.approx(expected, abs=1e-4)
+    (difference,) = csv.DictReader((tmp_path / "differences.csv").open())
+    assert (difference["model"], difference["minus"], difference["steps"]) == ("b", "a", "2")
+    assert float(difference["bpsp"]) == float(difference["bpsp_high"]) == 0
+
+
+@pytest.mark.parametrize("split, count, lines", [("test", 10_000, 4), ("validation", 10_000, 0)])
+def test_published_values_are_of_the_whole_test_set(split: str, count: int, lines: int) -> None:
+    images = np.broadcast_to(np.uint8(0), (count, 2, 2, 3))
+    cfg = OmegaConf.structured(EvaluateConfig(evaluate=EvaluationConfig(split=split)))
+    inputs = Inputs(cfg, {}, {}, images, "CIFAR10", Path())
+    assert len(curve._published(inputs)) == lines
+    assert not curve._published(replace(inputs, images=images[:5000]))
+    assert not curve._published(replace(inputs, kind="Folder"))
