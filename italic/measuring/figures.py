@@ -253,7 +253,8 @@ def _draw_bars(
     axes: Axes, point: tuple[float, float], row: CurveRow | CodecRow, colour: str
 ) -> None:
     """Draw the quartiles of the time and the interval of the bpsp, where they were measured."""
-    (time, bpsp), thin = point, {"color": colour, "linewidth": 0.8, "zorder": 2.5}
+    time, bpsp = point
+    thin: dict[str, Any] = {"color": colour, "linewidth": 0.8, "zorder": 2.5}
     if math.isfinite(row.decode_ms_low):
         axes.plot((row.decode_ms_low, row.decode_ms_high), (bpsp, bpsp), **thin)
     if math.isfinite(row.bpsp_low):
