@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 OUTCOME = "outcome.json"  # file in the directory of each run
 TABLE = "sweep.csv"  # file in the directory of the sweep
+STEPS = "steps"  # key of the number of steps in validation
 NOT_ENDED = "not ended"  # error of a run that was killed or is still training
 
 
@@ -52,6 +53,16 @@ class Sweep(Callback):
 
     A failed run does not end the sweep, but the command fails after the last run.
     """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Warn about runs that would train the same network."""
+        swept = [item for item in config.hydra.overrides.task if item.startswith("steps=")]
+        if any(sign in item for item in swept for sign in ",(") and config.masks.unroll != 0:
+            log.warning(
+                "training on random partitions does not depend on `steps`, so runs that differ in "
+                "nothing else train the same network: train once, then python evaluate.py "
+                "ckpt_path=RUN_DIR 'steps=[1,4,16]'"
+            )
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Start the clock of a run."""
@@ -87,10 +98,10 @@ class Sweep(Callback):
             sys.exit("train.py: the sweep has no runs: check that each glob(…) matches a choice")
         write_table(rows, sweep_dir / TABLE)
         print(f"\n{printed(rows)}\n")
-        best = rows[0]
-        if best["bpsp"] is not None:
+        for steps, best in best_runs(rows).items():
             path = shlex.quote(str(sweep_dir / best["directory"]))
-            print(f"best: {path}, {best['bpsp']:.4f} bpsp")
+            number = "" if steps is None else f" in {steps} steps"
+            print(f"best{number}: {path}, {best['bpsp']:.4f} bpsp")
         print(f"the table is in {shlex.quote(str(sweep_dir / TABLE))}")
         if failed := [row for row in rows if row["error"]]:
             sys.exit(
@@ -107,6 +118,9 @@ class Sweep(Callback):
 
 def table(sweep_dir: Path) -> list[dict[str, Any]]:
     """One row for each run of a sweep, by ascending bpsp; runs without a bpsp are last.
+
+    Runs that are validated in different numbers of steps are not comparable: if `steps` differs,
+    the rows are sorted by it first.
 
     Returns:
         Rows with the columns directory, one column per override key in which runs differ, bpsp,
@@ -132,7 +146,19 @@ def table(sweep_dir: Path) -> list[dict[str, Any]]:
         }
         for run, outcome in outcomes.items()
     ]
-    return sorted(rows, key=lambda row: math.inf if row["bpsp"] is None else row["bpsp"])
+    rows.sort(key=lambda row: math.inf if row["bpsp"] is None else row["bpsp"])
+    if STEPS in varied:
+        rows.sort(key=lambda row: (len(row[STEPS] or ""), row[STEPS] or ""))  # as numbers
+    return rows
+
+
+def best_runs(rows: Sequence[Mapping[str, Any]]) -> dict[str | None, Mapping[str, Any]]:
+    """The row of least bpsp for each value of `steps`; None stands for the default value."""
+    best: dict[str | None, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["bpsp"] is not None:
+            best.setdefault(row.get(STEPS), row)
+    return best
 
 
 def printed(rows: Sequence[Mapping[str, Any]]) -> str:

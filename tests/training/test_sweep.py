@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize
+from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from italic.config import quoted_paths, register
-from italic.training.sweep import OUTCOME, printed, table
+from italic.training.sweep import OUTCOME, Sweep, best_runs, printed, table
 
 register()
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -20,18 +21,42 @@ def leave(run_dir: Path, *overrides: str, bpsp: float | None, error: str | None 
 
 
 def test_the_table_shows_what_differs_and_the_best_run_first(tmp_path: Path) -> None:
-    leave(tmp_path / "0", "steps=1", "model=rnan", "+a.b=x=y", bpsp=4.5)
-    leave(tmp_path / "1", "steps=2", "model=rnan", bpsp=None, error="no memory")
-    leave(tmp_path / "2", "steps=4", "model=rnan", "+a.b=x=y", bpsp=3.25)
+    leave(tmp_path / "0", "seed=1", "model=rnan", "+a.b=x=y", bpsp=4.5)
+    leave(tmp_path / "1", "seed=2", "model=rnan", bpsp=None, error="no memory")
+    leave(tmp_path / "2", "seed=4", "model=rnan", "+a.b=x=y", bpsp=3.25)
     rows = table(tmp_path)
     assert [row["directory"] for row in rows] == ["2", "0", "1"]
     assert rows[0] == {
-        "directory": "2", "steps": "4", "+a.b": "x=y", "bpsp": 3.25, "seconds": 1.5, "error": None
+        "directory": "2", "seed": "4", "+a.b": "x=y", "bpsp": 3.25, "seconds": 1.5, "error": None
     }  # fmt: skip
     assert rows[2]["+a.b"] is None and rows[2]["error"] == "no memory"
     lines = printed(rows).splitlines()
     places = [line.index(text) for line, text in zip(lines, ["bpsp", "3.25", "4.5"], strict=False)]
     assert len(lines) == 4 and len(set(places)) == 1 and lines[3].endswith("no memory")
+
+
+def test_runs_in_different_numbers_of_steps_are_not_ranked_against_each_other(
+    tmp_path: Path,
+) -> None:
+    for number, (steps, bpsp) in enumerate([("16", 3.5), ("4", 4.0), ("16", 3.4), ("4", None)]):
+        leave(tmp_path / str(number), f"steps={steps}", bpsp=bpsp)
+    rows = table(tmp_path)
+    assert [row["directory"] for row in rows] == ["1", "3", "2", "0"]
+    best = best_runs(rows)
+    assert {steps: row["bpsp"] for steps, row in best.items()} == {"4": 4.0, "16": 3.4}
+
+
+@pytest.mark.parametrize(
+    "override, unroll, warns",
+    [("steps=1,4", 1, True), ("steps=range(1,9)", 1, True), ("steps=8", 1, False),
+     ("steps=1,4", 0, False), ("seed=1,2", 1, False)],
+)  # fmt: skip
+def test_a_sweep_over_steps_says_that_it_trains_the_same_network(
+    override: str, unroll: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = {"hydra": {"overrides": {"task": [override]}}, "masks": {"unroll": unroll}}
+    Sweep().on_multirun_start(OmegaConf.create(tree))
+    assert ("train once" in caplog.text) == warns
 
 
 def test_columns_that_say_nothing_are_not_printed(tmp_path: Path) -> None:
