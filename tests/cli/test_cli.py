@@ -584,7 +584,7 @@ def test_too_much_metadata_is_no_obstacle_if_it_is_dropped(
     text.add_text("Title", "A" * 100)
     with Image.open("photos/a.png") as image:
         image.save("photos/a.png", pnginfo=text)
-    monkeypatch.setattr(pictures, "METADATA_LIMIT", 50)
+    monkeypatch.setattr(pictures.picture, "METADATA_LIMIT", 50)
     options = ("-o", "all.italic", "--model", model)
     assert run("archive", "photos", *options) == 1
     assert run("archive", "photos", "--drop-metadata", *options) == 0

@@ -14,7 +14,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from italic.coding.files import pictures
 from italic.coding.files.container import Chunk, Colour, Record
 from italic.coding.files.pictures import (
     METADATA_LIMIT,
@@ -27,6 +26,7 @@ from italic.coding.files.pictures import (
     to_png,
     without_samples,
 )
+from italic.coding.files.pictures.png import _ADAM7
 
 RNG = np.random.default_rng(0)
 SIZE = (13, 21)
@@ -480,7 +480,7 @@ def test_png_files_without_their_last_rows_are_refused(depth: int, kind: int, ro
 
 
 def test_interlaced_png_without_its_last_rows_is_refused() -> None:
-    passes = (np.mgrid[:13, :21][:, y::h, x::w].shape[1:] for y, x, h, w in pictures._ADAM7)
+    passes = (np.mgrid[:13, :21][:, y::h, x::w].shape[1:] for y, x, h, w in _ADAM7)
     size = sum(rows * (1 + columns) for rows, columns in passes)
 
     def interlaced(rows: bytes) -> bytes:
