@@ -15,7 +15,7 @@ from torch import nn
 
 import italic
 import italic.pillow_plugin
-from italic.coding.base_codes import bpg
+from italic.coding.base_codes import bpg, bpg_file
 from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.files.container import Colour, FileFormatError, Method, Record, unpack
@@ -150,7 +150,7 @@ def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:
 def test_pictures_too_large_for_the_base_code_go_without_the_estimator(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bpg, "MAX_SIDE", 15)
+    monkeypatch.setattr(bpg_file, "MAX_SIDE", 15)
     based = replace(model, recipe=replace(model.recipe, base={"qp": 40, "chroma": "420"}))
     array = smooth(1, 16, 16)[0]
     (record,) = compress_pictures([from_array(array)], based)
