@@ -13,10 +13,17 @@ from italic.cli.commands import encoded
 from italic.cli.jobs import Job, renamed
 from italic.cli.messages import Errors, progress_bar
 from italic.cli.work import Failure, load, read_pictures
-from italic.coding.files import container
-from italic.coding.files.container import MAX_AREA, ArchiveReader, ArchiveWriter, FileFormatError
+from italic.coding.files.container import (
+    MAX_AREA,
+    ArchiveReader,
+    ArchiveWriter,
+    Colour,
+    FileFormatError,
+    Method,
+    Record,
+)
 
-SMALL = container.Record(container.Method.RAW, 1, 1, 0, container.Colour.GRAY)
+SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
 
 
 def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> None:
@@ -52,7 +59,7 @@ def write_archive(
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Failure):
                 errors.refuse(job, result)
-            writer.add(job.name.as_posix(), container.unpack(result, MAX_AREA)[1])
+            writer.add(job.name.as_posix(), result)
     writer.finish()
     file.flush()
     if args.verify:  # each record was verified before; this checks that the file holds them

@@ -17,14 +17,25 @@ from italic.cli import jobs as files
 from italic.cli import work
 from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
-from italic.cli.work import Failure, decode, encode, load, outcomes, read_pictures, read_records
+from italic.cli.work import (
+    Failure,
+    decode,
+    encode,
+    load,
+    outcomes,
+    pack_record,
+    read_pictures,
+    read_records,
+)
+from italic.coding.files.container import Record
 from italic.coding.model_files.installed import SEARCH_PATH, installed_models
 
-Outcomes = Generator[bytes | Failure, None, None]
+Records = Generator[Record | Failure, None, None]
+Files = Generator[bytes | Failure, None, None]
 
 
-def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
-    """Compress each picture to a file, or to a `Failure`; ModelError."""
+def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Records:
+    """Compress each picture to a record, or to a `Failure`; ModelError."""
     if jobs:
         load(args.model)  # so that an unknown model is reported only once
     pictures = read_pictures(jobs, not args.drop_metadata)
@@ -32,9 +43,7 @@ def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
     return outcomes(pictures, len(jobs), partial(encode, model=args.model, **options), args.jobs)
 
 
-def decoded(
-    jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None
-) -> Outcomes:
+def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None) -> Files:
     """Decompress each picture to a PNG file, or to a `Failure`; ModelError."""
     if args.model:
         load(args.model)
@@ -61,7 +70,14 @@ def compress(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, PICTURES, errors)
     jobs = files.with_targets(found, args, several, SUFFIX)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, encoded(jobs, args), args.force, errors)
+    _write(jobs, _packed(encoded(jobs, args), args.model), args.force, errors)
+
+
+def _packed(records: Records, model: str | None) -> Files:
+    """Turn each record into the bytes of a file; pass on failures."""
+    with closing(records):
+        for record in records:
+            yield record if isinstance(record, Failure) else pack_record(record, model)
 
 
 def decompress(args: argparse.Namespace, errors: Errors) -> None:
@@ -98,7 +114,7 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
     _write(jobs, outcomes(work.read_files(jobs), len(jobs), code, args.jobs), args.force, errors)
 
 
-def _write(jobs: Sequence[Job], results: Outcomes, force: bool, errors: Errors) -> None:
+def _write(jobs: Sequence[Job], results: Files, force: bool, errors: Errors) -> None:
     """Write each file atomically; report failures."""
     with closing(results):
         for number, (job, file) in enumerate(zip(jobs, results, strict=True)):

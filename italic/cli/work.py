@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from italic.cli.jobs import Job
 from italic.cli.messages import Report, progress_bar, sentence
-from italic.coding.files.container import MAX_AREA, ArchiveReader, Record, unpack
+from italic.coding.files.container import ArchiveReader, Record, unpack
 from italic.processes.local import in_processes
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BATCH = 64  # maximum number of pictures in a batch
 BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
+
+Result = TypeVar("Result")
 
 
 class Failure(str):
@@ -81,18 +83,16 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
 
 def encode(
     pictures: list[Picture], report: Report, model: str | None, verify: bool, **amount: Any
-) -> list[bytes]:
-    """Compress each picture to a file, and verify it if `verify`; ValueError.
+) -> list[Record]:
+    """Compress each picture to a record, and verify it if `verify`; ValueError.
 
     `amount` are arguments of `compress_pictures`: `steps` and `seconds`.
     """
-    from italic.compressor.compression import compress_pictures, decompress_records, to_file
+    from italic.compressor.compression import compress_pictures, decompress_records
 
     chosen, fraction = load(model), 0.5 if verify else 1.0
     records = compress_pictures(pictures, chosen, progress=lambda x: report(fraction * x), **amount)
-    files = [to_file(record, chosen) for record in records]
     if verify:
-        records = [unpack(file, MAX_AREA)[1] for file in files]
         try:
             copies = decompress_records(
                 records, chosen, lambda x: report(0.5 + 0.5 * x), max_work=math.inf
@@ -104,7 +104,17 @@ def encode(
                 f"the verification failed ({error}), so nothing was written: this is an error of "
                 "ITALIC, please report it"
             ) from error
-    return files
+    return records
+
+
+def pack_record(record: Record, model: str | None) -> bytes | Failure:
+    """The file of one picture, or a `Failure` if the format can't store it."""
+    from italic.compressor.compression import to_file
+
+    try:
+        return to_file(record, load(model))
+    except ValueError as error:
+        return Failure(sentence(error))
 
 
 def same_picture(a: Picture, b: Picture) -> bool:
@@ -153,8 +163,11 @@ def enhance(files: list[bytes], report: Report, model: str, **options: Any) -> l
 
 
 def outcomes(
-    items: Iterable[tuple[Any, int]], total: int, code: Callable[..., list[bytes]], processes: int
-) -> Generator[bytes | Failure, None, None]:
+    items: Iterable[tuple[Any, int]],
+    total: int,
+    code: Callable[..., list[Result]],
+    processes: int,
+) -> Generator[Result | Failure, None, None]:
     """Apply `code` to items, given with their pixels, in batches; yield results in order.
 
     The result of an item that can't be processed is a `Failure`.
@@ -186,8 +199,8 @@ def _batches(items: Iterable[tuple[Any, int]], most: int) -> Iterator[list[Any]]
 
 
 def attempt(
-    code: Callable[..., list[bytes]], batch: list[Any], report: Report = lambda _: None
-) -> list[bytes | Failure]:
+    code: Callable[..., list[Result]], batch: list[Any], report: Report = lambda _: None
+) -> list[Result | Failure]:
     """Apply `code` to a batch; an error makes only its picture a `Failure`."""
     try:
         results = iter(code([item for item in batch if not isinstance(item, Failure)], report))

@@ -30,16 +30,16 @@ from italic.coding.model_files.model import (
 )
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
-from italic.compressor import compression
+from italic.compressor import compression, time_budget
 from italic.compressor.compression import (
     compress_pictures,
     decompress_records,
     from_file,
     model_for,
-    steps_within,
     to_file,
 )
 from italic.compressor.enhancement import enhance
+from italic.compressor.time_budget import steps_within
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
@@ -301,7 +301,7 @@ def test_a_time_budget_is_filled_by_a_trial_on_a_part_of_the_image(
         tried.append((height, width, steps))
         return 1.0 + steps / 2
 
-    monkeypatch.setattr(compression, "_seconds", seconds)
+    monkeypatch.setattr(time_budget, "_seconds", seconds)
     assert steps_within(9.0, 16, 16, model) == 16
     assert steps_within(4.0 * 9.0, 384, 384, model) == 16  # four times the size of the trial image
     assert {size[:2] for size in tried} == {(16, 16), (192, 192)}
