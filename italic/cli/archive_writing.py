@@ -54,12 +54,16 @@ def write_archive(
     file: BinaryIO, jobs: Sequence[Job], args: argparse.Namespace, errors: Errors
 ) -> None:
     """Write an archive to a file; `args` are the arguments of `italic archive`."""
-    writer = ArchiveWriter(file, load(args.model).hash)
+    model = load(args.model)
+    writer = ArchiveWriter(file, model.hash)
     with closing(encoded(jobs, args)) as results:
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Failure):
                 errors.refuse(job, result)
-            writer.add(job.name.as_posix(), result)
+            model_hash, record = result
+            if model_hash not in (bytes(8), model.hash):
+                errors.refuse(job, "the file of the model was replaced: repeat the command")
+            writer.add(job.name.as_posix(), record)
     writer.finish()
     file.flush()
     if args.verify:  # each record was verified before; this checks that the file holds them

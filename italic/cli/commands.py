@@ -18,19 +18,19 @@ from italic.cli import work
 from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.work import (
+    Coded,
     Failure,
     decode,
     encode,
     load,
     outcomes,
-    pack_record,
     read_pictures,
     read_records,
 )
-from italic.coding.files.container import Record
+from italic.coding.files.container import FileFormatError, pack
 from italic.coding.model_files.installed import SEARCH_PATH, installed_models
 
-Records = Generator[Record | Failure, None, None]
+Records = Generator[Coded | Failure, None, None]
 Files = Generator[bytes | Failure, None, None]
 
 
@@ -70,14 +70,19 @@ def compress(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, PICTURES, errors)
     jobs = files.with_targets(found, args, several, SUFFIX)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, _packed(encoded(jobs, args), args.model), args.force, errors)
+    _write(jobs, _packed(encoded(jobs, args)), args.force, errors)
 
 
-def _packed(records: Records, model: str | None) -> Files:
-    """Turn each record into the bytes of a file; pass on failures."""
+def _packed(records: Records) -> Files:
+    """Turn each record into the bytes of a file, or into a `Failure` if it is too long."""
     with closing(records):
-        for record in records:
-            yield record if isinstance(record, Failure) else pack_record(record, model)
+        for item in records:
+            file: bytes | Failure
+            try:
+                file = item if isinstance(item, Failure) else pack(*item)
+            except FileFormatError as error:
+                file = Failure(error)
+            yield file
 
 
 def decompress(args: argparse.Namespace, errors: Errors) -> None:
@@ -111,7 +116,8 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
         load(args.model)
     how = {"steps": args.steps, "sample": args.sample, "mirrored": args.mirrored}
     code = partial(work.enhance, model=args.model, **how)
-    _write(jobs, outcomes(work.read_files(jobs), len(jobs), code, args.jobs), args.force, errors)
+    results = outcomes(work.read_files(jobs), len(jobs), code, args.jobs)
+    _write(jobs, results, args.force, errors)
 
 
 def _write(jobs: Sequence[Job], results: Files, force: bool, errors: Errors) -> None:

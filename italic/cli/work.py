@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BATCH = 64  # maximum number of pictures in a batch
 BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
 
+Coded = tuple[bytes, Record]  # the hash of the record's model, zeros for none, and the record
 Result = TypeVar("Result")
 
 
@@ -52,9 +53,7 @@ def read_pictures(
             yield Failure(sentence(error)), 0
 
 
-def read_records(
-    jobs: Sequence[Job], max_pixels: int
-) -> Iterator[tuple[tuple[bytes, Record] | Failure, int]]:
+def read_records(jobs: Sequence[Job], max_pixels: int) -> Iterator[tuple[Coded | Failure, int]]:
     """Read each record; yield it with its model's hash, or a `Failure`, and the pixels."""
     opened: tuple[Path, ArchiveReader] | None = None
     for job in jobs:
@@ -83,12 +82,12 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
 
 def encode(
     pictures: list[Picture], report: Report, model: str | None, verify: bool, **amount: Any
-) -> list[Record]:
+) -> list[Coded]:
     """Compress each picture to a record, and verify it if `verify`; ValueError.
 
     `amount` are arguments of `compress_pictures`: `steps` and `seconds`.
     """
-    from italic.compressor.compression import compress_pictures, decompress_records
+    from italic.compressor.compression import compress_pictures, decompress_records, hash_for
 
     chosen, fraction = load(model), 0.5 if verify else 1.0
     records = compress_pictures(pictures, chosen, progress=lambda x: report(fraction * x), **amount)
@@ -104,17 +103,7 @@ def encode(
                 f"the verification failed ({error}), so nothing was written: this is an error of "
                 "ITALIC, please report it"
             ) from error
-    return records
-
-
-def pack_record(record: Record, model: str | None) -> bytes | Failure:
-    """The file of one picture, or a `Failure` if the format can't store it."""
-    from italic.compressor.compression import to_file
-
-    try:
-        return to_file(record, load(model))
-    except ValueError as error:
-        return Failure(sentence(error))
+    return [(hash_for(record, chosen), record) for record in records]
 
 
 def same_picture(a: Picture, b: Picture) -> bool:
@@ -127,7 +116,7 @@ def same_picture(a: Picture, b: Picture) -> bool:
 
 
 def decode(
-    items: list[tuple[bytes, Record]],
+    items: list[Coded],
     report: Report,
     model: str | None,
     steps_done: int | None,

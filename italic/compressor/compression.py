@@ -246,8 +246,12 @@ def model_for(
 
 def to_file(record: Record, model: Model) -> bytes:
     """Pack the record of one picture into a file."""
-    needed = record.method == Method.ESTIMATOR
-    return pack(model.hash if needed else bytes(8), record)
+    return pack(hash_for(record, model), record)
+
+
+def hash_for(record: Record, model: Model) -> bytes:
+    """The hash of the model that made a record; zeros if the record needs no model."""
+    return model.hash if record.method == Method.ESTIMATOR else bytes(8)
 
 
 def from_file(

@@ -32,7 +32,14 @@ from italic.cli.work import Failure, outcomes, same_picture
 from italic.coding.base_codes import bpg
 from italic.coding.exact import make_exact
 from italic.coding.files import pictures
-from italic.coding.files.container import ArchiveReader, ArchiveWriter, Colour, unpack
+from italic.coding.files.container import (
+    ArchiveReader,
+    ArchiveWriter,
+    Colour,
+    FileFormatError,
+    pack,
+    unpack,
+)
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.model import Recipe, load_model, save_model
@@ -404,6 +411,35 @@ def test_a_wrong_picture_is_not_written(
     assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
     assert tree() == before
     assert run("compress", "photos/a.png", "--model", model, "--no-verify") == 0
+
+
+def test_an_archive_has_one_model(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may load the model's file after it was replaced."""
+    monkeypatch.setattr(compression, "hash_for", lambda *_: b"replaced")
+    before = tree()
+    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
+    assert "the file of the model was replaced" in capsys.readouterr().err
+    assert tree() == before
+    assert run("compress", "photos/a.png", "--model", model) == 0
+    assert unpack(Path("photos/a.italic").read_bytes())[0] == b"replaced"
+
+
+def test_a_record_that_is_too_long_affects_only_its_picture(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter([False, True, False])
+
+    def some(*item: Any) -> bytes:
+        if next(lengths):
+            raise FileFormatError("too long")
+        return pack(*item)
+
+    monkeypatch.setattr(commands, "pack", some)
+    assert run("compress", "photos", "-o", "coded", "--model", model) == 1
+    assert capsys.readouterr().err == "italic: photos/b.bmp: too long\n"
+    assert tree("coded") == ["a.italic", "sub/c.italic"]
 
 
 def test_a_model_that_is_not_installed(
