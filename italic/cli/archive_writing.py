@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import BinaryIO
 from italic.cli.commands import encoded
 from italic.cli.jobs import Job, renamed
 from italic.cli.messages import Errors, progress_bar
-from italic.cli.work import Failure, load, read_pictures
+from italic.cli.work import Encoding, Failure, load, read_pictures
 from italic.coding.files.container import (
     MAX_AREA,
     ArchiveReader,
@@ -50,13 +49,11 @@ def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> 
         raise SystemExit(1)
 
 
-def write_archive(
-    file: BinaryIO, jobs: Sequence[Job], args: argparse.Namespace, errors: Errors
-) -> None:
-    """Write an archive to a file; `args` are the arguments of `italic archive`."""
-    model = load(args.model)
+def write_archive(file: BinaryIO, jobs: Sequence[Job], how: Encoding, errors: Errors) -> None:
+    """Compress pictures and write them as an archive to a file."""
+    model = load(how.model)
     writer = ArchiveWriter(file, model.hash)
-    with closing(encoded(jobs, args)) as results:
+    with closing(encoded(jobs, how)) as results:
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Failure):
                 errors.refuse(job, result)
@@ -66,7 +63,7 @@ def write_archive(
             writer.add(job.name.as_posix(), record)
     writer.finish()
     file.flush()
-    if args.verify:  # each record was verified before; this checks that the file holds them
+    if how.verify:  # each record was verified before; this checks that the file holds them
         with open(file.name, "rb") as written:
             reader = ArchiveReader(written, MAX_AREA)
             for name in reader.names:

@@ -19,6 +19,7 @@ from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.work import (
     Coded,
+    Encoding,
     Failure,
     decode,
     encode,
@@ -34,13 +35,13 @@ Records = Generator[Coded | Failure, None, None]
 Files = Generator[bytes | Failure, None, None]
 
 
-def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Records:
+def encoded(jobs: Sequence[Job], how: Encoding) -> Records:
     """Compress each picture to a record, or to a `Failure`; ModelError."""
     if jobs:
-        load(args.model)  # so that an unknown model is reported only once
-    pictures = read_pictures(jobs, not args.drop_metadata)
-    options = {"steps": args.steps, "seconds": args.time_budget, "verify": args.verify}
-    return outcomes(pictures, len(jobs), partial(encode, model=args.model, **options), args.jobs)
+        load(how.model)  # so that an unknown model is reported only once
+    pictures = read_pictures(jobs, how.keep_metadata)
+    code = partial(encode, how=how)
+    return outcomes(pictures, len(jobs), code, how.processes)
 
 
 def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None) -> Files:
@@ -70,7 +71,7 @@ def compress(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, PICTURES, errors)
     jobs = files.with_targets(found, args, several, SUFFIX)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, _packed(encoded(jobs, args)), args.force, errors)
+    _write(jobs, _packed(encoded(jobs, Encoding.of(args))), args.force, errors)
 
 
 def _packed(records: Records) -> Files:

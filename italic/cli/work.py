@@ -5,8 +5,10 @@ PyTorch takes seconds to import, so it is imported only when there is a picture 
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +27,33 @@ BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture 
 
 Coded = tuple[bytes, Record]  # the hash of the record's model, zeros for none, and the record
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures are coded: the common options of `compress` and `archive`.
+
+    Attributes:
+        model: name or path of the model; None for the default model.
+        steps: number of steps; None for the model's default.
+        seconds: time budget for each picture, instead of `steps`.
+        verify: decode and compare each picture.
+        keep_metadata: store profiles, EXIF and texts.
+        processes: number of processes.
+    """
+
+    model: str | None
+    steps: int | None
+    seconds: float | None
+    verify: bool
+    keep_metadata: bool
+    processes: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Encoding:
+        """The options of a command line."""
+        keep_metadata = not args.drop_metadata
+        return cls(args.model, args.steps, args.time_budget, args.verify, keep_metadata, args.jobs)
 
 
 class Failure(str):
@@ -80,18 +109,15 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
             yield Failure(sentence(error)), 0
 
 
-def encode(
-    pictures: list[Picture], report: Report, model: str | None, verify: bool, **amount: Any
-) -> list[Coded]:
-    """Compress each picture to a record, and verify it if `verify`; ValueError.
-
-    `amount` are arguments of `compress_pictures`: `steps` and `seconds`.
-    """
+def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Coded]:
+    """Compress each picture to a record, and verify it if asked for; ValueError."""
     from italic.compressor.compression import compress_pictures, decompress_records, hash_for
 
-    chosen, fraction = load(model), 0.5 if verify else 1.0
-    records = compress_pictures(pictures, chosen, progress=lambda x: report(fraction * x), **amount)
-    if verify:
+    chosen, fraction = load(how.model), 0.5 if how.verify else 1.0
+    records = compress_pictures(
+        pictures, chosen, how.steps, lambda x: report(fraction * x), how.seconds
+    )
+    if how.verify:
         try:
             copies = decompress_records(
                 records, chosen, lambda x: report(0.5 + 0.5 * x), max_work=math.inf

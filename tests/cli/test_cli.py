@@ -952,7 +952,8 @@ def test_progress_grows(model: str, here: Path) -> None:
     jobs, _ = find(args, {".png", ".bmp"}, Errors())  # type: ignore[arg-type]
     chosen = [item for item, _ in work.read_pictures(jobs, True)]
     seen: list[float] = []
-    assert len(work.encode(chosen, seen.append, model, True, steps=4)) == 2  # type: ignore[arg-type]
+    how = work.Encoding(model, 4, None, verify=True, keep_metadata=True, processes=1)
+    assert len(work.encode(chosen, seen.append, how)) == 2  # type: ignore[arg-type]
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     assert len({round(share, 9) for share in seen}) > 2
 
