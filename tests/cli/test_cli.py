@@ -268,7 +268,7 @@ def test_outputs_that_are_created_meanwhile(
         Path("small/b.italic").write_text("mine")
         yield from (b"1", b"2", b"3")
 
-    monkeypatch.setattr(commands, "outcomes", made)
+    monkeypatch.setattr(commands, "_packed", made)
     assert run("compress", "photos", "-o", "small", "--model", model) == 1
     assert "b.italic: it exists already" in capsys.readouterr().err
     assert Path("small/b.italic").read_text() == "mine" and len(tree("small")) == 3
