@@ -18,7 +18,7 @@ from italic.cli import work
 from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.work import (
-    Coded,
+    CodedPicture,
     Encoding,
     Failure,
     decode,
@@ -31,7 +31,7 @@ from italic.cli.work import (
 from italic.coding.files.container import FileFormatError, pack
 from italic.coding.model_files.installed import SEARCH_PATH, installed_models
 
-Records = Generator[Coded | Failure, None, None]
+Records = Generator[CodedPicture | Failure, None, None]
 Files = Generator[bytes | Failure, None, None]
 
 

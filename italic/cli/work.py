@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 BATCH = 64  # maximum number of pictures in a batch
 BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
 
-Coded = tuple[bytes, Record]  # the hash of the record's model, zeros for none, and the record
+# A record with the hash of its model, which is zeros if it needs none.
+CodedPicture = tuple[bytes, Record]
 Result = TypeVar("Result")
 
 
@@ -82,7 +83,9 @@ def read_pictures(
             yield Failure(sentence(error)), 0
 
 
-def read_records(jobs: Sequence[Job], max_pixels: int) -> Iterator[tuple[Coded | Failure, int]]:
+def read_records(
+    jobs: Sequence[Job], max_pixels: int
+) -> Iterator[tuple[CodedPicture | Failure, int]]:
     """Read each record; yield it with its model's hash, or a `Failure`, and the pixels."""
     opened: tuple[Path, ArchiveReader] | None = None
     for job in jobs:
@@ -109,7 +112,7 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
             yield Failure(sentence(error)), 0
 
 
-def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Coded]:
+def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[CodedPicture]:
     """Compress each picture to a record, and verify it if asked for; ValueError."""
     from italic.compressor.compression import compress_pictures, decompress_records, hash_for
 
@@ -142,7 +145,7 @@ def same_picture(a: Picture, b: Picture) -> bool:
 
 
 def decode(
-    items: list[Coded],
+    items: list[CodedPicture],
     report: Report,
     model: str | None,
     steps_done: int | None,
