@@ -38,6 +38,8 @@ FOLDERS = {  # packages with a page of the API, see mkdocs.yml
     "coding.streams": "Streams",
     "coding.model_files": "Model files",
     "coding.files": "Files",
+    "coding.files.container": "Container",
+    "coding.files.pictures": "Picture files",
     "compressor": "Compressor",
     "datamodules": "Data",
     "measuring": "Measuring",

@@ -110,7 +110,8 @@ def _as_png(picture: pictures.Picture) -> Image.Image:
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     from italic.coding.model_files.model import load_model
-    from italic.compressor.compression import compress_pictures, to_file, whole_number
+    from italic.compressor.argument_checks import whole_number
+    from italic.compressor.compression import compress_pictures, to_file
 
     if image.mode not in MODES.values():
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}: convert the image first")

@@ -10,6 +10,7 @@ from italic.cli.archive_writing import check_pictures, write_archive
 from italic.cli.jobs import PICTURES, Job, check_targets, find, in_the_way
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
+from italic.cli.work import Encoding
 from italic.coding.files.container import FileFormatError
 
 
@@ -33,11 +34,12 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
     if errors.count:
         return
     check_targets([*jobs, Job(folder, PurePath(), target=out)], args.force, errors)
-    check_pictures(jobs, not args.drop_metadata, errors)
+    how = Encoding.of(args)
+    check_pictures(jobs, how.keep_metadata, errors)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:
-            write_archive(file, jobs, args, errors)
+            write_archive(file, jobs, how, errors)
             if obstacle := in_the_way(out, args.force):  # again: it may have been created meanwhile
                 errors.refuse(out, obstacle)
     except (OSError, FileFormatError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,11 +11,18 @@ from typing import BinaryIO
 from italic.cli.commands import encoded
 from italic.cli.jobs import Job, renamed
 from italic.cli.messages import Errors, progress_bar
-from italic.cli.work import Failure, load, read_pictures
-from italic.coding.files import container
-from italic.coding.files.container import MAX_AREA, ArchiveReader, ArchiveWriter, FileFormatError
+from italic.cli.work import Encoding, Failure, load, read_pictures
+from italic.coding.files.container import (
+    MAX_AREA,
+    ArchiveReader,
+    ArchiveWriter,
+    Colour,
+    FileFormatError,
+    Method,
+    Record,
+)
 
-SMALL = container.Record(container.Method.RAW, 1, 1, 0, container.Colour.GRAY)
+SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
 
 
 def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> None:
@@ -43,19 +49,21 @@ def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> 
         raise SystemExit(1)
 
 
-def write_archive(
-    file: BinaryIO, jobs: Sequence[Job], args: argparse.Namespace, errors: Errors
-) -> None:
-    """Write an archive to a file; `args` are the arguments of `italic archive`."""
-    writer = ArchiveWriter(file, load(args.model).hash)
-    with closing(encoded(jobs, args)) as results:
+def write_archive(file: BinaryIO, jobs: Sequence[Job], how: Encoding, errors: Errors) -> None:
+    """Compress pictures and write them as an archive to a file."""
+    model = load(how.model)
+    writer = ArchiveWriter(file, model.hash)
+    with closing(encoded(jobs, how)) as results:
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Failure):
                 errors.refuse(job, result)
-            writer.add(job.name.as_posix(), container.unpack(result, MAX_AREA)[1])
+            model_hash, record = result
+            if model_hash not in (bytes(8), model.hash):
+                errors.refuse(job, "the file of the model was replaced: repeat the command")
+            writer.add(job.name.as_posix(), record)
     writer.finish()
     file.flush()
-    if args.verify:  # each record was verified before; this checks that the file holds them
+    if how.verify:  # each record was verified before; this checks that the file holds them
         with open(file.name, "rb") as written:
             reader = ArchiveReader(written, MAX_AREA)
             for name in reader.names:

@@ -14,18 +14,81 @@ from italic.cli.info import info
 from italic.coding.files.container import DEFAULT_MAX_PIXELS
 from italic.coding.model_files.installed import ENHANCER
 
-COMMANDS: dict[Callable[..., None], str] = {
-    compress: "compress picture files",
-    decompress: "decompress files and archives to PNG files",
-    archive: "compress all pictures of a folder into one archive, or into several",
-    info: "show the contents of compressed files without decoding them",
-    test: "decode compressed files and check their integrity",
-    enhance: "remove the artefacts of BPG files; write PNG files",
-    models: "list the installed models",
-}
 FILES = "files, folders (all matching files in them), pipes, patterns, or - for stdin"
-OUT = "output file for one input, folder for several inputs or an archive, - for stdout; "
-OUT += "default: beside the input, or stdout if the input is a pipe"
+
+
+def _compress(command: argparse.ArgumentParser) -> None:
+    _add_inputs(command)
+    _add_outputs(command)
+    _add_encoding(command)
+    _add_jobs(command)
+
+
+def _decompress(command: argparse.ArgumentParser) -> None:
+    _add_inputs(command)
+    _add_outputs(command)
+    _add_decoding(command)
+    text = "stop after K steps and write the expected picture; 0: the base code alone"
+    command.add_argument("--steps-done", type=_count, metavar="K", help=text)
+    _add_jobs(command)
+
+
+def _archive(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("inputs", nargs=1, type=_name, metavar="DIR")
+    text = "the archive to write, or with --shards the folder of the archives"
+    add("-o", "--out", type=_name, metavar="OUT", required=True, help=text)
+    text = "write N archives into a folder, by workers of Ray; if the command is repeated, only "
+    text += "missing archives are written"
+    add("--shards", type=_whole, metavar="N", help=text)
+    text = "address of the Ray cluster that writes the shards; default: a local Ray"
+    add("--ray", type=_name, metavar="ADDRESS", help=text)
+    add("--force", action="store_true", help="overwrite files")
+    _add_encoding(command)
+    _add_jobs(command)
+
+
+def _info(command: argparse.ArgumentParser) -> None:
+    _add_inputs(command)
+    command.add_argument("--list", action="store_true", help="list each picture of an archive")
+
+
+def _test(command: argparse.ArgumentParser) -> None:
+    _add_inputs(command)
+    _add_decoding(command)
+    _add_jobs(command)
+
+
+def _enhance(command: argparse.ArgumentParser) -> None:
+    _add_inputs(command)
+    _add_outputs(command)
+    text = f"a model with a BPG base code, see: italic models; default: {ENHANCER}"
+    command.add_argument("--model", type=_name, default=ENHANCER, metavar="NAME|PATH", help=text)
+    text = "number of steps; each step uses the pixels of the earlier ones; default: 1"
+    command.add_argument("--steps", type=_whole, default=1, metavar="K", help=text)
+    kind = command.add_mutually_exclusive_group()
+    text = "sample from the predictive distribution instead of taking its expectation"
+    kind.add_argument("--sample", action="store_true", help=text)
+    text = "average the expectations of the picture and its mirror image: more accurate, but takes "
+    text += "twice the time"
+    kind.add_argument("--mirrored", action="store_true", help=text)
+    _add_jobs(command)
+
+
+def _models(_: argparse.ArgumentParser) -> None:
+    """`italic models` has no arguments."""
+
+
+# Each command with its description and its arguments.
+COMMANDS: dict[Callable[..., None], tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    compress: ("compress picture files", _compress),
+    decompress: ("decompress files and archives to PNG files", _decompress),
+    archive: ("compress all pictures of a folder into one archive, or into several", _archive),
+    info: ("show the contents of compressed files without decoding them", _info),
+    test: ("decode compressed files and check their integrity", _test),
+    enhance: ("remove the artefacts of BPG files; write PNG files", _enhance),
+    models: ("list the installed models", _models),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,58 +99,38 @@ def parser() -> argparse.ArgumentParser:
     )
     main.add_argument("--version", action="version", version=f"italic {version('italic')}")
     commands = main.add_subparsers(metavar="COMMAND", required=True)
-    for run, text in COMMANDS.items():
+    for run, (text, add_arguments) in COMMANDS.items():
         command = commands.add_parser(run.__name__, help=text, description=text)
         command.set_defaults(run=run, parser=command)
-        add = command.add_argument
-        if run is archive:
-            add("inputs", nargs=1, type=_name, metavar="DIR")
-            text = "the archive to write, or with --shards the folder of the archives"
-            add("-o", "--out", type=_name, metavar="OUT", required=True, help=text)
-            text = "write N archives into a folder, by workers of Ray; if the command is repeated, "
-            text += "only missing archives are written"
-            add("--shards", type=_whole, metavar="N", help=text)
-            text = "address of the Ray cluster that writes the shards; default: a local Ray"
-            add("--ray", type=_name, metavar="ADDRESS", help=text)
-        elif run is not models:
-            add("inputs", nargs="+", type=_name, metavar="IN", help=FILES)
-        if run in (compress, decompress, enhance):
-            add("-o", "--out", type=_name, metavar="OUT", help=OUT)
-        if run in (compress, decompress, enhance, archive):
-            add("--force", action="store_true", help="overwrite files")
-        if run in (compress, archive):
-            _add_encoding(command)
-        if run in (decompress, test):
-            text = f"refuse larger pictures; default: {DEFAULT_MAX_PIXELS}"
-            most = DEFAULT_MAX_PIXELS
-            add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
-            text = (
-                "refuse pictures whose decoding takes more work, in pixels of one step; default: "
-            )
-            text += "2^18, plus 2^8 for each byte of a picture"
-            add("--max-work", type=_whole, metavar="N", help=text)
-            text = "model to use; default: the installed model that the file was made with"
-            add("--model", type=_name, metavar="NAME|PATH", help=text)
-        if run is decompress:
-            text = "stop after K steps and write the expected picture; 0: the base code alone"
-            add("--steps-done", type=_count, metavar="K", help=text)
-        if run is enhance:
-            text = f"a model with a BPG base code, see: italic models; default: {ENHANCER}"
-            add("--model", type=_name, default=ENHANCER, metavar="NAME|PATH", help=text)
-            text = "number of steps; each step uses the pixels of the earlier ones; default: 1"
-            add("--steps", type=_whole, default=1, metavar="K", help=text)
-            text = "sample from the predictive distribution instead of taking its expectation"
-            kind = command.add_mutually_exclusive_group()
-            kind.add_argument("--sample", action="store_true", help=text)
-            text = "average the expectations of the picture and its mirror image: more accurate, "
-            text += "but takes twice the time"
-            kind.add_argument("--mirrored", action="store_true", help=text)
-        if run not in (info, models):
-            text = "number of processes; default: 1"
-            add("--jobs", type=_whole, default=1, metavar="N", help=text)
-        if run is info:
-            add("--list", action="store_true", help="list each picture of an archive")
+        add_arguments(command)
     return main
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("inputs", nargs="+", type=_name, metavar="IN", help=FILES)
+
+
+def _add_outputs(command: argparse.ArgumentParser) -> None:
+    text = "output file for one input, folder for several inputs or an archive, - for stdout; "
+    text += "default: beside the input, or stdout if the input is a pipe"
+    command.add_argument("-o", "--out", type=_name, metavar="OUT", help=text)
+    command.add_argument("--force", action="store_true", help="overwrite files")
+
+
+def _add_decoding(command: argparse.ArgumentParser) -> None:
+    add, most = command.add_argument, DEFAULT_MAX_PIXELS
+    text = f"refuse larger pictures; default: {most}"
+    add("--max-pixels", type=_whole, default=most, metavar="N", help=text)
+    text = "refuse pictures whose decoding takes more work, in pixels of one step; default: 2^18, "
+    text += "plus 2^8 for each byte of a picture"
+    add("--max-work", type=_whole, metavar="N", help=text)
+    text = "model to use; default: the installed model that the file was made with"
+    add("--model", type=_name, metavar="NAME|PATH", help=text)
+
+
+def _add_jobs(command: argparse.ArgumentParser) -> None:
+    text = "number of processes; default: 1"
+    command.add_argument("--jobs", type=_whole, default=1, metavar="N", help=text)
 
 
 def _add_encoding(command: argparse.ArgumentParser) -> None:

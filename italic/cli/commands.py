@@ -17,24 +17,34 @@ from italic.cli import jobs as files
 from italic.cli import work
 from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
-from italic.cli.work import Failure, decode, encode, load, outcomes, read_pictures, read_records
+from italic.cli.work import (
+    CodedPicture,
+    Encoding,
+    Failure,
+    decode,
+    encode,
+    load,
+    outcomes,
+    read_pictures,
+    read_records,
+)
+from italic.coding.files.container import FileFormatError, pack
 from italic.coding.model_files.installed import SEARCH_PATH, installed_models
 
-Outcomes = Generator[bytes | Failure, None, None]
+Records = Generator[CodedPicture | Failure, None, None]
+Files = Generator[bytes | Failure, None, None]
 
 
-def encoded(jobs: Sequence[Job], args: argparse.Namespace) -> Outcomes:
-    """Compress each picture to a file, or to a `Failure`; ModelError."""
+def encoded(jobs: Sequence[Job], how: Encoding) -> Records:
+    """Compress each picture to a record, or to a `Failure`; ModelError."""
     if jobs:
-        load(args.model)  # so that an unknown model is reported only once
-    pictures = read_pictures(jobs, not args.drop_metadata)
-    options = {"steps": args.steps, "seconds": args.time_budget, "verify": args.verify}
-    return outcomes(pictures, len(jobs), partial(encode, model=args.model, **options), args.jobs)
+        load(how.model)  # so that an unknown model is reported only once
+    pictures = read_pictures(jobs, how.keep_metadata)
+    code = partial(encode, how=how)
+    return outcomes(pictures, len(jobs), code, how.processes)
 
 
-def decoded(
-    jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None
-) -> Outcomes:
+def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None) -> Files:
     """Decompress each picture to a PNG file, or to a `Failure`; ModelError."""
     if args.model:
         load(args.model)
@@ -61,7 +71,19 @@ def compress(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, PICTURES, errors)
     jobs = files.with_targets(found, args, several, SUFFIX)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, encoded(jobs, args), args.force, errors)
+    _write(jobs, _packed(encoded(jobs, Encoding.of(args))), args.force, errors)
+
+
+def _packed(records: Records) -> Files:
+    """Turn each record into the bytes of a file, or into a `Failure` if it is too long."""
+    with closing(records):
+        for item in records:
+            file: bytes | Failure
+            try:
+                file = item if isinstance(item, Failure) else pack(*item)
+            except FileFormatError as error:
+                file = Failure(error)
+            yield file
 
 
 def decompress(args: argparse.Namespace, errors: Errors) -> None:
@@ -95,10 +117,11 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
         load(args.model)
     how = {"steps": args.steps, "sample": args.sample, "mirrored": args.mirrored}
     code = partial(work.enhance, model=args.model, **how)
-    _write(jobs, outcomes(work.read_files(jobs), len(jobs), code, args.jobs), args.force, errors)
+    results = outcomes(work.read_files(jobs), len(jobs), code, args.jobs)
+    _write(jobs, results, args.force, errors)
 
 
-def _write(jobs: Sequence[Job], results: Outcomes, force: bool, errors: Errors) -> None:
+def _write(jobs: Sequence[Job], results: Files, force: bool, errors: Errors) -> None:
     """Write each file atomically; report failures."""
     with closing(results):
         for number, (job, file) in enumerate(zip(jobs, results, strict=True)):

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path, PurePath
@@ -25,7 +25,7 @@ from italic.atomic import UNFINISHED, whole_file, write_whole
 from italic.cli.archive_writing import check_pictures, write_archive
 from italic.cli.jobs import PICTURES, Job, names_below, size_of
 from italic.cli.messages import Errors, progress_bar, shown
-from italic.cli.work import load
+from italic.cli.work import Encoding, load
 from italic.coding.files.container import MAX_AREA, ArchiveReader, FileFormatError
 from italic.coding.model_files.installed import file_named
 from italic.processes.cluster import check_installed, cluster, on_cluster
@@ -48,7 +48,7 @@ class Shard:
     pictures: int  # number of pictures
     entry: Entry | None  # its entry in the manifest, if there is one
     model_hash: str
-    args: argparse.Namespace  # arguments of `write_archive`
+    how: Encoding
 
     def jobs(self) -> list[Job]:
         """A job for each picture of the shard."""
@@ -90,7 +90,7 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
                 folder, f"it has {made_of['pictures']} pictures: expected at most as many shards"
             )
         before = None if args.force else _entries(out, made_of, errors)
-        shards = _shards(folder, out, listing, made_of, before or {}, args)
+        shards = _shards(folder, out, listing, made_of, before or {}, Encoding.of(args))
         try:
             with cluster(args.ray, args.jobs):
                 if before is None:
@@ -186,13 +186,12 @@ def _shards(
     listing: IO[bytes],
     made_of: Entry,
     entries: dict[str, Entry],
-    args: argparse.Namespace,
+    how: Encoding,
 ) -> list[Shard]:
     """All shards; their numbers of pictures differ by at most one."""
-    options = {"verify": args.verify, "drop_metadata": args.drop_metadata, "time_budget": None}
-    named = file_named(args.model) if args.model else None
-    model = args.model if named is None else named.resolve()
-    options |= {"model": model, "steps": made_of["steps"], "jobs": 1}
+    named = file_named(how.model) if how.model else None
+    model = how.model if named is None else str(named.resolve())
+    how = replace(how, model=model, steps=made_of["steps"], processes=1)
     pictures, number = made_of["pictures"], made_of["shards"]
     ends = [pictures * part // number for part in range(number + 1)]
     starts = [0]
@@ -211,7 +210,7 @@ def _shards(
                 ends[part + 1] - ends[part],
                 entries.get(path.name),
                 made_of["model"],
-                argparse.Namespace(**options),
+                how,
             )
         )
     return shards
@@ -249,7 +248,7 @@ def outcome_of(work: Work, shard: Shard) -> Outcome:
 
 def check(shard: Shard, errors: Errors) -> tuple[str, None]:
     """In a worker: refuse pictures that can't be read."""
-    check_pictures(shard.jobs(), not shard.args.drop_metadata, errors)
+    check_pictures(shard.jobs(), shard.how.keep_metadata, errors)
     return "", None
 
 
@@ -266,11 +265,11 @@ def code(shard: Shard, errors: Errors) -> tuple[str, Entry]:
         pass
     except FileFormatError:
         status = "coded again: it was damaged"
-    model = load(shard.args.model)
+    model = load(shard.how.model)
     if model.hash.hex() != shard.model_hash:
         errors.refuse(shard.path, f"the model '{model.name}' differs on the machine of a worker")
     with whole_file(shard.path) as file:
-        write_archive(file, jobs, shard.args, errors)
+        write_archive(file, jobs, shard.how, errors)
     return status, _entry(shard.path, names)
 
 

@@ -5,15 +5,17 @@ PyTorch takes seconds to import, so it is imported only when there is a picture 
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from italic.cli.jobs import Job
 from italic.cli.messages import Report, progress_bar, sentence
-from italic.coding.files.container import MAX_AREA, ArchiveReader, Record, unpack
+from italic.coding.files.container import ArchiveReader, Record, unpack
 from italic.processes.local import in_processes
 
 if TYPE_CHECKING:
@@ -22,6 +24,37 @@ if TYPE_CHECKING:
 
 BATCH = 64  # maximum number of pictures in a batch
 BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
+
+# A record with the hash of its model, which is zeros if it needs none.
+CodedPicture = tuple[bytes, Record]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures are coded: the common options of `compress` and `archive`.
+
+    Attributes:
+        model: name or path of the model; None for the default model.
+        steps: number of steps; None for the model's default.
+        seconds: time budget for each picture, instead of `steps`.
+        verify: decode and compare each picture.
+        keep_metadata: store profiles, EXIF and texts.
+        processes: number of processes.
+    """
+
+    model: str | None
+    steps: int | None
+    seconds: float | None
+    verify: bool
+    keep_metadata: bool
+    processes: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Encoding:
+        """The options of a command line."""
+        keep_metadata = not args.drop_metadata
+        return cls(args.model, args.steps, args.time_budget, args.verify, keep_metadata, args.jobs)
 
 
 class Failure(str):
@@ -52,7 +85,7 @@ def read_pictures(
 
 def read_records(
     jobs: Sequence[Job], max_pixels: int
-) -> Iterator[tuple[tuple[bytes, Record] | Failure, int]]:
+) -> Iterator[tuple[CodedPicture | Failure, int]]:
     """Read each record; yield it with its model's hash, or a `Failure`, and the pixels."""
     opened: tuple[Path, ArchiveReader] | None = None
     for job in jobs:
@@ -79,20 +112,15 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
             yield Failure(sentence(error)), 0
 
 
-def encode(
-    pictures: list[Picture], report: Report, model: str | None, verify: bool, **amount: Any
-) -> list[bytes]:
-    """Compress each picture to a file, and verify it if `verify`; ValueError.
+def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[CodedPicture]:
+    """Compress each picture to a record, and verify it if asked for; ValueError."""
+    from italic.compressor.compression import compress_pictures, decompress_records, hash_for
 
-    `amount` are arguments of `compress_pictures`: `steps` and `seconds`.
-    """
-    from italic.compressor.compression import compress_pictures, decompress_records, to_file
-
-    chosen, fraction = load(model), 0.5 if verify else 1.0
-    records = compress_pictures(pictures, chosen, progress=lambda x: report(fraction * x), **amount)
-    files = [to_file(record, chosen) for record in records]
-    if verify:
-        records = [unpack(file, MAX_AREA)[1] for file in files]
+    chosen, fraction = load(how.model), 0.5 if how.verify else 1.0
+    records = compress_pictures(
+        pictures, chosen, how.steps, lambda x: report(fraction * x), how.seconds
+    )
+    if how.verify:
         try:
             copies = decompress_records(
                 records, chosen, lambda x: report(0.5 + 0.5 * x), max_work=math.inf
@@ -104,7 +132,7 @@ def encode(
                 f"the verification failed ({error}), so nothing was written: this is an error of "
                 "ITALIC, please report it"
             ) from error
-    return files
+    return [(hash_for(record, chosen), record) for record in records]
 
 
 def same_picture(a: Picture, b: Picture) -> bool:
@@ -117,7 +145,7 @@ def same_picture(a: Picture, b: Picture) -> bool:
 
 
 def decode(
-    items: list[tuple[bytes, Record]],
+    items: list[CodedPicture],
     report: Report,
     model: str | None,
     steps_done: int | None,
@@ -153,8 +181,11 @@ def enhance(files: list[bytes], report: Report, model: str, **options: Any) -> l
 
 
 def outcomes(
-    items: Iterable[tuple[Any, int]], total: int, code: Callable[..., list[bytes]], processes: int
-) -> Generator[bytes | Failure, None, None]:
+    items: Iterable[tuple[Any, int]],
+    total: int,
+    code: Callable[..., list[Result]],
+    processes: int,
+) -> Generator[Result | Failure, None, None]:
     """Apply `code` to items, given with their pixels, in batches; yield results in order.
 
     The result of an item that can't be processed is a `Failure`.
@@ -186,8 +217,8 @@ def _batches(items: Iterable[tuple[Any, int]], most: int) -> Iterator[list[Any]]
 
 
 def attempt(
-    code: Callable[..., list[bytes]], batch: list[Any], report: Report = lambda _: None
-) -> list[bytes | Failure]:
+    code: Callable[..., list[Result]], batch: list[Any], report: Report = lambda _: None
+) -> list[Result | Failure]:
     """Apply `code` to a batch; an error makes only its picture a `Failure`."""
     try:
         results = iter(code([item for item in batch if not isinstance(item, Failure)], report))

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-import operator
 import reprlib
-import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
-import torch
 
 from italic.coding.base_codes.bpg import BPGError
-from italic.coding.exact import exact_arithmetic
 from italic.coding.files import classical
 from italic.coding.files.container import (
     DEFAULT_MAX_PIXELS,
@@ -34,14 +29,14 @@ from italic.coding.files.container import (
 from italic.coding.files.pictures import Picture, from_array, join, split
 from italic.coding.model_files.model import Model, load_model, model_of
 from italic.coding.streams.codec import Coded, Observer
+from italic.compressor.argument_checks import file_bytes, whole_number
+from italic.compressor.time_budget import steps_within
 
 BATCH = 64  # maximum number of pictures coded together
 BATCH_PIXELS = 2**20  # maximum number of their pixels, unless a single picture has more
-MAX_BUDGET_STEPS = 256  # maximum number of steps chosen for a time budget
 # Default limit of the work of decoding by an estimator, in the units of `Network.work`: it allows
 # about a second, and a millisecond for each byte. Photographs need a few units per byte.
 WORK, WORK_PER_BYTE = 2**18, 2**8
-TRIAL_SIDE = 192  # maximum side of the image that is timed for a time budget
 
 Progress = Callable[[float], None]  # called with the finished fraction, 0 to 1
 
@@ -236,45 +231,6 @@ def decompress_records(
     ]
 
 
-@lru_cache
-def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
-    """The largest number of steps, 1 to 256, that fits into a time on this machine.
-
-    It is extrapolated from timings of a small image with two numbers of steps.
-    """
-    rows, columns = min(height, TRIAL_SIDE), min(width, TRIAL_SIDE)
-    fraction = rows * columns / (height * width)
-    most = min(MAX_BUDGET_STEPS, height * width)
-    few, many = (min(steps, rows * columns) for steps in (2, 8))
-    first, second = (_seconds(model, rows, columns, steps) for steps in (few, many))
-    # Time grows linearly with the number of steps.
-    slope = max(0.0, second - first) / max(1, many - few)
-    if not slope:
-        return most if second <= seconds * fraction else 1
-    return max(1, min(most, few + math.floor((seconds * fraction - first) / slope)))
-
-
-def _seconds(model: Model, height: int, width: int, steps: int) -> float:
-    """Time in seconds that the network takes for all steps of an image."""
-    codec = model.codec(steps)
-    partition = codec.partition(height, width)
-    device = next(model.network.parameters()).device
-    image = torch.full((1, height, width, 3), 128, dtype=torch.uint8, device=device)
-
-    def run() -> None:
-        memory: dict[Any, Any] = {}
-        for step in range(steps):
-            due = partition.due(step)
-            for _ in model.network.estimates(image, image, partition, due, codec.rung, memory):
-                pass
-
-    with torch.inference_mode(), exact_arithmetic():
-        run()  # warm-up: the first run is slower
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-
 def model_for(
     model_hash: bytes, records: Sequence[Record], model: Model | None = None
 ) -> Model | None:
@@ -290,8 +246,12 @@ def model_for(
 
 def to_file(record: Record, model: Model) -> bytes:
     """Pack the record of one picture into a file."""
-    needed = record.method == Method.ESTIMATOR
-    return pack(model.hash if needed else bytes(8), record)
+    return pack(hash_for(record, model), record)
+
+
+def hash_for(record: Record, model: Model) -> bytes:
+    """The hash of the model that made a record; zeros if the record needs no model."""
+    return model.hash if record.method == Method.ESTIMATOR else bytes(8)
 
 
 def from_file(
@@ -307,38 +267,6 @@ def from_file(
     needed = model_for(model_hash, [record], chosen)
     (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
-
-
-def whole_number(name: str, value: object, least: int = 1) -> int:
-    """Check that an argument is a whole number and return it as an int.
-
-    Args:
-        name: name of the argument in messages.
-        value: value of the argument.
-        least: minimum of the value.
-
-    Raises:
-        ValueError: the value is not a whole number, or is below `least`.
-    """
-    with suppress(TypeError):
-        number = operator.index(value)  # type: ignore[arg-type]
-        if number >= least and not isinstance(value, bool):
-            return number
-    raise ValueError(f"{name} must be a whole number, {least} or more; got {reprlib.repr(value)}")
-
-
-def file_bytes(data: object) -> bytes:
-    """Check that an argument holds the bytes of a file and return it as bytes.
-
-    Raises:
-        ValueError: the argument is something else, such as the name of a file.
-    """
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise ValueError(
-            "expected the bytes of a file, such as Path(name).read_bytes() returns; got "
-            f"{reprlib.repr(data)}"
-        )
-    return bytes(data)
 
 
 def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:

@@ -9,7 +9,7 @@ import numpy as np
 from italic.coding.base_codes import bpg
 from italic.coding.model_files.installed import ENHANCER
 from italic.coding.model_files.model import Model, load_model
-from italic.compressor.compression import file_bytes, whole_number
+from italic.compressor.argument_checks import file_bytes, whole_number
 
 
 def enhance(

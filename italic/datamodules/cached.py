@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from filelock import FileLock
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -23,7 +23,8 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         make: function that fills an empty folder; if it raises an exception, nothing is left.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    # The system releases the lock even if the process is killed.
+    with FileLock(folder.with_suffix(".lock")):
         if folder.is_dir():
             return folder
         # This process holds the lock, so other temporary folders are left from dead processes.
@@ -46,11 +47,3 @@ def key_of_files(settings: str, files: Iterable[Path]) -> str:
         status = path.stat()
         digest.update(f"{path.resolve()}\n{status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive file lock; the system releases it even if the process is killed."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -32,7 +32,14 @@ from italic.cli.work import Failure, outcomes, same_picture
 from italic.coding.base_codes import bpg
 from italic.coding.exact import make_exact
 from italic.coding.files import pictures
-from italic.coding.files.container import ArchiveReader, ArchiveWriter, Colour, unpack
+from italic.coding.files.container import (
+    ArchiveReader,
+    ArchiveWriter,
+    Colour,
+    FileFormatError,
+    pack,
+    unpack,
+)
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.model import Recipe, load_model, save_model
@@ -261,7 +268,7 @@ def test_outputs_that_are_created_meanwhile(
         Path("small/b.italic").write_text("mine")
         yield from (b"1", b"2", b"3")
 
-    monkeypatch.setattr(commands, "outcomes", made)
+    monkeypatch.setattr(commands, "_packed", made)
     assert run("compress", "photos", "-o", "small", "--model", model) == 1
     assert "b.italic: it exists already" in capsys.readouterr().err
     assert Path("small/b.italic").read_text() == "mine" and len(tree("small")) == 3
@@ -404,6 +411,35 @@ def test_a_wrong_picture_is_not_written(
     assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
     assert tree() == before
     assert run("compress", "photos/a.png", "--model", model, "--no-verify") == 0
+
+
+def test_an_archive_has_one_model(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may load the model's file after it was replaced."""
+    monkeypatch.setattr(compression, "hash_for", lambda *_: b"replaced")
+    before = tree()
+    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
+    assert "the file of the model was replaced" in capsys.readouterr().err
+    assert tree() == before
+    assert run("compress", "photos/a.png", "--model", model) == 0
+    assert unpack(Path("photos/a.italic").read_bytes())[0] == b"replaced"
+
+
+def test_a_record_that_is_too_long_affects_only_its_picture(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter([False, True, False])
+
+    def some(*item: Any) -> bytes:
+        if next(lengths):
+            raise FileFormatError("too long")
+        return pack(*item)
+
+    monkeypatch.setattr(commands, "pack", some)
+    assert run("compress", "photos", "-o", "coded", "--model", model) == 1
+    assert capsys.readouterr().err == "italic: photos/b.bmp: too long\n"
+    assert tree("coded") == ["a.italic", "sub/c.italic"]
 
 
 def test_a_model_that_is_not_installed(
@@ -584,7 +620,7 @@ def test_too_much_metadata_is_no_obstacle_if_it_is_dropped(
     text.add_text("Title", "A" * 100)
     with Image.open("photos/a.png") as image:
         image.save("photos/a.png", pnginfo=text)
-    monkeypatch.setattr(pictures, "METADATA_LIMIT", 50)
+    monkeypatch.setattr(pictures.picture, "METADATA_LIMIT", 50)
     options = ("-o", "all.italic", "--model", model)
     assert run("archive", "photos", *options) == 1
     assert run("archive", "photos", "--drop-metadata", *options) == 0
@@ -916,7 +952,8 @@ def test_progress_grows(model: str, here: Path) -> None:
     jobs, _ = find(args, {".png", ".bmp"}, Errors())  # type: ignore[arg-type]
     chosen = [item for item, _ in work.read_pictures(jobs, True)]
     seen: list[float] = []
-    assert len(work.encode(chosen, seen.append, model, True, steps=4)) == 2  # type: ignore[arg-type]
+    how = work.Encoding(model, 4, None, verify=True, keep_metadata=True, processes=1)
+    assert len(work.encode(chosen, seen.append, how)) == 2  # type: ignore[arg-type]
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     assert len({round(share, 9) for share in seen}) > 2
 

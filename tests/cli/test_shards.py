@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ import pytest
 from italic.cli import shards
 from italic.cli.jobs import PICTURES, names_below
 from italic.cli.messages import Errors
+from italic.cli.work import Encoding
 from italic.coding.files.container import ArchiveReader
 from italic.processes import cluster as cluster_module
 from italic.processes.cluster import on_cluster
@@ -81,11 +81,11 @@ def test_names_come_sorted(here: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7])
 def test_shards_share_the_pictures_out_evenly(here: Path, number: int) -> None:
-    args = argparse.Namespace(model=None, verify=True, drop_metadata=False)
+    how = Encoding(None, None, None, verify=True, keep_metadata=True, processes=2)
     with open("list", "w+b") as listing:
         made_of = {**shards.list_pictures(Path("photos"), listing, Errors()), "shards": number}
         made_of |= {"model": "", "steps": 1}
-        parts = shards._shards(Path("photos"), Path("out"), listing, made_of, {}, args)
+        parts = shards._shards(Path("photos"), Path("out"), listing, made_of, {}, how)
         jobs = [part.jobs() for part in parts]
     assert [str(job.name) for part in jobs for job in part] == sorted(PICTURE_NAMES)
     assert all(job.size == job.path.stat().st_size for part in jobs for job in part)

@@ -15,7 +15,7 @@ from torch import nn
 
 import italic
 import italic.pillow_plugin
-from italic.coding.base_codes import bpg
+from italic.coding.base_codes import bpg, bpg_file
 from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.files.container import Colour, FileFormatError, Method, Record, unpack
@@ -30,16 +30,16 @@ from italic.coding.model_files.model import (
 )
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
-from italic.compressor import compression
+from italic.compressor import compression, time_budget
 from italic.compressor.compression import (
     compress_pictures,
     decompress_records,
     from_file,
     model_for,
-    steps_within,
     to_file,
 )
 from italic.compressor.enhancement import enhance
+from italic.compressor.time_budget import steps_within
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
@@ -150,7 +150,7 @@ def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:
 def test_pictures_too_large_for_the_base_code_go_without_the_estimator(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bpg, "MAX_SIDE", 15)
+    monkeypatch.setattr(bpg_file, "MAX_SIDE", 15)
     based = replace(model, recipe=replace(model.recipe, base={"qp": 40, "chroma": "420"}))
     array = smooth(1, 16, 16)[0]
     (record,) = compress_pictures([from_array(array)], based)
@@ -301,7 +301,7 @@ def test_a_time_budget_is_filled_by_a_trial_on_a_part_of_the_image(
         tried.append((height, width, steps))
         return 1.0 + steps / 2
 
-    monkeypatch.setattr(compression, "_seconds", seconds)
+    monkeypatch.setattr(time_budget, "_seconds", seconds)
     assert steps_within(9.0, 16, 16, model) == 16
     assert steps_within(4.0 * 9.0, 384, 384, model) == 16  # four times the size of the trial image
     assert {size[:2] for size in tried} == {(16, 16), (192, 192)}

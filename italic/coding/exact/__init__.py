@@ -10,8 +10,9 @@ To make a network exact, modules that accumulate or need a transcendental functi
 exact ones; its `forward` does not change. The attribute `arithmetic` of the network selects the
 scheme:
 
-- "int8": weights and activations of 8 bits, see `quantised` and `calibration`;
-- "grids", the default: integers of up to 12 bits in float32, see `grids` and `grid_calibration`.
+- "int8": weights and activations of 8 bits, see `int8_layers` and `int8_calibration`;
+- "grids", the default: integers of up to 12 bits in float32, see `grid_layers` and
+  `grid_calibration`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from italic.coding.exact import calibration, grid_calibration, grids, quantised
+from italic.coding.exact import grid_calibration, grid_network, int8_calibration, int8_network
 from italic.coding.exact.arithmetic import exact_arithmetic, forks_compute_with_one_thread
-from italic.coding.exact.grids import drop_silent_blocks, silent_blocks
+from italic.coding.exact.grid_network import drop_silent_blocks, silent_blocks
 from italic.coding.exact.layers import InexactError, check_layers, scheme_of
 
 __all__ = [
@@ -68,7 +69,7 @@ def make_exact(network: Net, calibrate: Callable[[Net], None]) -> Net:
     Raises:
         InexactError: weights can't be quantised, such as infinite ones, or layers are inexact.
     """
-    scheme: Any = calibration if scheme_of(network) == "int8" else grids
+    scheme: Any = int8_calibration if scheme_of(network) == "int8" else grid_network
     return scheme.make_exact(network, calibrate)
 
 
@@ -77,7 +78,7 @@ def calibrated(network: Net, calibrate: Callable[[Net], None]) -> Net:
 
     Arguments and errors are those of `make_exact`.
     """
-    scheme: Any = calibration if scheme_of(network) == "int8" else grid_calibration
+    scheme: Any = int8_calibration if scheme_of(network) == "int8" else grid_calibration
     return scheme.calibrated(network, calibrate)
 
 
@@ -121,4 +122,4 @@ def floating_state(exact: nn.Module) -> dict[str, Tensor]:
 
 
 def _scheme(network: nn.Module) -> ModuleType:
-    return quantised if scheme_of(network) == "int8" else grids
+    return int8_network if scheme_of(network) == "int8" else grid_network

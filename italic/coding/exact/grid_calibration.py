@@ -1,6 +1,7 @@
 """Calibration for grids: quantise a trained network with small errors on typical inputs.
 
-`grids.make_exact` rounds each number to nearest. Calibration reduces the error in the same format:
+`grid_network.make_exact` rounds each number to nearest. Calibration reduces the error in the same
+format:
 
 - Cross-layer equalisation: the channels between the two convolutions of a residual block get
   similar ranges. This is possible since their activation function is positively homogeneous (Nagel
@@ -20,13 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from italic.coding.exact.grids import (
-    ExactConvolution,
-    check,
-    make_exact,
-    power_of_two_at_least,
-    quantise,
-)
+from italic.coding.exact.grid_layers import ExactConvolution, power_of_two_at_least, quantise
+from italic.coding.exact.grid_network import check, make_exact
 from italic.coding.exact.rounding import round_compensated
 from italic.models.layers import ResidualBlock
 

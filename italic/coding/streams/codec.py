@@ -1,11 +1,11 @@
-"""The codec: images to base codes and streams and back; encoder and decoder share one loop."""
+"""The codec: images to base codes and streams and back; all uses share one loop over the steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,13 +37,9 @@ class Coded:
         return 8 * (len(self.base) + len(self.stream))
 
 
-class Coder(Protocol):
-    """Common interface of `Writer` and `Reader`."""
-
-    def code(self, parameters: MixtureParameters, pixels: Any) -> np.ndarray:
-        """Write given pixels, uint8 (n, 3), or read them if `pixels` is None; return them."""
-
-
+# Gives the pixels of a part of a step, uint8 (B, n, 3). Arguments: step, flat indices of the pixels
+# (n,), their mixtures (B, n, 3, K).
+PixelSource = Callable[[int, np.ndarray, Mixture], np.ndarray]
 # Called after each part of a step that the network estimates together. Arguments: step, flat
 # indices of the coded pixels (n,), their mixtures (B, n, 3, K), the pixels (B, n, 3).
 Observer = Callable[[int, np.ndarray, Mixture, Tensor], None]
@@ -95,7 +91,7 @@ class Codec:
         base_codes = [self.base.encode(image) for image in images]
         bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
         writers = [Writer() for _ in images]
-        self._code(writers, bases, images, observer)
+        self._fill(bases, _writing(writers, images), observer)
         streams = [writer.finish() for writer in writers]
         return [Coded(*parts) for parts in zip(base_codes, streams, strict=True)]
 
@@ -133,7 +129,12 @@ class Codec:
                 )
         readers = [Reader(code.stream) for code in coded]
         bases = np.stack([self.base.decode(code.base, height, width) for code in coded])
-        images = self._code(readers, bases, None, observer, done)
+        read = _reading(readers)
+
+        def choose(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+            return (read if step < done else _expected)(step, indices, mixture)
+
+        images = self._fill(bases, choose, observer)
         if done == self.steps:
             for reader in readers:
                 reader.finish()
@@ -158,10 +159,10 @@ class Codec:
             uint8 (B, H, W, 3).
         """
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
-        expected = self._code([], decoded, None, None, 0)
+        expected = self._fill(decoded, _expected)
         if not mirrored:
             return expected
-        other = self._code([], decoded[:, :, ::-1].copy(), None, None, 0)[:, :, ::-1]
+        other = self._fill(decoded[:, :, ::-1].copy(), _expected)[:, :, ::-1]
         return ((expected.astype(np.uint16) + other + 1) // 2).astype(np.uint8)
 
     def sample(
@@ -175,44 +176,71 @@ class Codec:
         # A sub-pixel takes at most 22 bits, since probabilities are multiples of 2^-22.
         readers = [Reader(random.bytes(3 * 3 * height * width + 8)) for _ in bases]
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
-        return self._code(readers, decoded, None, None)
+        return self._fill(decoded, _reading(readers))
 
     @torch.inference_mode()
     @exact_arithmetic()
-    def _code(
-        self,
-        coders: Sequence[Coder],
-        bases: np.ndarray,
-        images: np.ndarray | None,
-        observer: Observer | None,
-        done: int | None = None,  # steps to code, None for all; later pixels are expectations
+    def _fill(
+        self, bases: np.ndarray, choose: PixelSource, observer: Observer | None = None
     ) -> np.ndarray:
-        batch, height, width, _ = bases.shape
+        """Estimate the pixels of each step and set them to those that `choose` returns.
+
+        Args:
+            bases: reconstructions of the base codes, uint8 (B, H, W, 3).
+            choose: source of the pixels.
+            observer: called after each part of each step.
+
+        Returns:
+            The filled images, uint8 (B, H, W, 3).
+        """
+        height, width = bases.shape[1:3]
         partition = self.partition(height, width)
         device = next(self.network.parameters()).device
         base = torch.from_numpy(bases).to(device)
         known = torch.zeros_like(base).flatten(1, 2)  # the pixels of all earlier steps
         image = known.unflatten(1, (height, width))
-        flat = None if images is None else images.reshape(batch, -1, 3)
         memory: dict[Any, Tensor] = {}  # state of the network between steps
         for step in range(self.steps):
-            coded = []
+            chosen = []
             for indices, mixture in self.network.estimates(
                 image, base, partition, partition.due(step), self.rung, memory
             ):
-                if done is not None and step >= done:
-                    pixels = mixture.expectation().round().byte().cpu().numpy()
-                else:
-                    truths = [None] * batch if flat is None else flat.take(indices, axis=1)
-                    rows = zip(coders, integer_parameters(mixture), truths, strict=True)
-                    pixels = np.stack([coder.code(*row) for coder, *row in rows])
-                coded.append((indices, pixels))
+                pixels = torch.from_numpy(choose(step, indices, mixture)).to(device)
+                chosen.append((indices, pixels))
                 if observer is not None:
-                    observer(step, indices, mixture, torch.from_numpy(pixels).float().to(device))
+                    observer(step, indices, mixture, pixels.float())
             # After the step, since the pixels of a step are independent of each other.
-            for indices, pixels in coded:
-                known[:, torch.from_numpy(indices).to(device)] = torch.from_numpy(pixels).to(device)
+            for indices, pixels in chosen:
+                known[:, torch.from_numpy(indices).to(device)] = pixels
         return image.cpu().numpy()
+
+
+def _writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:
+    """The pixels of given images, uint8 (B, H, W, 3), which are also written to the streams."""
+    flat = images.reshape(len(images), -1, 3)
+
+    def write(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+        pixels = flat.take(indices, axis=1)
+        for writer, *row in zip(writers, integer_parameters(mixture), pixels, strict=True):
+            writer.code(*row)
+        return pixels
+
+    return write
+
+
+def _reading(readers: Sequence[Reader]) -> PixelSource:
+    """The pixels that are read from the streams."""
+
+    def read(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
+        rows = zip(readers, integer_parameters(mixture), strict=True)
+        return np.stack([reader.code(parameters) for reader, parameters in rows])
+
+    return read
+
+
+def _expected(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
+    """The expectations of the mixtures."""
+    return mixture.expectation().round().byte().cpu().numpy()
 
 
 def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:

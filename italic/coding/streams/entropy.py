@@ -163,12 +163,11 @@ class Reader:
         if self._offset >= self._width:
             raise StreamError("The stream is damaged: it begins with eight bytes of 255.")
 
-    def code(self, parameters: MixtureParameters, pixels: np.ndarray | None = None) -> np.ndarray:
+    def code(self, parameters: MixtureParameters) -> np.ndarray:
         """Decode the next n pixels.
 
         Args:
             parameters: the mixtures of n pixels, as given to the writer.
-            pixels: ignored; writers and readers share the signature.
 
         Returns:
             uint8 (n, 3). A damaged stream may give wrong pixels before an error is detected.

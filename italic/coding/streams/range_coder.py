@@ -4,9 +4,8 @@ All arithmetic is on integers and tables, so that encoder and decoder agree bit 
 machine. All compiled functions are in one file, because numba's cache detects changes only in the
 file of the called function, not in the files of the functions it inlines.
 
-The loops over sub-pixels neither slice arrays nor take them out of tuples, and no division in them
-can raise an exception: either would make numba count references, which takes longer than the
-arithmetic.
+The loops over sub-pixels do not slice arrays, and no division in them can raise an exception:
+either would make numba count references, which takes longer than the arithmetic.
 
 Range coding: Martin, "Range encoding: an algorithm for removing redundancy from a digitised
 message", 1979; here with 64-bit intervals, whose upper 32 bits are written as a word.
@@ -87,12 +86,8 @@ TABLES = build_tables()
 
 @numba.njit(inline="always")
 def _mixture(
-    logits: np.ndarray,
-    means: np.ndarray,
-    log_scales: np.ndarray,
-    coefficients: np.ndarray,
-    exponential: np.ndarray,
-    inverse_scale: np.ndarray,
+    parameters: Parameters,
+    tables: Tables,
     i: int,
     colour: int,
     pixels: np.ndarray,
@@ -106,6 +101,8 @@ def _mixture(
     index in the sigmoid table of component k at the lower edge of value v is
     (offsets[k] + v · slopes[k]) >> 16.
     """
+    logits, means, log_scales, coefficients = parameters
+    _, exponential, inverse_scale = tables
     components = logits.shape[2]
     largest = np.int64(logits[i, colour, 0])
     heaviest = 0
@@ -179,34 +176,20 @@ def intervals(
     frequencies: np.ndarray,
 ) -> None:
     """Compute the start in the CDF and the frequency of each sub-pixel's value."""
-    logits, means, log_scales, coefficients = parameters
-    sigmoid, exponential, inverse_scale = tables
-    weights = np.empty(logits.shape[2], np.int64)
-    offsets = np.empty(logits.shape[2], np.int64)
-    slopes = np.empty(logits.shape[2], np.int64)
+    components = parameters[0].shape[2]
+    weights = np.empty(components, np.int64)
+    offsets = np.empty(components, np.int64)
+    slopes = np.empty(components, np.int64)
     for i in range(pixels.shape[0]):
         for colour in range(3):
-            _mixture(
-                logits,
-                means,
-                log_scales,
-                coefficients,
-                exponential,
-                inverse_scale,
-                i,
-                colour,
-                pixels,
-                weights,
-                offsets,
-                slopes,
-            )
+            _mixture(parameters, tables, i, colour, pixels, weights, offsets, slopes)
             value = np.int64(pixels[i, colour])
             start = np.int64(0)
             if value > 0:
-                start = _below(value, sigmoid, weights, offsets, slopes)
+                start = _below(value, tables.sigmoid, weights, offsets, slopes)
             end = np.int64(TOTAL)
             if value < 255:
-                end = _below(value + 1, sigmoid, weights, offsets, slopes)
+                end = _below(value + 1, tables.sigmoid, weights, offsets, slopes)
             starts[i, colour] = start
             frequencies[i, colour] = end - start
 
@@ -263,29 +246,15 @@ def decode(
 
     `offset` is the stream's value minus `low`. A width of 0 means that there were too few words.
     """
-    logits, means, log_scales, coefficients = parameters
-    sigmoid, exponential, inverse_scale = tables
-    weights = np.empty(logits.shape[2], np.int64)
-    offsets = np.empty(logits.shape[2], np.int64)
-    slopes = np.empty(logits.shape[2], np.int64)
+    components = parameters[0].shape[2]
+    weights = np.empty(components, np.int64)
+    offsets = np.empty(components, np.int64)
+    slopes = np.empty(components, np.int64)
     if width == 0:
         return position, offset, low, width
     for i in range(pixels.shape[0]):
         for colour in range(3):
-            mean = _mixture(
-                logits,
-                means,
-                log_scales,
-                coefficients,
-                exponential,
-                inverse_scale,
-                i,
-                colour,
-                pixels,
-                weights,
-                offsets,
-                slopes,
-            )
+            mean = _mixture(parameters, tables, i, colour, pixels, weights, offsets, slopes)
             unit = width >> np.uint64(PRECISION)
             slot = np.int64(min(offset // unit, np.uint64(TOTAL - 1)))
             # Search for the value whose interval [start, end) contains the slot: from the mixture's
@@ -295,7 +264,7 @@ def decode(
             stride = np.int64(FIRST_STEP)
             edge = np.int64(min(max(int(mean), 1), 255))
             while high - value > 1:
-                below = _below(edge, sigmoid, weights, offsets, slopes)
+                below = _below(edge, tables.sigmoid, weights, offsets, slopes)
                 if below <= slot:
                     value, start = edge, below
                     edge = value + stride

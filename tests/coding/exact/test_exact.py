@@ -12,7 +12,7 @@ from torch import nn
 
 from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import InexactError, check, exact_arithmetic, make_exact
-from italic.coding.exact.grids import ExactConv2d, quantise
+from italic.coding.exact.grid_layers import ExactConv2d, quantise
 from italic.coding.streams.codec import Codec
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule

@@ -22,6 +22,7 @@ from italic.coding.files.container import (
     Method,
     Plan,
     Record,
+    archive_file,
     kind_of,
     pack,
     unpack,
@@ -395,7 +396,7 @@ def test_unsafe_names_are_refused_and_the_archive_goes_on(name: str) -> None:
 
 
 def test_a_full_index_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "MAX_INDEX", 1 + 3)
+    monkeypatch.setattr(archive_file, "MAX_INDEX", 1 + 3)
     file = io.BytesIO()
     writer = ArchiveWriter(file, HASH)
     writer.add("a", KEPT)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from italic.coding.base_codes.base import BPG, NoBase
-from italic.coding.streams.codec import Codec, Coded, integer_parameters
+from italic.coding.streams.codec import Codec, Coded, _writing, integer_parameters
 from italic.coding.streams.entropy import StreamError, Writer, bits
 from italic.models import step_network
 from italic.models.likelihood import Mixture
@@ -59,7 +59,7 @@ def _streams(codec: Codec, bases: list[bytes], pictures: np.ndarray) -> list[byt
     """Streams of images that are coded with the base codes of other images."""
     writers = [Writer() for _ in bases]
     decoded = np.stack([codec.base.decode(base, 16, 16) for base in bases])
-    codec._code(writers, decoded, pictures, None)
+    codec._fill(decoded, _writing(writers, pictures))
     return [writer.finish() for writer in writers]
 
 

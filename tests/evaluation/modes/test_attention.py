@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from italic.coding.exact import exact_arithmetic
-from italic.coding.exact.grids import ExactNonLocalBlock
+from italic.coding.exact.grid_attention import ExactNonLocalBlock
 from italic.coding.model_files.model import Model
 from italic.evaluation.modes.attention import Attention, attention_of, draw
 from italic.evaluation.sources import Inputs

@@ -12,7 +12,6 @@ float32. The additions of residual blocks are rounded once too.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -27,22 +26,14 @@ from italic.coding.exact.layers import (
     ACCUMULATOR_LIMIT,
     LARGEST,
     SMALLEST,
-    ExactHead,
-    ExactProduct,
-    ExactSigmoid,
     InexactError,
     are_in_range,
-    refuse_inexact,
 )
 from italic.coding.exact.products import product
-from italic.models.layers import IntegerLinear, NonLocalBlock, Product
-from italic.models.likelihood import MixtureHead
+from italic.models.layers import IntegerLinear
 
 LIMIT = 127  # largest absolute value of quantised weights, queries, keys and values
-EXPONENTIAL_TOP = 255  # exp(0) in the table of the exponential
-EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
 BLOCK_ROWS = 1024  # rows multiplied together, so that their sums stay in the cache
-CACHED_SCORES = 2**19  # attention scores computed together, so that they stay in the cache
 
 
 class Constants(NamedTuple):
@@ -385,185 +376,3 @@ class QuantisedResidualBlock(nn.Module):
             sums = product(rows, two.matrix)
             kernels.rescale(sums, two.bias, two.scale, after[where], before[where])
         return second.from_channels_last(out)
-
-
-class QuantisedNonLocalBlock(NonLocalBlock):
-    """Attention with int8 queries, keys and values, and an 8-bit table of the exponential.
-
-    Attributes:
-        steps: float32 (3,), reciprocal scales of query, key and value.
-        score_scale: float32 (), scale from integer scores to steps of the table.
-        value_scale: float32 (), scale of the values.
-        exponential: float32 (L,), 255 · exp(−i/64) rounded to integers; the last entry is 0.
-    """
-
-    steps: Tensor
-    score_scale: Tensor
-    value_scale: Tensor
-    exponential: Tensor
-
-    def __init__(self, block: NonLocalBlock) -> None:
-        nn.Module.__init__(self)
-        self.inner, self.window = block.inner, block.window
-        largest = math.isqrt((ACCUMULATOR_LIMIT - 1) // (EXPONENTIAL_TOP * LIMIT))
-        if self.window > largest:
-            raise InexactError(
-                f"attention over windows of {self.window}×{self.window} positions is not exact: "
-                f"expected at most {largest}×{largest}"
-            )
-        if LIMIT**2 * self.inner >= ACCUMULATOR_LIMIT:
-            raise InexactError(
-                f"attention with {self.inner} channels is not exact: expected fewer than "
-                f"{math.ceil(ACCUMULATOR_LIMIT / LIMIT**2)}"
-            )
-        self.query_key_value, self.output = block.query_key_value, block.output
-        device = next(block.parameters()).device
-        one = torch.ones((), dtype=torch.float32, device=device)
-        self.register_buffer("steps", one.expand(3).clone())
-        self.register_buffer("score_scale", one.clone())
-        self.register_buffer("value_scale", one.clone())
-        self.register_buffer("exponential", exponential_table().to(device))
-
-    def set_steps(self, steps: Tensor) -> None:
-        """Set the reciprocal scales of query, key and value, (3,)."""
-        self.steps.copy_(steps.clamp(2.0**-20, 2.0**20))
-        query, key, value = self.steps.double().tolist()
-        self.score_scale.fill_(1 / (query * key * math.sqrt(self.inner) * EXPONENTIAL_UNIT))
-        self.value_scale.fill_(1 / value)
-
-    def is_exact(self) -> bool:
-        """Whether the table is correct and all scales are in range."""
-        is_table = torch.equal(self.exponential.cpu(), exponential_table())
-        return is_table and are_in_range(self.steps, self.score_scale, self.value_scale)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d)V, float (B, N, d) each → (B, N, d)."""
-        few = max(1, CACHED_SCORES // query.shape[1] ** 2)  # images at a time
-        parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
-        return torch.cat([self._attend(*part) for part in parts])
-
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N)."""
-        weights = self._integer_weights(query, key)
-        return weights / weights.sum(-1, keepdim=True)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        weights = self._integer_weights(query, key)
-        levels = _quantise(value, self.steps[2])
-        return (weights @ levels).mul_(self.value_scale).div_(weights.sum(-1, keepdim=True))
-
-    def _integer_weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Unnormalised integer attention weights, 0 to 255, float32 (B, N, N)."""
-        scores = _quantise(query, self.steps[0]) @ _quantise(key, self.steps[1]).transpose(1, 2)
-        distance = scores.amax(-1, keepdim=True).sub(scores).mul_(self.score_scale).round_()
-        index = distance.clamp_(max=len(self.exponential) - 1).int()
-        return self.exponential.index_select(0, index.flatten()).view_as(scores)
-
-
-def _quantise(x: Tensor, steps: Tensor) -> Tensor:
-    return (x * steps).round_().clamp_(-LIMIT, LIMIT)
-
-
-def exponential_table() -> Tensor:
-    """255 · exp(−i/64), rounded, up to the first 0: float32 (401,)."""
-    length = math.ceil(math.log(2 * EXPONENTIAL_TOP) / EXPONENTIAL_UNIT) + 1
-    argument = torch.arange(length, dtype=torch.float64, device="cpu") * EXPONENTIAL_UNIT
-    return (EXPONENTIAL_TOP * torch.exp(-argument)).round().float()
-
-
-LAYERS: dict[type, Callable[..., nn.Module]] = {
-    nn.Linear: QuantisedLinear,
-    IntegerLinear: QuantisedLinear,
-    nn.Conv2d: QuantisedConv2d,
-    nn.ConvTranspose2d: QuantisedConvTranspose2d,
-    nn.Sigmoid: lambda _: ExactSigmoid(),
-    Product: lambda _: ExactProduct(),
-    MixtureHead: lambda head: ExactHead(head.components),
-    NonLocalBlock: QuantisedNonLocalBlock,
-}
-EXACT_LAYERS = QuantisedLayer, QuantisedNonLocalBlock, ExactSigmoid, ExactProduct, ExactHead
-
-
-def is_residual_block(module: nn.Module) -> bool:
-    """Whether a module computes x + second(leaky ReLU(first(x))), judged by its attributes.
-
-    Its submodules must be `first` and `second`, both nn.Linear or both nn.Conv2d, and it must have
-    an attribute `leak`, the slope of the leaky ReLU.
-    """
-    kinds = [(name, type(child)) for name, child in module.named_children()]
-    return hasattr(module, "leak") and kinds in (
-        [("first", nn.Linear), ("second", nn.Linear)],
-        [("first", nn.Conv2d), ("second", nn.Conv2d)],
-    )
-
-
-def exchange_modules(network: nn.Module) -> nn.Module:
-    """Copy a network and replace its modules by exact ones, whose weights are not set yet."""
-    exact = copy.deepcopy(network).requires_grad_(False).eval()
-    for parent in list(exact.modules()):  # blocks are replaced before the layers in them
-        for name, child in list(parent.named_children()):
-            if is_residual_block(child):
-                setattr(parent, name, QuantisedResidualBlock(child))
-    for parent in list(exact.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) in LAYERS:
-                replacement = LAYERS[type(child)](child)
-                setattr(parent, name, replacement)
-                for inner, layer in list(replacement.named_children()):
-                    if type(layer) in LAYERS:
-                        setattr(replacement, inner, LAYERS[type(layer)](layer))
-    return exact.requires_grad_(False).eval()
-
-
-def check(exact: nn.Module) -> None:
-    """Prove that no accumulator can leave the exact integers, and freeze the layers.
-
-    The tensors must not change any more.
-
-    Raises:
-        InexactError: an accumulator could leave them, a layer is not exact, or a number is not
-            finite.
-    """
-    refuse_inexact(exact, EXACT_LAYERS, integer_state(exact))
-    for name, module in exact.named_modules():
-        kinds = QuantisedLayer, QuantisedNonLocalBlock
-        if isinstance(module, kinds) and not module.is_exact():
-            raise InexactError(f"the sums of {name} are not exact: the weights are damaged")
-    for module in exact.modules():
-        if isinstance(module, QuantisedLayer):
-            module.freeze()
-
-
-def integer_state(exact: nn.Module) -> dict[str, Tensor]:
-    """The tensors of an exact network."""
-    return {name: value.contiguous() for name, value in exact.state_dict().items()}
-
-
-def state_types(exact: nn.Module) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Type and shape of each tensor of an `integer_state`."""
-    return {name: (value.dtype, tuple(value.shape)) for name, value in exact.state_dict().items()}
-
-
-def load_integer_state(exact: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load an `integer_state` into a network that `exchange_modules` returned.
-
-    Raises:
-        InexactError: tensors have other types.
-        RuntimeError: tensors are missing or have other shapes.
-    """
-    for name, value in exact.state_dict().items():
-        if name in state and state[name].dtype != value.dtype:
-            raise InexactError(f"{name} has type {state[name].dtype}: expected {value.dtype}")
-    exact.load_state_dict(state)
-
-
-def floating_state(exact: nn.Module) -> dict[str, Tensor]:
-    """The parameters of an exact network for the floating-point network."""
-    state = {name: value.clone() for name, value in exact.named_parameters()}
-    for name, module in exact.named_modules():
-        if isinstance(module, QuantisedLayer):
-            weight, bias = module.floating()
-            state[f"{name}.weight"] = weight
-            if module.has_bias:
-                state[f"{name}.bias"] = bias
-    return state

@@ -22,23 +22,24 @@ from italic.coding.exact import (
     exact_arithmetic,
     exchange_modules,
     floating_state,
-    grids,
+    grid_attention,
+    int8_attention,
     integer_state,
     kernels,
     layers,
     load_integer_state,
     make_exact,
     products,
-    quantised,
 )
-from italic.coding.exact.quantised import (
+from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
+from italic.coding.exact.int8_layers import (
     QuantisedConv2d,
     QuantisedConvTranspose2d,
     QuantisedLayer,
     QuantisedLinear,
-    QuantisedNonLocalBlock,
     QuantisedResidualBlock,
 )
+from italic.coding.exact.int8_network import is_residual_block
 from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
 
 LEAK = 0.0625
@@ -321,7 +322,7 @@ def test_every_instruction_set_computes_the_same(
     np.save(tmp_path / "expected.npy", expected.numpy())
     code = (
         "import sys, numpy as np, torch;"
-        "from tests.coding.exact import test_quantised as t;"
+        "from tests.coding.exact import test_int8 as t;"
         "network = t.exchange_modules(t.Predictor());"
         f"t.load_integer_state(network, torch.load({str(state)!r}));"
         "out = network(*t.inputs(9)).numpy();"
@@ -508,8 +509,8 @@ def test_no_entry_of_a_table_is_near_a_rounding_boundary() -> None:
 
     tables = [
         # Unrounded value, table entry, and the offset before rounding down.
-        ([255 * exp(-i / 64) for i in range(401)], quantised.exponential_table(), "0.5"),
-        ([2**14 * exp(-i / 64) for i in range(623)], grids.exponential_table(), "0"),
+        ([255 * exp(-i / 64) for i in range(401)], int8_attention.exponential_table(), "0.5"),
+        ([2**14 * exp(-i / 64) for i in range(623)], grid_attention.exponential_table(), "0"),
         (
             [256 / (1 + exp(-i / 128)) for i in range(-1024, 1025)],
             256 * layers.sigmoid_table(),
@@ -541,8 +542,8 @@ def test_layers_that_calibration_never_applies_are_refused() -> None:
 
 
 def test_no_residual_block_but_those_of_two_layers() -> None:
-    assert quantised.is_residual_block(Rows(2))
-    assert quantised.is_residual_block(ResidualBlock(2))
+    assert is_residual_block(Rows(2))
+    assert is_residual_block(ResidualBlock(2))
     block = Rows(2)
     block.third = nn.Linear(2, 2)
-    assert not quantised.is_residual_block(block)
+    assert not is_residual_block(block)

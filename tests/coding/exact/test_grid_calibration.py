@@ -15,7 +15,7 @@ from italic.coding.exact import (
     silent_blocks,
 )
 from italic.coding.exact.grid_calibration import equalise
-from italic.coding.exact.grids import ExactConvolution
+from italic.coding.exact.grid_layers import ExactConvolution
 from italic.coding.exact.rounding import round_compensated
 from italic.coding.streams.codec import Codec
 from italic.models.layers import ResidualBlock

@@ -19,16 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
+from italic.coding.exact.int8_layers import LIMIT, QuantisedLayer
+from italic.coding.exact.int8_network import check, exchange_modules, is_residual_block
 from italic.coding.exact.kernels import MAX_LEVEL, ZERO_LEVEL
 from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
-from italic.coding.exact.quantised import (
-    LIMIT,
-    QuantisedLayer,
-    QuantisedNonLocalBlock,
-    check,
-    exchange_modules,
-    is_residual_block,
-)
 from italic.coding.exact.rounding import round_compensated
 from italic.models.layers import IntegerLinear, NonLocalBlock
 

@@ -1,0 +1,41 @@
+"""Version 3 of the file format: files of one picture, and archives with random access.
+
+This package converts between bytes and dataclasses as specified in docs/format.md; it does not
+decode pictures. Files that are damaged, malicious or of another format raise a `FileFormatError`.
+Lengths are compared with the available bytes before anything is read or allocated.
+"""
+
+from italic.coding.files.container.archive_file import END_MAGIC, ArchiveReader, ArchiveWriter
+from italic.coding.files.container.fields import FileFormatError
+from italic.coding.files.container.header import MAGIC, VERSION, kind_of
+from italic.coding.files.container.record import (
+    DEFAULT_MAX_PIXELS,
+    MAX_AREA,
+    MAX_STEPS,
+    Chunk,
+    Colour,
+    Method,
+    Plan,
+    Record,
+)
+from italic.coding.files.container.single import pack, unpack
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "END_MAGIC",
+    "MAGIC",
+    "MAX_AREA",
+    "MAX_STEPS",
+    "VERSION",
+    "ArchiveReader",
+    "ArchiveWriter",
+    "Chunk",
+    "Colour",
+    "FileFormatError",
+    "Method",
+    "Plan",
+    "Record",
+    "kind_of",
+    "pack",
+    "unpack",
+]

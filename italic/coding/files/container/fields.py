@@ -1,0 +1,97 @@
+"""The fields of a file: numbers, blocks of bytes and checksums; parsed from untrusted bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+CHECKSUM = struct.Struct("<I")
+
+
+class FileFormatError(ValueError):
+    """A file that is not an ITALIC file or is damaged, or contents that the format can't store."""
+
+
+class Cursor:
+    """Sequential parser of a part of a file.
+
+    Args:
+        data: the part.
+        what: name of the part in error messages.
+    """
+
+    def __init__(self, data: bytes | memoryview, what: str) -> None:
+        self._data, self._what, self._position = memoryview(data), what, 0
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        end = self._position + count
+        if end > len(self._data):
+            raise FileFormatError(
+                f"{self._what} is damaged: it has {len(self._data)} bytes, expected {end} or more"
+            )
+        taken = bytes(self._data[self._position : end])
+        self._position = end
+        return taken
+
+    def unsigned(self, count: int) -> int:
+        """An unsigned little-endian integer of `count` bytes."""
+        return int.from_bytes(self.take(count), "little")
+
+    def varint(self) -> int:
+        """An integer below 2^32, of 1 to 5 bytes."""
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.unsigned(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                if (byte == 0 and shift > 0) or value >= 2**32:
+                    break
+                return value
+        raise FileFormatError(
+            f"{self._what} is damaged: it has a number of 2^32 or more, or not in its shortest form"
+        )
+
+    def block(self) -> bytes:
+        """Bytes that are preceded by their length."""
+        return self.take(self.varint())
+
+    def finish(self) -> None:
+        """Check that no bytes are left."""
+        left = len(self._data) - self._position
+        if left:
+            raise FileFormatError(f"{self._what} is damaged: {left} bytes follow its end")
+
+
+def varint(value: int) -> bytes:
+    """Encode a number below 2^32 in 1 to 5 bytes; FileFormatError for other numbers."""
+    if value >= 2**32:
+        raise FileFormatError(
+            f"{value} can't be stored: expected numbers and lengths in bytes below 2^32"
+        )
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def block(data: bytes) -> list[bytes]:
+    """Precede bytes by their length; FileFormatError if they are 2^32 or more."""
+    return [varint(len(data)), data]
+
+
+def checked(what: str, data: memoryview) -> memoryview:
+    """Check the CRC-32 at the end of the data and return the bytes before it."""
+    body, (checksum,) = data[: -CHECKSUM.size], CHECKSUM.unpack(data[-CHECKSUM.size :])
+    check_crc(what, zlib.crc32(body), checksum)
+    return body
+
+
+def check_crc(what: str, found: int, expected: int) -> None:
+    """Compare two values of a CRC-32; FileFormatError if they differ."""
+    if found != expected:
+        raise FileFormatError(
+            f"{what} is damaged: its CRC-32 is {found:08x}, expected {expected:08x}"
+        )

@@ -1,0 +1,247 @@
+"""The record of a coded picture, and its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Literal, TypeVar
+
+from italic.coding.files.container.fields import CHECKSUM, Cursor, FileFormatError, block, varint
+from italic.schedule import Schedule
+
+MAX_SIDE = 2**31 - 1  # pixels
+MAX_AREA = 2**32  # pixels
+DEFAULT_MAX_PIXELS = 2**28
+MAX_STEPS = 2**16  # bounds the work of decoding: a short stream can have any number of steps
+MAX_CHUNKS = 32
+SMALLEST_RECORD = 10  # bytes
+_PLANS = ("own", "equal", "power")
+
+
+class Method(IntEnum):
+    """How the main picture is coded."""
+
+    ESTIMATOR = 0
+    RAW = 1
+    PNG = 2
+    WEBP = 3
+    JPEG_XL = 4
+
+
+class Colour(IntEnum):
+    """Kind of the original picture's samples."""
+
+    RGB = 0
+    GRAY = 1
+    PALETTE = 2
+    GRAY_ALPHA = 3
+    RGB_ALPHA = 4
+    GRAY16 = 5
+    RGB16 = 6
+    RGBA16 = 7
+    GRAY_ALPHA16 = 8
+    BILEVEL = 9
+
+
+class Chunk(IntEnum):
+    """Types of chunks beside the main picture; other types, up to 255, can be stored too."""
+
+    ALPHA = 1
+    PALETTE = 2
+    LOW_BYTES = 3  # of 16-bit samples
+    ICC = 4
+    EXIF = 5
+    TEXT = 6  # text chunks of a PNG file
+    GAMMA = 7
+    OTHER = 8
+
+
+_REPEATABLE = (Chunk.TEXT, Chunk.OTHER)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The step sizes of a file, see `Schedule.sizes`.
+
+    Attributes:
+        kind: `own` for the sizes of the model; `equal`; `power`.
+        exponent: exponent of `power`, 0 to 655.35 in whole hundredths, so that decoders read
+            exactly the number that the encoder used; 0 for the other kinds.
+
+    Raises:
+        FileFormatError: the kind is unknown, or the exponent can't be stored.
+    """
+
+    kind: Literal["own", "equal", "power"] = "own"
+    exponent: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _PLANS:
+            raise FileFormatError(f"unknown plan '{self.kind}': expected own, equal or power")
+        largest = 655.35 if self.kind == "power" else 0.0
+        if not 0 <= self.exponent <= largest or self.exponent != round(100 * self.exponent) / 100:
+            raise FileFormatError(
+                f"the plan '{self.kind}' has the exponent {self.exponent}: expected 0 to {largest} "
+                "in whole hundredths"
+            )
+
+    def schedule(self, own: Schedule) -> Schedule:
+        """The schedule of a file with this plan; `own` is the schedule of the model."""
+        return own if self.kind == "own" else replace(own, sizes=self.kind, exponent=self.exponent)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A coded picture.
+
+    Attributes:
+        method: coding method of the main picture.
+        height: height in pixels, 1 to 2^31 - 1; the picture has at most 2^32 pixels.
+        width: width in pixels, 1 to 2^31 - 1.
+        checksum: CRC-32 of the main picture's samples, uint8, row by row, red green blue.
+        colour: kind of the original picture's samples.
+        chunks: types (0 to 255) and contents of the chunks, in the order of the file, at most 32;
+            only TEXT and OTHER may occur several times.
+        steps: number of steps of the estimator, 1 to the number of pixels, at most 2^16; 0 for the
+            other methods.
+        plan: step sizes of the estimator; `Plan()` for the other methods.
+        base: base code of the estimator; empty for the other methods.
+        stream: stream of the estimator, or data of the classical codec.
+
+    Raises:
+        FileFormatError: a value can't be stored in the format.
+    """
+
+    method: Method
+    height: int
+    width: int
+    checksum: int
+    colour: Colour
+    chunks: tuple[tuple[int, bytes], ...] = ()
+    steps: int = 0
+    plan: Plan = Plan()
+    base: bytes = b""
+    stream: bytes = b""
+
+    def __post_init__(self) -> None:
+        _member(Method, self.method)
+        _member(Colour, self.colour)
+        _check_size(self.height, self.width, MAX_AREA)
+        if not 0 <= self.checksum < 2**32:
+            raise FileFormatError(f"the checksum is {self.checksum}: expected 0 to 2^32 - 1")
+        self._check_chunks()
+        if self.method == Method.ESTIMATOR:
+            most = min(self.height * self.width, MAX_STEPS)
+            if not 1 <= self.steps <= most:
+                raise FileFormatError(
+                    f"the record has {self.steps} steps: expected 1 to {most}, which is the number "
+                    f"of pixels or {MAX_STEPS}"
+                )
+        elif self.steps or self.base or self.plan != Plan():
+            raise FileFormatError(
+                f"the record has steps, a plan or a base code, but its method is {self.method}: "
+                "only the estimator, method 0, has these"
+            )
+
+    def _check_chunks(self) -> None:
+        if len(self.chunks) > MAX_CHUNKS:
+            raise FileFormatError(
+                f"the record has {len(self.chunks)} chunks: expected at most {MAX_CHUNKS}"
+            )
+        seen = set()
+        for kind, _ in self.chunks:
+            if not 0 <= kind <= 255:
+                raise FileFormatError(f"the record has a chunk of type {kind}: expected 0 to 255")
+            if kind in seen and kind not in _REPEATABLE:
+                raise FileFormatError(
+                    f"the record has several chunks of type {kind}: expected one at most"
+                )
+            seen.add(kind)
+
+    def to_bytes(self) -> bytes:
+        """Serialise the record, without the CRC-32 that follows it in files.
+
+        Raises:
+            FileFormatError: a number or a length is 2^32 or more.
+        """
+        parts = [
+            bytes([self.method]),
+            varint(self.height),
+            varint(self.width),
+            CHECKSUM.pack(self.checksum),
+            bytes([self.colour]),
+            varint(len(self.chunks)),
+        ]
+        for kind, content in self.chunks:
+            parts += [bytes([kind]), *block(content)]
+        if self.method == Method.ESTIMATOR:
+            parts += [varint(self.steps), bytes([_PLANS.index(self.plan.kind)])]
+            if self.plan.kind == "power":
+                parts.append(round(100 * self.plan.exponent).to_bytes(2, "little"))
+            parts += block(self.base)
+        return b"".join(parts + block(self.stream))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> Record:
+        """Parse a record that fills `data`.
+
+        Args:
+            data: the record, without the CRC-32 that follows it in files.
+            max_pixels: maximum number of pixels; larger pictures are refused.
+
+        Raises:
+            FileFormatError: the record is damaged, or its picture is too large.
+        """
+        cursor = Cursor(data, "the record")
+        method = _member(Method, cursor.unsigned(1))
+        height, width = cursor.varint(), cursor.varint()
+        _check_size(height, width, max_pixels)
+        checksum = cursor.unsigned(4)
+        colour = _member(Colour, cursor.unsigned(1))
+        count = cursor.varint()
+        if count > MAX_CHUNKS:
+            raise FileFormatError(f"the record has {count} chunks: expected at most {MAX_CHUNKS}")
+        chunks = tuple((cursor.unsigned(1), cursor.block()) for _ in range(count))
+        steps, plan, base = 0, Plan(), b""
+        if method == Method.ESTIMATOR:
+            steps, plan, base = cursor.varint(), _read_plan(cursor), cursor.block()
+        stream = cursor.block()
+        cursor.finish()
+        return cls(method, height, width, checksum, colour, chunks, steps, plan, base, stream)
+
+
+def _read_plan(cursor: Cursor) -> Plan:
+    code = cursor.unsigned(1)
+    if code == 0:
+        return Plan("own")
+    if code == 1:
+        return Plan("equal")
+    if code == 2:
+        return Plan("power", cursor.unsigned(2) / 100)
+    raise FileFormatError(f"the record has plan {code}: expected 0 to 2")
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    pixels = height * width
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE) or pixels > MAX_AREA:
+        raise FileFormatError(
+            f"the picture has {height} × {width} pixels: expected sides of 1 to 2^31 - 1 and at "
+            "most 2^32 pixels"
+        )
+    if pixels > max_pixels:
+        raise FileFormatError(
+            f"the picture has {height} × {width} = {pixels} pixels, more than the limit of "
+            f"{max_pixels}: if you trust the file, raise max_pixels"
+        )
+
+
+E = TypeVar("E", bound=IntEnum)
+
+
+def _member(kind: type[E], value: int) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise FileFormatError(
+            f"the record has {kind.__name__.lower()} {value}: expected 0 to {max(kind):d}"
+        ) from None

@@ -1,0 +1,27 @@
+"""Read and write picture files losslessly; files that can't be kept exactly are refused.
+
+A `Picture` is the content of a file with its original sample type, palette and metadata. `split`
+separates it into the main picture, 8-bit RGB, that the codec codes, and chunks of bytes. `join`
+inverts `split`.
+"""
+
+from italic.coding.files.pictures.errors import PictureError
+from italic.coding.files.pictures.picture import METADATA_LIMIT, Picture, from_array
+from italic.coding.files.pictures.png import to_png
+from italic.coding.files.pictures.png_chunks import PNG_SIGNATURE, png_chunks
+from italic.coding.files.pictures.reading import read
+from italic.coding.files.pictures.splitting import join, split, without_samples
+
+__all__ = [
+    "METADATA_LIMIT",
+    "PNG_SIGNATURE",
+    "Picture",
+    "PictureError",
+    "from_array",
+    "join",
+    "png_chunks",
+    "read",
+    "split",
+    "to_png",
+    "without_samples",
+]

@@ -1,0 +1,122 @@
+"""BMP, TIFF, WebP and JPEG files to pictures, by Pillow; what Pillow would change is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from italic.coding.files.pictures.errors import ADVICE, MetadataError, PictureError, damaged
+from italic.coding.files.pictures.picture import Picture, native
+
+_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"  # iTXt's keyword and flags for XMP
+# TIFF tags that describe the samples, and tags of metadata that are kept.
+_TIFF_SAMPLES = (258, 262, 274, 284, 320, 330, 338, 339)
+_TIFF_METADATA = (700, 34675)
+
+
+def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
+    """Read a file by Pillow; kinds whose samples Pillow changes are refused."""
+    formats = ("BMP", "TIFF", "WEBP", "JPEG")
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise PictureError("the file holds several pictures or frames: expected a single one")
+        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"):
+            raise PictureError(f"the picture has samples of mode {image.mode}: {ADVICE}")
+        deep = False
+        if image.format == "TIFF":
+            deep = _check_tiff(image, data, keep_metadata)
+        if image.format == "BMP":
+            _check_bmp(data, image.mode)
+        samples = imagecodecs.tiff_decode(data) if deep else np.asarray(image)
+        if samples.shape[:2] != (image.height, image.width):
+            raise damaged("its header contradicts itself")
+        bilevel = image.mode == "1"
+        palette = bytes(image.getpalette("RGB") or ()) if image.mode == "P" else None
+        icc = exif = None
+        chunks = []
+        if keep_metadata:
+            icc = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
+            markers = getattr(image, "applist", ())  # of JPEG files
+            if not icc and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
+                raise damaged("part of its colour profile is missing", MetadataError)
+            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
+            if image.info.get("xmp"):
+                chunks.append((b"iTXt", _XMP + image.info["xmp"]))
+    if bilevel:
+        samples = samples.astype(np.uint8) * 255
+    return Picture(native(samples), palette, None, bilevel, icc or None, exif, tuple(chunks))
+
+
+def _check_tiff(image: Image.Image, data: bytes, keep_metadata: bool) -> bool:
+    """Refuse TIFF files that Pillow would change.
+
+    Returns:
+        Whether the file has 16-bit colours, which Pillow would reduce to 8 bits.
+    """
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    lost = _tiff_tags(data) - set(tags)  # Pillow ignores tags that it can't read
+    if lost & set(_TIFF_SAMPLES):
+        raise damaged(f"its tag {min(lost & set(_TIFF_SAMPLES))} can't be read")
+    if lost & set(_TIFF_METADATA) and keep_metadata:
+        raise damaged("its colour profile or XMP can't be read", MetadataError)
+    bits, extra = tags.get(258, (1,)), tags.get(338, ())
+    kind = tags.get(262)  # 0 and 1 grey, 2 RGB, 3 palette
+    if kind == 2:
+        exact = bits in ((8,) * 3, (8,) * 4, (16,) * 3, (16,) * 4)
+        exact &= extra == (2,) * (len(bits) - 3)  # 2: unassociated alpha
+    elif bits in ((16,), (8, 8)):
+        exact = kind == 1 and extra == (2,) * (len(bits) - 1)
+    else:
+        exact = kind in (0, 1, 3) and bits in ((1,), (2,), (4,), (8,)) and not extra
+    deep = kind == 2 and bits[0] == 16
+    if not exact or set(tags.get(339, (1,))) != {1} or (deep and tags.get(284, 1) != 1):
+        raise PictureError(f"the picture is a kind of TIFF that can't be kept exactly: {ADVICE}")
+    if 330 in tags:  # SubIFDs: reduced versions of the picture, or the full-size one
+        raise PictureError(
+            "the picture is a TIFF file with further pictures: expected a single one"
+        )
+    if tags.get(274, 1) != 1:
+        raise PictureError(
+            "the picture is a TIFF file with an orientation, to be shown rotated or mirrored: "
+            "rotate it first"
+        )
+    if kind == 3 and any(value & 255 not in (0, value >> 8) for value in tags.get(320, ())):
+        raise PictureError(
+            "the picture has a palette of 16-bit colours: convert it to an RGB PNG first"
+        )
+    return deep
+
+
+def _tiff_tags(data: bytes) -> set[int]:
+    """The tags of a TIFF file's first picture."""
+    order = "<" if data.startswith(b"II") else ">"
+    big = 43 in data[2:4]
+    start, number, size = ("Q", "Q", 20) if big else ("I", "H", 12)
+    (offset,) = struct.unpack_from(order + start, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + number, data, offset)
+    entries = data[offset + struct.calcsize(order + number) :][: size * count]
+    return {tag for (tag,) in struct.iter_unpack(f"{order}H{size - 2}x", entries)}
+
+
+def _check_bmp(data: bytes, mode: str) -> None:
+    """Refuse grey palettes with fewer entries than indices, which Pillow misreads."""
+    header = int.from_bytes(data[14:18], "little")
+    bits = int.from_bytes(data[24:26] if header == 12 else data[28:30], "little")
+    if {"1": 1, "L": 8}.get(mode, bits) != bits:
+        raise PictureError(f"the picture is a kind of BMP that can't be kept exactly: {ADVICE}")
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """The colour profile of a BMP file, which Pillow does not read."""
+    size, kind = int.from_bytes(data[14:18], "little"), data[70:74]
+    if size < 124 or kind != b"DEBM":  # embedded
+        return None
+    start, length = struct.unpack_from("<II", data, 126)
+    profile = data[14 + start :][:length]
+    if len(profile) < length:
+        raise damaged("its colour profile is truncated", MetadataError)
+    return profile

@@ -1,0 +1,60 @@
+"""Read picture files of all formats."""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+
+from PIL import UnidentifiedImageError
+
+from italic.coding.files.pictures.errors import MetadataError, PictureError
+from italic.coding.files.pictures.picture import Picture
+from italic.coding.files.pictures.pillow_formats import read_by_pillow
+from italic.coding.files.pictures.png import read_png
+from italic.coding.files.pictures.png_chunks import PNG_SIGNATURE
+from italic.coding.files.pictures.pnm import read_pnm
+
+
+def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
+    """Read a picture file: PNG, BMP, TIFF, WebP, PNM; JPEG and lossy WebP as decoded pixels.
+
+    Samples of less than 8 bits are scaled to 0..255 as PNG specifies, without loss; palette indices
+    are not scaled. The following properties are not kept: depth, interlacing, the name of the
+    profile, and PNG's chunks bKGD, hIST, sPLT, tIME and private chunks. Of other formats, only
+    profile, EXIF and XMP are kept; of TIFF files no EXIF, since it is spread over the file's tags.
+    Files of more than twice `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM files.
+
+    Args:
+        source: path of the file, or its bytes.
+        keep_metadata: keep profile, EXIF and texts. If false, these may be damaged, and other
+            damaged chunks that do not affect the samples are ignored.
+
+    Raises:
+        PictureError: the file can't be read, is damaged, or can't be kept exactly.
+    """
+    if not isinstance(source, str | Path | bytes):
+        raise PictureError(
+            f"expected the path of a picture file, or its bytes; got {reprlib.repr(source)}"
+        )
+    name = "" if isinstance(source, bytes) else f"'{source}': "
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if data.startswith(PNG_SIGNATURE):
+            return read_png(data, keep_metadata)
+        if data.startswith(b"P"):
+            return read_pnm(data)
+        return read_by_pillow(data, keep_metadata)
+    except MetadataError as error:
+        raise PictureError(
+            f"{name}{error}; --drop-metadata leaves metadata out"
+        ) from error.__cause__
+    except PictureError as error:
+        raise PictureError(f"{name}{error}") from error.__cause__
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{name}this is not a PNG, BMP, TIFF, WebP, PNM or JPEG file, or it is damaged, or of "
+            "an unsupported kind"
+        ) from error
+    except Exception as error:  # the decoders raise exceptions of many types
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise PictureError(f"{name}the picture can't be read: {reason}") from error

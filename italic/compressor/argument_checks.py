@@ -1,0 +1,39 @@
+"""Checks of the arguments of the Python functions."""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from contextlib import suppress
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """Check that an argument is a whole number and return it as an int.
+
+    Args:
+        name: name of the argument in messages.
+        value: value of the argument.
+        least: minimum of the value.
+
+    Raises:
+        ValueError: the value is not a whole number, or is below `least`.
+    """
+    with suppress(TypeError):
+        number = operator.index(value)  # type: ignore[arg-type]
+        if number >= least and not isinstance(value, bool):
+            return number
+    raise ValueError(f"{name} must be a whole number, {least} or more; got {reprlib.repr(value)}")
+
+
+def file_bytes(data: object) -> bytes:
+    """Check that an argument holds the bytes of a file and return it as bytes.
+
+    Raises:
+        ValueError: the argument is something else, such as the name of a file.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ValueError(
+            "expected the bytes of a file, such as Path(name).read_bytes() returns; got "
+            f"{reprlib.repr(data)}"
+        )
+    return bytes(data)
