@@ -70,7 +70,7 @@ def _evaluate_model(
         images,
         inputs.steps(STEPS),
         cfg.evaluate.batch_size,
-        cfg.evaluate.timed,
+        cfg.evaluate.curve.timed,
     ):
         rows.append(row)
         log.info(
@@ -106,7 +106,7 @@ def _evaluate_model(
 def _classical(
     cfg: DictConfig, images: Sequence[np.ndarray] | np.ndarray, output: Path
 ) -> list[CodecRow]:
-    if not cfg.evaluate.codecs:
+    if not cfg.evaluate.curve.codecs:
         return []
     log.info("measuring classical codecs on the same images")
     rows = classical.measure(images)

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from italic.coding.model_files.model import Model
-from italic.config import EvaluateConfig, EvaluationConfig
+from italic.config import CurveConfig, EvaluateConfig, EvaluationConfig
 from italic.evaluation.modes import curve
 from italic.evaluation.sources import Inputs
 from italic.measuring import classical
@@ -46,7 +46,7 @@ def test_classical_codecs_take_images_of_different_sizes(whole: list[np.ndarray]
 def test_the_curve_is_of_whole_images_and_the_panel_of_crops(
     make_model: MakeModel, images: np.ndarray, whole: list[np.ndarray], tmp_path: Path
 ) -> None:
-    settings = EvaluationConfig(timed=0, codecs=False, pictures=1)
+    settings = EvaluationConfig(pictures=1, curve=CurveConfig(timed=0, codecs=False))
     cfg = OmegaConf.structured(EvaluateConfig(steps=[2], evaluate=settings))
     crops = images[:, :8, :8]
     curve.measure(Inputs(cfg, {"small": make_model()}, {}, crops, "Folder", tmp_path, whole))
