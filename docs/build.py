@@ -95,7 +95,7 @@ def configuration() -> str:
         for schema in schemas if isinstance(schemas, tuple) else (schemas,):
             if isinstance(schemas, tuple):
                 parts.append(f"### {_choice_of(schema)}")
-            parts += [inspect.getdoc(schema) or "", _table(schema)]
+            parts += [_description(schema), _table(schema)]
     parts += [
         "## trainer",
         "All arguments of `pytorch_lightning.Trainer` except `logger`, `callbacks` and "
@@ -115,14 +115,19 @@ def configuration() -> str:
         "those of the training), `logger` and `evaluate`.",
         _table(config.EvaluateConfig),
         "### evaluate",
-        inspect.getdoc(config.EvaluationConfig) or "",
+        _description(config.EvaluationConfig),
         _table(config.EvaluationConfig),
     ]
     modes = get_type_hints(config.EvaluationConfig)
     for mode, schema in modes.items():
         if dataclasses.is_dataclass(schema):
-            parts += [f"### evaluate.{mode}", inspect.getdoc(schema) or "", _table(schema)]
+            parts += [f"### evaluate.{mode}", _description(schema), _table(schema)]
     return "\n\n".join(parts)
+
+
+def _description(schema: type) -> str:
+    """The docstring of a schema without the arguments, which are in the table, and the errors."""
+    return re.split(r"\n\n(?=Args:|Raises:)", inspect.getdoc(schema) or "")[0]
 
 
 def _table(schema: type) -> str:
