@@ -129,7 +129,7 @@ def checked_type(annotation: Any, place: str) -> Any:
             return reduce(or_, kinds)
     raise TypeError(
         f"the argument {place} has the type {annotation}, which a configuration can't check: "
-        "expected a number, a text, a list or a union of these, or the argument among the "
+        "expected a number, a text, a union of these or a list, or the argument among the "
         "unchecked ones of italic/config.py"
     )
 
