@@ -17,7 +17,9 @@ import numpy as np
 
 from italic.coding.base_codes.base import BPG
 from italic.datamodules.images import CIFAR10
-from italic.datamodules.pairs import make_pairs
+from italic.datamodules.pairs import BaseCodes, make_pairs
+from italic.datamodules.partitions import TrainingPartitions
+from italic.datamodules.splits import Splits
 from italic.datamodules.step_masks import StepMasks
 from italic.measuring.results import write_table
 from italic.schedule import Schedule
@@ -59,7 +61,10 @@ def main() -> None:
         for batch_size in (8, 64):
             bases = [BPG(arguments.qp)]
             data = StepMasks(
-                Loaded(images), bases, cache, Schedule(), batch_size=batch_size, eval_limit=1
+                Splits(Loaded(images), eval_limit=1),
+                BaseCodes(bases, cache),
+                TrainingPartitions(Schedule(), steps=16),
+                batch_size=batch_size,
             )
             data.prepare_data()
             data.setup("fit")

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -91,7 +92,7 @@ def training(precision: str, arguments: argparse.Namespace) -> dict[str, object]
 
     from italic.config import register
     from italic.training import experiment
-    from italic.training.run import moving_average
+    from italic.training.callbacks import moving_average
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(arguments.threads)
@@ -101,7 +102,7 @@ def training(precision: str, arguments: argparse.Namespace) -> dict[str, object]
         cfg = compose("train", [*overrides, f"trainer.precision={precision}"])
     pl.seed_everything(cfg.seed, verbose=False)
     data = experiment.build_datamodule(cfg)
-    data.images = Loaded(load_images(arguments.data))
+    data.images = replace(data.images, source=Loaded(load_images(arguments.data)))
     settings = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
     settings |= {"max_steps": WARM_UP + arguments.training_steps + 1, "max_time": None}
     settings |= {"limit_val_batches": 0, "logger": False, "enable_checkpointing": False}

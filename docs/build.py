@@ -11,9 +11,9 @@ import re
 import sys
 import tokenize
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_class
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -25,12 +25,6 @@ sys.path.insert(0, str(ROOT))  # takes precedence over an installed ITALIC
 from italic import config  # noqa: E402
 from italic.cli.arguments import COMMANDS, parser  # noqa: E402
 
-# Schemas without `_target_`: the class whose docstring documents their keys.
-DOCUMENTED_BY = {
-    config.DataModuleConfig: "italic.datamodules.step_masks.StepMasks",
-    config.MasksConfig: "italic.datamodules.step_masks.StepMasks",
-    config.TrainingConfig: "italic.models.estimator.Estimator",
-}
 FOLDERS = {  # packages with a page of the API, see mkdocs.yml
     "models": "Models",
     "coding.base_codes": "Base codes",
@@ -80,7 +74,7 @@ def configuration() -> str:
     parts = [
         "# Configuration",
         "Every key of `train.py` and `evaluate.py` with its type, default and meaning, generated "
-        "from `italic/config.py` and `conf/`. A key of a group is written with its group, "
+        "from the code and `conf/`. A key of a group is written with its group, "
         "`model.features=96`. `group=choice` selects one of the choices, whose file may set other "
         "defaults (`python train.py --cfg job` prints the resulting configuration). A misspelt key "
         "or a value of the wrong type is refused before any work.",
@@ -103,11 +97,13 @@ def configuration() -> str:
         for schema in schemas if isinstance(schemas, tuple) else (schemas,):
             if isinstance(schemas, tuple):
                 parts.append(f"### {_choice_of(schema)}")
-            parts += [inspect.getdoc(schema) or "", _table(schema)]
+            parts += [_description(schema), _table(schema)]
     parts += [
         "## trainer",
         "All arguments of `pytorch_lightning.Trainer` except `logger`, `callbacks` and "
-        "`default_root_dir`. The following defaults differ from Lightning's:",
+        "`default_root_dir`. Their types are checked, except those of "
+        f"{', '.join(f'`{key}`' for key in config.ANY_OF_TRAINER)}, which Lightning checks. The "
+        "following defaults differ from Lightning's:",
         _trainer_defaults(),
         "## experiment",
         "Complete configurations: `experiment=NAME`; other settings may be added.",
@@ -121,10 +117,19 @@ def configuration() -> str:
         "those of the training), `logger` and `evaluate`.",
         _table(config.EvaluateConfig),
         "### evaluate",
-        inspect.getdoc(config.EvaluationConfig) or "",
+        _description(config.EvaluationConfig),
         _table(config.EvaluationConfig),
     ]
+    modes = get_type_hints(config.EvaluationConfig)
+    for mode, schema in modes.items():
+        if dataclasses.is_dataclass(schema):
+            parts += [f"### evaluate.{mode}", _description(schema), _table(schema)]
     return "\n\n".join(parts)
+
+
+def _description(schema: type) -> str:
+    """The docstring of a schema without the arguments, which are in the table, and the errors."""
+    return re.split(r"\n\n(?=Args:|Raises:)", inspect.getdoc(schema) or "")[0]
 
 
 def _table(schema: type) -> str:
@@ -135,15 +140,25 @@ def _table(schema: type) -> str:
     for field in dataclasses.fields(schema):
         if field.name in ("_target_", "model", "base", "images"):  # separate groups
             continue
-        owner = next(c for c in schema.__mro__ if field.name in inspect.get_annotations(c))
         if "Config" in str(field.type):  # a separate group too
             continue
-        meaning = comments.get((owner.__name__, field.name)) or meanings.get(field.name, "")
-        kind = re.sub(r" \| None$", "`<br>or `None", str(field.type))
+        meaning = comments.get((schema.__name__, field.name)) or meanings.get(field.name, "")
+        kind = re.sub(r" \| None$", "`<br>or `None", _type(field.type))
         kind = f"`{kind}`".replace("|", "or")
         cells = (f"`{field.name}`", kind.replace("`Any`", "any"), _default(field), meaning)
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) if len(rows) > 2 else ""
+
+
+def _type(annotation: Any) -> str:
+    """A type as it is written in code."""
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type, get_args(annotation)))
+    if annotation is NoneType:
+        return "None"
+    named = isinstance(annotation, type) and get_origin(annotation) is None
+    text = annotation.__name__ if named else str(annotation)
+    return re.sub(r"typing\.Optional\[(\w+)\]", r"\1 | None", text).replace("typing.", "")
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -186,14 +201,15 @@ def _comments() -> dict[tuple[str, str], str]:
 
 
 def _arguments(schema: type) -> dict[str, str]:
-    """Descriptions of the arguments, from the docstring of the class that a schema configures."""
-    target = getattr(schema, "_target_", None) or DOCUMENTED_BY.get(schema)
-    text = inspect.getdoc(get_class(target)) or "" if target else ""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    entries = re.split(r"^    (?=\w+: )", section[1], flags=re.MULTILINE)[1:] if section else []
-    return {
-        name: " ".join(said.split()) for name, said in (item.split(": ", 1) for item in entries)
-    }
+    """Descriptions of the arguments, from the docstrings of a schema's constructors."""
+    found = {}
+    for constructor in getattr(schema, "constructors", ()):
+        text = inspect.getdoc(constructor) or ""
+        section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        entries = re.split(r"^    (?=\w+: )", section[1], flags=re.MULTILINE) if section else [""]
+        for name, said in (entry.split(": ", 1) for entry in entries[1:]):
+            found[name] = " ".join(said.split())
+    return found
 
 
 def _choices(group: str) -> str:
@@ -213,13 +229,17 @@ def _choices(group: str) -> str:
 
 
 def _choice_of(schema: type) -> str:
-    for name, images in config.IMAGES.items():
-        if images is schema:
-            return name
-    return {
-        **{"ModelConfig": "rnan, rnan_small, rnan_large", "LatticeConfig": "lattice"},
-        **{"BPGConfig": "bpg", "LadderConfig": "ladder", "NoBaseConfig": "none"},
-    }[schema.__name__]
+    """The files of conf/ that extend a schema."""
+    groups = {"model": config.MODELS, "base": config.BASES, "datamodule/images": config.IMAGES}
+    for group, schemas in groups.items():
+        for name, other in schemas.items():
+            if other is schema:
+                extends = name if group == "model" else f"{name}_schema"
+                paths = sorted((ROOT / "conf" / group).glob("*.yaml"))
+                return ", ".join(
+                    path.stem for path in paths if f"  - {extends}\n" in path.read_text()
+                )
+    raise KeyError(schema)
 
 
 def _trainer_defaults() -> str:

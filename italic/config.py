@@ -1,14 +1,21 @@
-"""The structured configuration: every key with its type and default, registered with Hydra."""
+"""The structured configuration, registered with Hydra.
+
+The keys of an object's group are the arguments of its constructor, with their types and defaults.
+All other keys are declared here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial, reduce
+from operator import or_
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytorch_lightning as pl
 import torch
@@ -16,214 +23,180 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.strategies import Strategy
 
+from italic.coding.base_codes.base import BPG, Ladder, NoBase
+from italic.datamodules.imagenet import DownsampledImageNet, TinyImageNet
+from italic.datamodules.images import CIFAR10, Folder, Photos
+from italic.datamodules.pairs import BaseCodes
+from italic.datamodules.partitions import TrainingPartitions
+from italic.datamodules.splits import Splits
+from italic.datamodules.step_masks import StepMasks
+from italic.errors import SettingError
+from italic.models.estimator import Estimator
+from italic.models.lattice import LatticeNetwork
 from italic.models.optimiser import multiplies_bfloat16
+from italic.models.rnan import RNAN
+from italic.schedule import Schedule
 
-RNAN = "italic.models.rnan.RNAN"
-
-
-@dataclass
-class ModelConfig:
-    """The estimator: `italic.models.rnan.RNAN`."""
-
-    _target_: str = RNAN
-    features: int = 64
-    groups: int = 9
-    components: int = 10
-    space_to_depth: int = 1
-    attention: bool = True
-    attention_window: int = 32
-    mask_branch: bool = True
-    deep: int | None = None
-    leak: float = 0.0
-    largest_stride: int = 1
-    recurrent: bool = True
-    step_embedding: bool = True
-    position_period: int = 0
-    gradient_checkpointing: bool = False
+# Objects in Lightning's annotations, which no configuration contains: the types of the Trainer's
+# arguments accelerator, strategy and profiler beside names.
+OBJECTS = (Accelerator, Strategy, Profiler)
+# Keys of evaluate.py that were moved to the group of their mode: old → new.
+MOVED = {
+    "evaluate.timed": "evaluate.curve.timed",
+    "evaluate.codecs": "evaluate.curve.codecs",
+    "evaluate.pixel": "evaluate.attention.pixel",
+    "evaluate.step": "evaluate.attention.step",
+    "evaluate.qp": "evaluate.enhance.qp",
+    "evaluate.before": "evaluate.ablations.before",
+}
 
 
-@dataclass
-class LatticeConfig:
-    """The estimator for CPUs: `italic.models.lattice.LatticeNetwork`."""
-
-    _target_: str = "italic.models.lattice.LatticeNetwork"
-    features: int = 192  # width of the pixel predictor
-    blocks: int = 3  # number of residual blocks of the pixel predictor
-    window: int = 9  # side of the pixel predictor's windows in pixels, an odd number
-    components: int = 5  # number of logistics in a mixture
-    context_features: int = 64  # width of the context network; 0 for no context network
-    context_blocks: int = 3  # number of residual blocks of the context network
-    attention_window: int = 16  # side of the attention windows in positions; 0 for no attention
-    leak: float = 0.0625  # slope of the activations below zero, a power of two
+# Keys that `schema` can't check, because OmegaConf has no type for them.
+ANY_SIZES = ("sizes",)  # a name or a list
+ANY_OF_TRAINER = (
+    "devices",  # a number, a text or a list
+    "max_time",  # a text or a mapping
+    "val_check_interval",  # a number, a text or a mapping
+    "plugins",  # objects alone
+)
 
 
-@dataclass
-class NoBaseConfig:
-    """No base code: the estimator starts from mid-grey."""
+def schema(
+    name: str,
+    *constructors: Callable[..., Any],
+    leave_out: Collection[str] = (),
+    unchecked: Collection[str] = (),
+    target: bool = False,
+) -> Any:
+    """A dataclass whose fields are the arguments of constructors, with their types and defaults.
 
-    _target_: str = "italic.coding.base_codes.base.NoBase"
+    An argument without a default must be given: its default is `MISSING`.
 
+    Args:
+        name: name of the dataclass, that of the variable in this module to which it is assigned.
+        constructors: classes; their arguments must have different names.
+        leave_out: arguments that are not keys of the configuration.
+        unchecked: arguments whose type is `Any`.
+        target: whether a field `_target_` names the class, for Hydra.
 
-@dataclass
-class BPGConfig:
-    """One BPG base code: an HEVC intra frame."""
-
-    _target_: str = "italic.coding.base_codes.base.BPG"
-    qp: int = 49  # quantisation parameter of HEVC, 0 (best quality) to 51
-    chroma: str = "420"  # chroma sub-sampling: 420, 422 or 444
-
-
-@dataclass
-class LadderConfig:
-    """A ladder of base codes for one network; each number of steps uses the rung of fewest bits.
-
-    A rung is one base code of the ladder. A ladder needs masks.sizes=planned.
+    Raises:
+        TypeError: OmegaConf can't check an argument that is not in `unchecked`.
     """
-
-    _target_: str = "italic.coding.base_codes.base.Ladder"
-    # quantisation parameter of each rung, 0 (best quality) to 51; null for no base code. Training
-    # uses the first rung for half of the images, and for large numbers of steps.
-    qps: list[int | None] = field(default_factory=lambda: [None, 40, 20])
-    chroma: str = "420"  # chroma sub-sampling of all rungs: 420, 422 or 444
-
-
-@dataclass
-class CIFAR10Config:
-    """CIFAR-10, read from torchvision's files or from class folders."""
-
-    _target_: str = "italic.datamodules.images.CIFAR10"
-    data_dir: str = "data/cifar10"
-    validation: int = 5000
-    seed: int = 0
-    download: bool = True
-
-
-@dataclass
-class PhotosConfig:
-    """Tiles of the photographs that are installed with scikit-image."""
-
-    _target_: str = "italic.datamodules.images.Photos"
-    size: int = 32
-    scale: float = 1.0
+    (first, *_) = constructors
+    fields: list[Any] = []
+    if target:
+        fields.append(("_target_", str, f"{first.__module__}.{first.__qualname__}"))
+    for constructor in constructors:
+        hints = get_type_hints(constructor.__init__)  # type: ignore[misc]
+        for key, parameter in inspect.signature(constructor).parameters.items():
+            if key in leave_out:
+                continue
+            place = f"{key} of {constructor.__qualname__}"
+            kind = Any if key in unchecked else checked_type(hints[key], place)
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            if isinstance(default, tuple):
+                default = field(default_factory=partial(list, default))
+            fields.append((key, kind, default))
+    made = dataclasses.make_dataclass(name, fields, namespace={"constructors": constructors})
+    made.__module__ = __name__  # so that it can be pickled, for launchers of sweeps
+    made.__doc__ = inspect.getdoc(first)
+    return made
 
 
-@dataclass
-class FolderConfig:
-    """All images in a directory tree, as tiles or as random crops."""
+def checked_type(annotation: Any, place: str) -> Any:
+    """The type by which OmegaConf checks values of an argument.
 
-    _target_: str = "italic.datamodules.images.Folder"
-    path: str = MISSING
-    size: int = 32  # side of a tile in pixels
-    # side of random crops in pixels, which replace tiles in training; None for tiles. Random crops
-    # need base=none.
-    crop: int | None = None
-    # probability that a random crop is cut 1 to 2 times larger and downscaled to the crop size
-    reduced: float = 0.0
-    validation: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-    cache_dir: str = "cache/images"
+    The choices of a `Literal` are checked as values of their types. Objects in a union, such as a
+    Strategy of Lightning, are left out, because a configuration can't contain any.
 
-
-@dataclass
-class ImageNet32Config:
-    """ImageNet downsampled to 32×32 pixels, read from its batch files."""
-
-    _target_: str = "italic.datamodules.imagenet.DownsampledImageNet"
-    data_dir: str = "data/imagenet32"
-    size: int = 32
-    validation: int = 10_000
-    seed: int = 0
-    cache_dir: str = "cache/images"
+    Raises:
+        TypeError: OmegaConf can't check the annotation; the message names its `place`.
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (int, float, bool, str, NoneType):
+        return annotation
+    if origin is Literal:
+        return reduce(or_, {type(choice) for choice in arguments})
+    if origin in (list, Sequence):
+        return list[checked_type(arguments[0], place)]  # type: ignore[misc]
+    if origin in (Union, UnionType):
+        kinds = [checked_type(item, place) for item in arguments if item not in OBJECTS]
+        if not any(get_origin(kind) is list for kind in kinds):
+            return reduce(or_, kinds)
+    raise TypeError(
+        f"the argument {place} has the type {annotation}, which a configuration can't check: "
+        "expected a number, a text, a union of these or a list, or the argument among the "
+        "unchecked ones of italic/config.py"
+    )
 
 
-@dataclass
-class ImageNet64Config(ImageNet32Config):
-    """ImageNet downsampled to 64×64 pixels, read from its batch files."""
+ModelConfig = schema("ModelConfig", RNAN, leave_out={"rungs"}, target=True)
+LatticeConfig = schema("LatticeConfig", LatticeNetwork, leave_out={"rungs"}, target=True)
+NoBaseConfig = schema("NoBaseConfig", NoBase, target=True)
+BPGConfig = schema("BPGConfig", BPG, target=True)
+LadderConfig = schema("LadderConfig", Ladder, target=True)
+CIFAR10Config = schema("CIFAR10Config", CIFAR10, target=True)
+PhotosConfig = schema("PhotosConfig", Photos, target=True)
+FolderConfig = schema("FolderConfig", Folder, target=True)
+DownsampledConfig = schema("DownsampledConfig", DownsampledImageNet, target=True)
+TinyImageNetConfig = schema("TinyImageNetConfig", TinyImageNet, target=True)
 
-    data_dir: str = "data/imagenet64"
-    size: int = 64
-
-
-@dataclass
-class TinyImageNetConfig:
-    """Tiny ImageNet, read from its folders of JPEG files."""
-
-    _target_: str = "italic.datamodules.imagenet.TinyImageNet"
-    data_dir: str = "data/tiny-imagenet-200"
-    seed: int = 0
-    cache_dir: str = "cache/images"
-
-
+# The schemas by the names under which the YAML files of conf/ extend them.
 MODELS: dict[str, Any] = {"schema": ModelConfig, "lattice_schema": LatticeConfig}
 BASES: dict[str, Any] = {"none": NoBaseConfig, "bpg": BPGConfig, "ladder": LadderConfig}
 IMAGES: dict[str, Any] = {
     "cifar10": CIFAR10Config,
     "photos": PhotosConfig,
     "folder": FolderConfig,
-    "imagenet32": ImageNet32Config,
-    "imagenet64": ImageNet64Config,
+    "imagenet32": DownsampledConfig,
     "tiny_imagenet": TinyImageNetConfig,
 }
 
 
 @dataclass
-class MasksConfig:
+class MasksConfig(
+    schema(  # type: ignore[misc]
+        "MasksConfig",
+        Schedule,
+        TrainingPartitions,
+        leave_out={"plans", "schedule", "steps", "unroll", "whole_partitions"},
+        unchecked=ANY_SIZES,
+    )
+):
     """Pixel order, partition into steps, and the random partitions of training."""
 
-    # pixel order: nested, normal, raster, quad, uneven_1, uneven_2, or MODULE.NAME of a
-    # user-defined function
-    order: str = "nested"
-    # sizes of the steps: equal, power, a list with one relative size per step, or planned. Planned
-    # sizes minimise the bits; they are computed when the model is exported, and power sizes are
-    # used until then.
-    sizes: Any = "power"
-    exponent: float = 1.0  # growth exponent of power sizes
-    # number of consecutive steps in a training sample; 0 for all steps; None for 2 with a recurrent
-    # network and 1 otherwise
+    # number of consecutive steps in a training sample; 0 for all steps of the fixed partition into
+    # `steps`, as in the original ITALIC; None for 2 with a recurrent network and 1 otherwise
     unroll: int | None = None
-    min_steps: int = 1  # smallest number of steps of a random partition in training
-    max_steps: int = 64  # largest number of steps of a random partition in training
     # model whose planned partitions replace random partitions in training; None for random ones
     plans: str | None = None
 
 
 @dataclass
-class DataModuleConfig:
-    """Settings of `italic.datamodules.step_masks.StepMasks` except its masks."""
+class DataModuleConfig(
+    schema(  # type: ignore[misc]
+        "DataModuleConfig",
+        Splits,
+        BaseCodes,
+        StepMasks,
+        leave_out={"source", "bases", "images", "base_codes", "partitions"},
+    )
+):
+    """The images, their base codes and the batches."""
 
     images: Any = MISSING  # source of the images; the chosen source defines its keys and types
-    cache_dir: str = "cache/pairs"
-    # address of a Ray cluster whose workers compute the base codes, or local for a Ray on this
-    # machine; None for local processes without Ray; see docs/scale.md
-    ray: str | None = None
-    batch_size: int = 8
-    eval_batch_size: int = 64
-    train_limit: int = 0
-    eval_limit: int = 0
-    by_heart: bool = False
-    flip: bool = True  # whether training images are mirrored left-right at random
-    # whether flip uses all eight symmetries of the square: left-right, up-down, and rows swapped
-    # with columns. None for true with random crops and false with tiles.
-    transpose: bool | None = None
-    workers: int = 0
-    resident: bool = False
 
 
 @dataclass
-class TrainingConfig:
-    """Losses and optimiser of `italic.models.estimator.Estimator`, and settings of the run."""
+class TrainingConfig(
+    schema("TrainingConfig", Estimator, leave_out={"network", "steps", "unroll"})  # type: ignore[misc]
+):
+    """Losses and optimiser, and settings of the run."""
 
-    learning_rate: float = 1e-3
-    body_learning_rate: float = 1.5e-3
-    weight_decay: float = 0.01
-    warmup: int = 200
-    decay_from: float = 0.5
-    auxiliary: float = 0.3
-    # weight of the error of the expected image in the loss, for the enhancement of BPG images; 0
-    # for the bits alone
-    distortion: float = 0.0
     # decay of the exponential moving average of the weights; smaller in the first updates
     average_decay: float = 0.998
     compile: bool = False  # whether the network is compiled with torch.compile
@@ -247,25 +220,13 @@ class LoggerConfig:
     same_run: bool = False
 
 
-def _trainer_config() -> type:
-    """A schema of the arguments of `pytorch_lightning.Trainer`; only simple types are checked."""
-    fields: list[Any] = []
-    for name, parameter in inspect.signature(pl.Trainer).parameters.items():
-        if name in ("logger", "callbacks", "default_root_dir"):
-            continue
-        kind = str(parameter.annotation)
-        checked = {
-            "<class 'int'>": int,
-            "<class 'bool'>": bool,
-            "typing.Optional[int]": int | None,
-            "typing.Optional[bool]": bool | None,
-            "typing.Optional[str]": str | None,
-        }.get(kind, Any)
-        fields.append((name, checked, field(default=parameter.default)))
-    return dataclasses.make_dataclass("TrainerConfig", fields)
-
-
-TrainerConfig = _trainer_config()
+# All other arguments of Lightning's Trainer; `italic.training.run` sets those that are left out.
+TrainerConfig = schema(
+    "TrainerConfig",
+    pl.Trainer,
+    leave_out={"logger", "callbacks", "default_root_dir"},
+    unchecked=ANY_OF_TRAINER,
+)
 
 
 @dataclass
@@ -288,26 +249,52 @@ class TrainConfig:
 
 
 @dataclass
+class CurveConfig:
+    """Keys of mode=curve alone."""
+
+    timed: int = 16  # number of images that are also coded one at a time, to measure times
+    tiles: bool = False  # whether the tiles of an image folder are coded, not the whole images
+    codecs: bool = True  # whether the classical codecs are measured on the same images
+
+
+@dataclass
+class AttentionConfig:
+    """Keys of mode=attention alone."""
+
+    # pixel [row, column], from 0, whose attention is drawn; None for the centre
+    pixel: list[int] | None = None
+    step: int | None = None  # step, from 1, in which it is drawn; None for the middle step
+
+
+@dataclass
+class EnhanceConfig:
+    """Keys of mode=enhance alone."""
+
+    # quantisation parameter of the base code that is enhanced; None for the coarsest one
+    qp: int | None = None
+
+
+@dataclass
+class AblationsConfig:
+    """Keys of mode=ablations alone."""
+
+    before: str | None = None  # earlier ablations.csv whose rows are included
+
+
+@dataclass
 class EvaluationConfig:
-    """Images, measurements and figures of an evaluation."""
+    """Images and figures of an evaluation; a group for each mode that has keys of its own."""
 
     split: str = "test"  # split of the images: train, validation or test
     limit: int = 0  # number of images, the first ones of the split; 0 for all
     batch_size: int = 64  # number of images that are coded together
-    timed: int = 16  # number of images that are also coded one at a time, to measure times
-    # whether mode=curve codes the tiles of an image folder instead of the whole images
-    tiles: bool = False
     sizes: Any = None  # sizes of the steps, as masks.sizes; None for the sizes of the model
     exponent: float | None = None  # growth exponent of power sizes; None for that of the model
-    codecs: bool = True  # whether the classical codecs are measured on the same images
     pictures: int = 4  # number of images or samples in panels, maps, films and grids
-    # pixel [row, column], from 0, whose attention mode=attention draws; None for the centre
-    pixel: list[int] | None = None
-    # Step, from 1, in which mode=attention draws the attention; None for the middle step
-    step: int | None = None
-    before: str | None = None  # earlier ablations.csv whose rows mode=ablations includes
-    # quantisation parameter of the base code that mode=enhance uses; None for the coarsest one
-    qp: int | None = None
+    curve: CurveConfig = field(default_factory=CurveConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
+    ablations: AblationsConfig = field(default_factory=AblationsConfig)
 
 
 @dataclass
@@ -333,6 +320,20 @@ def quoted_paths(words: Sequence[str]) -> list[str]:
     special meaning.
     """
     return [_quoted(word) for word in words]
+
+
+def refuse_moved(words: Sequence[str]) -> None:
+    """Refuse command-line words with keys that now have another name.
+
+    Raises:
+        SettingError: a key of `MOVED`; the message names the new key.
+    """
+    for word in words:
+        old = word.lstrip("+~").partition("=")[0]
+        if old in MOVED:
+            raise SettingError(
+                f"{old} belongs to a single mode and is now {MOVED[old]}: expected {MOVED[old]}=…"
+            )
 
 
 def _quoted(word: str) -> str:

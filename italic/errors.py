@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from math import inf
 from textwrap import shorten
 
 MAX_LENGTH = 300  # characters of a message from another library
@@ -16,11 +16,15 @@ class SettingError(ValueError):
     """
 
 
-def check_at_least(least: float, settings: Mapping[str, float]) -> None:
-    """Raise a SettingError if a setting, given by name, is below `least` or NaN."""
-    for name, value in settings.items():
-        if not value >= least:
-            raise SettingError(f"{name} must be {least} or more; got {value}")
+def check_range(name: str, value: float | None, least: float, most: float = inf) -> None:
+    """Check that a setting is in range; None, the absence of a value, is in every range.
+
+    Raises:
+        SettingError: the value is below `least`, above `most` or NaN.
+    """
+    if value is not None and not least <= value <= most:
+        expected = f"{least} or more" if most == inf else f"from {least} to {most}"
+        raise SettingError(f"{name} must be {expected}; got {value}")
 
 
 def reason(error: BaseException) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from italic.errors import missing_extra
+from italic.errors import SettingError, missing_extra
 
 try:
     import hydra
     from omegaconf import DictConfig
 
-    from italic.config import quoted_paths, register
+    from italic.config import quoted_paths, refuse_moved, register
     from italic.evaluation.run import evaluate
     from italic.training.experiment import is_refusal
 except ModuleNotFoundError as error:
@@ -36,6 +36,10 @@ def _evaluate(cfg: DictConfig) -> None:
 def main() -> None:
     """Compose the configuration from the command line and evaluate."""
     sys.argv[1:] = quoted_paths(sys.argv[1:])
+    try:
+        refuse_moved(sys.argv[1:])
+    except SettingError as error:
+        sys.exit(f"evaluate.py: {error}")
     _evaluate()
 
 

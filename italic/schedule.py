@@ -138,11 +138,13 @@ class Schedule:
 
     Two schedules are equal, and have the same hash, if all of their attributes are equal.
 
-    Attributes:
-        order: name of the pixel order, see `pixel_order`.
+    Args:
+        order: name of the pixel order: nested, normal, raster, quad, uneven_1, uneven_2, or
+            MODULE.NAME of a user-defined function, see `pixel_order`.
         sizes: sizes of the steps: `equal`, `power`, `planned`, or a sequence of relative sizes. A
-            sequence applies to its own length; other numbers of steps use `equal`. `planned` uses
-            the sizes in `plans`; numbers of steps without a plan use `power`.
+            sequence applies to its own length; other numbers of steps use `equal`. `planned` sizes
+            minimise the bits; the export of a trained model computes them. Numbers of steps that
+            are not planned use `power`.
         exponent: growth exponent of `power` sizes.
         plans: relative sizes of the steps, by the number of steps.
     """

@@ -1,15 +1,27 @@
+import dataclasses
+import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal, Optional, Union, get_args
 
 import pytest
 import torch
 from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback
 
 from italic import config
-from italic.config import register
+from italic.coding.base_codes.base import Ladder
+from italic.config import checked_type, refuse_moved, register
+from italic.datamodules.images import Folder
+from italic.errors import SettingError
+from italic.models.lattice import LatticeNetwork
+from italic.models.rnan import RNAN
 from italic.training.experiment import build_estimator
 
 register()
@@ -51,6 +63,13 @@ def test_evaluate_composes() -> None:
         "model.widht=3",
         "base.qp=high",
         "trainer.max_epochs=soon",
+        "trainer.gradient_clip_val=much",
+        "trainer.limit_val_batches=few",
+        "trainer.precision=[]",
+        "trainer.strategy=[ddp]",
+        "masks.min_steps=few",
+        "training.warmup=long",
+        "datamodule.batch_sise=4",
         "trainer.max_epoch=3",
         "datamodule.images.validation=some",
         "model=transformer",
@@ -59,6 +78,72 @@ def test_evaluate_composes() -> None:
 def test_unknown_keys_and_wrong_types_fail_at_once(override: str) -> None:
     with pytest.raises(ConfigCompositionException):
         composed("train", override)
+
+
+def test_every_key_but_the_listed_ones_has_a_type() -> None:
+    """A new kind of annotation, of Lightning's or of a constructor, raises an error."""
+    unchecked = {
+        f"{name}.{item.name}"
+        for name, kind in vars(config).items()
+        if name.endswith("Config") and dataclasses.is_dataclass(kind)
+        for item in dataclasses.fields(kind)
+        if item.type in (Any, "Any")
+    }
+    trainer = {f"TrainerConfig.{key}" for key in config.ANY_OF_TRAINER}
+    assert unchecked == {
+        *trainer,
+        *("MasksConfig.sizes", "EvaluationConfig.sizes", "EvaluateConfig.weights"),
+        *("TrainConfig.model", "TrainConfig.base", "DataModuleConfig.images"),
+    }
+
+    annotations = (complex, dict[str, int], list[Path], int | list[int], Callback | None)
+    for annotation in annotations:
+        with pytest.raises(TypeError, match="the argument key of X has the type"):
+            checked_type(annotation, "key of X")
+    for annotation in (Optional[Union[int, float]], int | float | None):  # noqa: UP007, UP045
+        assert set(get_args(checked_type(annotation, ""))) == {int, float, type(None)}
+    assert checked_type(Literal["a", "b"], "") is str
+
+
+KEYS = {
+    config.ModelConfig: RNAN,
+    config.LatticeConfig: LatticeNetwork,
+    config.FolderConfig: Folder,
+    config.LadderConfig: Ladder,
+}
+
+
+@pytest.mark.parametrize("kind", KEYS, ids=lambda kind: kind.__name__)
+def test_keys_are_the_arguments_of_the_constructor(kind: Any) -> None:
+    cfg = OmegaConf.structured(kind)
+    assert get_class(cfg._target_) is KEYS[kind]
+    arguments = inspect.signature(KEYS[kind]).parameters
+    assert {*cfg} - {"_target_"} == {*arguments} - {"rungs"}
+    for key in {*cfg} - {"_target_"}:
+        default = arguments[key].default
+        if default is inspect.Parameter.empty:
+            assert OmegaConf.is_missing(cfg, key)
+        else:
+            assert cfg[key] == (list(default) if isinstance(default, tuple) else default)
+    assert pickle.loads(pickle.dumps(cfg)) == cfg  # as for the launchers of sweeps
+
+
+@pytest.mark.parametrize("group, name", [pair for pair in FILES if "experiment" not in pair[0]])
+def test_files_of_a_group_hold_what_differs_from_its_schema(group: str, name: str) -> None:
+    own = OmegaConf.load(CONF / group / f"{name}.yaml")
+    if group != "debug":
+        (extended,) = [item for item in own.pop("defaults") if isinstance(item, str)]
+        declared = ConfigStore.instance().load(f"{group}/{extended}.yaml").node
+        assert all(declared[key] != value for key, value in own.items())
+
+
+@pytest.mark.parametrize("old, new", config.MOVED.items())
+def test_keys_that_were_moved_are_named(old: str, new: str) -> None:
+    for word in (f"{old}=1", f"++{old}=1", f"~{old}"):
+        with pytest.raises(SettingError, match=f"is now {new}"):
+            refuse_moved(["mode=curve", word])
+    refuse_moved([f"{new}=1", "evaluate.limit=2"])
+    assert OmegaConf.select(composed("evaluate"), new, default=0) != 0
 
 
 def test_any_trainer_setting_may_be_given() -> None:

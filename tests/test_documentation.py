@@ -33,7 +33,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 # Commands that are run, in this order and in a directory of their own, with these settings added.
 SHORT = "debug=fast threads=1 logger.pictures=0 trainer.enable_progress_bar=false"
-FEW = "evaluate.limit=2 evaluate.timed=1 evaluate.codecs=false evaluate.pictures=1 threads=1"
+CURVE = "evaluate.curve.timed=1 evaluate.curve.codecs=false"
+FEW = f"evaluate.limit=2 {CURVE} evaluate.pictures=1 threads=1"
 OWN = "mine/conf model=plain base=pixelated masks=columns datamodule=gradients"  # of extending.md
 RUN = {
     "python train.py model=lattice steps=8 datamodule=photos":

@@ -121,7 +121,7 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
         f"ckpt_path={run_dir}",
         "steps=[1,3]",
         "evaluate.limit=3",
-        "evaluate.timed=1",
+        "evaluate.curve.timed=1",
         "evaluate.pictures=2",
         f"output={output}",
         "logger=wandb",
@@ -142,7 +142,7 @@ def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Pa
     for suffix in (".safetensors", ".json"):
         shutil.copy(first.with_suffix(suffix), second.with_suffix(suffix))
     output = tmp_path / "evaluation"
-    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
     weights = f"weights=[{first},{second}]"
     run("evaluate.py", weights, "steps=[1,3]", *limits, f"output={output}")
     assert (output / "curve.png").is_file()
@@ -213,7 +213,7 @@ def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Pa
     assert f"best: {best}, " in said
     assert table(sweep)[0]["directory"] == best.name
     output = tmp_path / "comparison"
-    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
     run("evaluate.py", f"runs={sweep}", "steps=[1,2]", *limits, f"output={output}")
     assert (output / "curve.png").is_file()
     for path in runs:
@@ -294,7 +294,7 @@ def test_a_ladder_takes_the_rung_that_was_planned(images: list[str], tmp_path: P
     model = load_model(path / "model.safetensors")
     rungs = model.recipe.rungs
     assert set(rungs.values()) <= {0, 1} and set(rungs) == set(model.recipe.plans)
-    limits = ["evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
     run("evaluate.py", f"ckpt_path={path}", "steps=[1,70]", *limits, f"output={output}")
     for row in json.loads((output / "curve.json").read_text()):
         rung = rungs.get(str(row["steps"]), rungs["64"])
@@ -346,6 +346,8 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.batch_size=0"], "batch_size must be 1"),
+        ("evaluate.py", ["weights=cifar10", "evaluate.codecs=false"],
+         "evaluate.codecs belongs to a single mode and is now evaluate.curve.codecs"),
         ("evaluate.py", ["runs=nowhere"], "no run in nowhere"),
     ],
 )  # fmt: skip

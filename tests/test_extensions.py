@@ -12,8 +12,7 @@ from torch import nn
 from italic import extensions, orders
 from italic.coding.exact import InexactError, check_layers
 from italic.coding.model_files.model import ModelError, load_model, save_model
-from italic.config import RNAN as RNAN_NAME
-from italic.config import NoBaseConfig
+from italic.config import ModelConfig, NoBaseConfig
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
 from italic.training.experiment import build_images, build_network
@@ -64,7 +63,12 @@ def test_what_a_run_names_is_refused_at_once_if_its_model_file_could_not_name_it
     module: str,
 ) -> None:
     def run(**settings: str) -> DictConfig:
-        names = {"model": RNAN_NAME, "base": NoBaseConfig._target_, "order": "nested", **settings}
+        names = {
+            "model": ModelConfig._target_,
+            "base": NoBaseConfig._target_,
+            "order": "nested",
+            **settings,
+        }
         model, base = ({"_target_": names[group]} for group in ("model", "base"))
         return OmegaConf.create({"model": model, "base": base, "masks": {"order": names["order"]}})
 

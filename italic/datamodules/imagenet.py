@@ -16,7 +16,7 @@ from rich.progress import track
 from italic.datamodules.batch_files import read_batch
 from italic.datamodules.cached import key_of_files, made_once
 from italic.datamodules.images import DataError, Split, images_below, read_rgb
-from italic.errors import SettingError
+from italic.errors import check_range
 
 FORMAT = "images 1"  # part of the cache key, so that a new layout ignores old caches
 CHUNK = 4096  # images that are reordered and written together
@@ -44,16 +44,14 @@ class DownsampledImageNet:
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: str = "data/imagenet32",
         size: int = 32,
         validation: int = 10_000,
         seed: int = 0,
         cache_dir: str = "cache/images",
     ) -> None:
-        if size < 1:
-            raise SettingError(f"the size of the images must be at least 1 pixel; got {size}")
-        if validation < 1:
-            raise SettingError(f"validation must be at least 1 image; got {validation}")
+        check_range("size", size, 1)
+        check_range("validation", validation, 1)
         self.data_dir, self.size, self.cache_dir = Path(data_dir), size, Path(cache_dir)
         self.validation, self.seed = validation, seed
 
@@ -124,7 +122,12 @@ class TinyImageNet:
     SIZE = 64
     FOLDERS: ClassVar[dict[Split, str]] = {"train": "train", "validation": "val", "test": "test"}
 
-    def __init__(self, data_dir: str, seed: int = 0, cache_dir: str = "cache/images") -> None:
+    def __init__(
+        self,
+        data_dir: str = "data/tiny-imagenet-200",
+        seed: int = 0,
+        cache_dir: str = "cache/images",
+    ) -> None:
         self.data_dir, self.seed, self.cache_dir = Path(data_dir), seed, Path(cache_dir)
 
     def load(self, split: Split) -> np.ndarray:

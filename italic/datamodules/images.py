@@ -19,7 +19,7 @@ from rich.progress import track
 from italic.atomic import whole_file
 from italic.coding.files.pictures import PictureError, read
 from italic.datamodules.crops import RandomCrops, whole_images
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 
 Split = Literal["train", "validation", "test"]
 SPLIT_FOLDERS = ("train", "validation", "val", "test")
@@ -85,12 +85,13 @@ class CIFAR10:
     TRAINING_IMAGES = 50_000
 
     def __init__(
-        self, data_dir: str, validation: int = 5000, seed: int = 0, download: bool = True
+        self,
+        data_dir: str = "data/cifar10",
+        validation: int = 5000,
+        seed: int = 0,
+        download: bool = True,
     ) -> None:
-        if not 0 < validation < self.TRAINING_IMAGES:
-            raise SettingError(
-                f"validation must be from 1 to {self.TRAINING_IMAGES - 1} images; got {validation}"
-            )
+        check_range("validation", validation, 1, self.TRAINING_IMAGES - 1)
         self.data_dir = Path(data_dir)
         self.validation, self.seed, self.download = validation, seed, download
 
@@ -195,8 +196,9 @@ class Folder:
         path: root of the directory tree.
         size: side of a tile in pixels; images with a smaller side are skipped.
         crop: side of the random crops in pixels, which replace tiles in training; validation then
-            uses adjacent fixed crops. None for tiles.
-        reduced: probability that a random crop is cut 1 to 2 times larger and downscaled.
+            uses adjacent fixed crops. None for tiles. Random crops need base=none.
+        reduced: probability that a random crop is cut 1 to 2 times larger and downscaled to the
+            crop size.
         validation: fraction of the files for validation, without sub-folders for the splits.
         test: fraction of the files for test, without sub-folders for the splits.
         seed: seed of the splits and of the order.
@@ -214,14 +216,9 @@ class Folder:
         seed: int = 0,
         cache_dir: str = "cache/images",
     ) -> None:
-        if size < 1:
-            raise SettingError(f"the size of a tile must be at least 1 pixel; got {size}")
-        if crop is not None and crop < 1:
-            raise SettingError(
-                f"crop must be at least 1 pixel, or null for tiles of `size`; got {crop}"
-            )
-        if not 0 <= reduced <= 1:
-            raise SettingError(f"reduced must be a probability, from 0 to 1; got {reduced}")
+        check_range("size", size, 1)
+        check_range("crop", crop, 1)
+        check_range("reduced", reduced, 0, 1)
         if reduced and crop is None:
             raise SettingError(
                 "reduced is a fraction of the random crops: expected a crop size too, crop=…"

@@ -73,6 +73,26 @@ class Chunk:
             np.savez(file, bases=decoded, base_bits=[8 * len(code) for code in codes])
 
 
+@dataclass(frozen=True)
+class BaseCodes:
+    """The base codes of a training, with the place and the way to compute them.
+
+    Args:
+        bases: one or several base codes.
+        cache_dir: folder of the cache of base codes.
+        ray: address of a Ray cluster whose workers compute the base codes, or `local` for a Ray on
+            this machine; None for local processes without Ray; see docs/scale.md.
+    """
+
+    bases: Sequence[BaseCode]
+    cache_dir: str = "cache/pairs"
+    ray: str | None = None
+
+    def pairs(self, images: np.ndarray) -> list[Pairs]:
+        """The images, uint8 (N, H, W, 3), with each base code, see `make_pairs`."""
+        return [make_pairs(images, base, self.cache_dir, ray=self.ray) for base in self.bases]
+
+
 def make_pairs(
     images: np.ndarray,
     base: BaseCode,

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic.datamodules.images import whole_of
+from italic.errors import check_range
 from italic.evaluation.modes import (
     ablations,
     attention,
@@ -36,15 +37,13 @@ MODES: dict[str, Callable[[Inputs], None]] = {
     "progressive": progressive.measure,
 }
 
-# Minima of numbers in the group `evaluate`.
-LEAST = {"limit": 0, "batch_size": 1, "timed": 0, "pictures": 0}
-
 
 def evaluate(cfg: DictConfig) -> None:
     """Run the mode `cfg.mode` with the models of runs or model files on the same images.
 
     Raises:
-        RunError: the mode is unknown, a number is out of range, no model is named or found, the
+        SettingError: a number is out of range.
+        RunError: the mode is unknown, no model is named or found, the
             models were trained on different images, or the mode does not support the input.
         ModelError: a model file does not exist or is damaged.
     """
@@ -56,9 +55,10 @@ def evaluate(cfg: DictConfig) -> None:
         raise RunError(
             "logger.same_run=true logs to the W&B run of a training: expected ckpt_path=RUN_DIR"
         )
-    for key, least in LEAST.items():
-        if cfg.evaluate[key] < least:
-            raise RunError(f"evaluate.{key} must be {least} or more; got {cfg.evaluate[key]}")
+    check_range("evaluate.limit", cfg.evaluate.limit, 0)
+    check_range("evaluate.batch_size", cfg.evaluate.batch_size, 1)
+    check_range("evaluate.pictures", cfg.evaluate.pictures, 0)
+    check_range("evaluate.curve.timed", cfg.evaluate.curve.timed, 0)
     if cfg.datamodule is not None:  # given by the user, so it may name plugins
         named_code.import_own_code(cfg)
     sources = find_sources(cfg)
@@ -68,7 +68,7 @@ def evaluate(cfg: DictConfig) -> None:
     source = experiment.build_images(data)
     limit = cfg.evaluate.limit or None
     images = source.load(cfg.evaluate.split)[:limit]
-    complete = whole_of(source) if cfg.mode == "curve" and not cfg.evaluate.tiles else None
+    complete = whole_of(source) if cfg.mode == "curve" and not cfg.evaluate.curve.tiles else None
     whole = None if complete is None else complete.whole(cfg.evaluate.split)[:limit]
     names = () if complete is None else complete.names(cfg.evaluate.split)[:limit]
     pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))

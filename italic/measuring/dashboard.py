@@ -210,5 +210,7 @@ def _codec(
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, StepMasks)
     network = pl_module.network
-    codec = Codec(network, data.bases[0], data.schedule, steps or data.steps)  # type: ignore[arg-type]
+    partitions = data.partitions
+    base, steps = data.base_codes.bases[0], steps or partitions.steps
+    codec = Codec(network, base, partitions.schedule, steps)  # type: ignore[arg-type]
     return data.pairs["validation"][0].images, codec

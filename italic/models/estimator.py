@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 from italic.models.lattice import LatticeNetwork
 from italic.models.likelihood import Mixture, bits_of_raw
 from italic.models.network import Network
@@ -102,12 +102,15 @@ class Estimator(pl.LightningModule):
         weight_decay: weight decay of AdamW.
         warmup: number of optimiser steps of the linear learning-rate warm-up.
         decay_from: fraction of the training after which the learning rates decay linearly to 2 %.
-        auxiliary: weight in the loss of the pixels that are due after the steps of a sample.
-        distortion: weight in the loss of ½ log2 of the mean squared error of the due pixels. The
-            term is in bits; 1 bit corresponds to 6.02 dB of PSNR.
+        auxiliary: weight in the loss of the pixels that are due after the steps of a sample. It has
+            no effect on a `LatticeNetwork`: a whole partition leaves no such pixels.
+        distortion: weight in the loss of ½ log2 of the mean squared error of the due pixels, for
+            the enhancement of BPG images; 0 for the bits alone. The term is in bits; 1 bit
+            corresponds to 6.02 dB of PSNR.
 
     Raises:
-        SettingError: the network is recurrent, but training would never feed its features back.
+        SettingError: a number is out of range; or the network is recurrent, but training would
+            never feed its features back.
     """
 
     def __init__(
@@ -124,7 +127,16 @@ class Estimator(pl.LightningModule):
         distortion: float = 0.0,
     ) -> None:
         super().__init__()
-        if getattr(network, "recurrent", False) and unroll == 1 and steps > 1:
+        check_range("steps", steps, 1)
+        check_range("masks.unroll", unroll, 0)
+        check_range("training.learning_rate", learning_rate, 0)
+        check_range("training.body_learning_rate", body_learning_rate, 0)
+        check_range("training.weight_decay", weight_decay, 0)
+        check_range("training.warmup", warmup, 0)
+        check_range("training.decay_from", decay_from, 0)
+        check_range("training.auxiliary", auxiliary, 0)
+        check_range("training.distortion", distortion, 0)
+        if network.recurrent and unroll == 1 and steps > 1:
             raise SettingError(
                 "a recurrent network must be trained on consecutive steps: expected "
                 "masks.unroll of 2 or more, masks.unroll=0 for all steps, or model.recurrent=false"
@@ -147,7 +159,6 @@ class Estimator(pl.LightningModule):
         pixels.
         """
         features: Tensor | None = None
-        recurrent = getattr(self.network, "recurrent", False)
         for step in range(steps):
             strides = self._strides(batch.step_of_pixel <= step)
             for stride in strides.unique().tolist():
@@ -160,7 +171,7 @@ class Estimator(pl.LightningModule):
                 mixture, last = self.network(
                     image, base.float(), known, features, stride, batch.rung[samples]
                 )
-                features = last if recurrent else None
+                features = last if self.network.recurrent else None
                 yield step, Part(samples, step_of_pixel, image.permute(0, 2, 3, 1), mixture)
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
@@ -287,7 +298,7 @@ class Estimator(pl.LightningModule):
         """Stride of the coarsest lattice that holds each sample's coded pixels, int64 (B,)."""
         strides = torch.ones(len(coded), dtype=torch.int64, device=coded.device)
         stride = 2
-        while stride <= getattr(self.network, "largest_stride", 1):
+        while stride <= self.network.largest_stride:
             beyond = coded.clone()
             beyond[:, ::stride, ::stride] = False
             strides[~beyond.flatten(1).any(1)] = stride

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
-from italic.models.network import Network, check_ranges
+from italic.models.network import Network
 from italic.models.windows import GREY, base_windows, neighbours, windows
 from italic.schedule import LARGEST_STRIDE, Partition
 
@@ -152,16 +152,14 @@ class LatticeNetwork(Network):
         rungs: int = 0,
     ) -> None:
         super().__init__()
-        check_ranges(
-            features=(features, 1, 4096),
-            blocks=(blocks, 0, 64),
-            window=(window, 3, 31),
-            components=(components, 1, 32),
-            context_features=(context_features, 0, 4096),
-            context_blocks=(context_blocks, 0, 64),
-            attention_window=(attention_window, 0, 64),
-            rungs=(rungs, 0, 64),
-        )
+        check_range("features", features, 1, 4096)
+        check_range("blocks", blocks, 0, 64)
+        check_range("window", window, 3, 31)
+        check_range("components", components, 1, 32)
+        check_range("context_features", context_features, 0, 4096)
+        check_range("context_blocks", context_blocks, 0, 64)
+        check_range("attention_window", attention_window, 0, 64)
+        check_range("rungs", rungs, 0, 64)
         if window % 2 == 0:
             raise SettingError(f"window must be an odd number; got {window}")
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):

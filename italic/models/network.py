@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from italic.errors import SettingError
 from italic.models.likelihood import Mixture
 from italic.schedule import Partition
 
@@ -63,17 +62,3 @@ class Network(nn.Module):
         Yields:
             Flat indices, int64 (m,), and the mixtures of these pixels, fields (B, m, 3, K).
         """
-
-
-def check_ranges(**settings: tuple[int | None, int, int]) -> None:
-    """Check that settings of a network are in range.
-
-    Args:
-        settings: (value, minimum, maximum) by the name of the setting; the value None is valid.
-
-    Raises:
-        SettingError: a setting is out of range.
-    """
-    for name, (value, least, most) in settings.items():
-        if value is not None and not least <= value <= most:
-            raise SettingError(f"{name} must be from {least} to {most}; got {value}")

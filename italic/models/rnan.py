@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 from italic.models.base_image import fill
 from italic.models.layers import ResidualGroup, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
-from italic.models.network import check_ranges
 from italic.models.step_network import StepNetwork
 
 # Lower bounds of the stages of the step embedding, as shares of known pixels in units of 2^-20.
@@ -72,17 +71,15 @@ class RNAN(StepNetwork):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_ranges(
-            features=(features, 1, 4096),
-            groups=(groups, 1, 32),
-            components=(components, 1, 32),
-            space_to_depth=(space_to_depth, 1, 16),
-            attention_window=(attention_window, 1, 1024),
-            deep=(deep, 0, 16),
-            largest_stride=(largest_stride, 1, 64),
-            rungs=(rungs, 1, 64),
-            position_period=(position_period, 0, 1024),
-        )
+        check_range("features", features, 1, 4096)
+        check_range("groups", groups, 1, 32)
+        check_range("components", components, 1, 32)
+        check_range("space_to_depth", space_to_depth, 1, 16)
+        check_range("attention_window", attention_window, 1, 1024)
+        check_range("deep", deep, 0, 16)
+        check_range("largest_stride", largest_stride, 1, 64)
+        check_range("rungs", rungs, 1, 64)
+        check_range("position_period", position_period, 0, 1024)
         if position_period % space_to_depth:
             raise SettingError(
                 f"position_period must be a multiple of space_to_depth, {space_to_depth}; "

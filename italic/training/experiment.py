@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
 from italic.coding.base_codes.hevc_headers import BPGError
 from italic.coding.exact import InexactError, check_layers, drop_silent_blocks, floating_state
 from italic.coding.model_files.model import ModelError, load_model
+from italic.config import TrainingConfig
 from italic.datamodules.images import DataError, ImageSource
+from italic.datamodules.pairs import BaseCodes
+from italic.datamodules.partitions import TrainingPartitions
+from italic.datamodules.splits import Splits
 from italic.datamodules.step_masks import StepMasks
-from italic.errors import SettingError, check_at_least
+from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.models.estimator import Estimator
 from italic.models.layers import ResidualGroup
@@ -66,8 +71,19 @@ def unroll(cfg: DictConfig) -> int:
 
 
 def whole_partitions(cfg: DictConfig) -> bool:
-    """Whether the network of a configuration is trained on whole partitions."""
-    return getattr(named(cfg.model._target_), "whole_partitions", False)
+    """Whether the network of a configuration is trained on whole partitions.
+
+    Raises:
+        RunError: the configuration names another class than an estimator network.
+        ExtensionError: the class does not exist, or a model file could not name it.
+    """
+    network = named(cfg.model._target_)
+    if not issubclass(network, Network):
+        raise RunError(
+            f"{cfg.model._target_} is not an estimator: expected a subclass of "
+            "italic.models.network.Network, such as StepNetwork, see docs/extending.md"
+        )
+    return network.whole_partitions
 
 
 def build_datamodule(cfg: DictConfig) -> StepMasks:
@@ -83,18 +99,25 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
             "masks.unroll does not apply to a network that is trained on whole partitions: "
             "expected masks.unroll=null, or model=rnan"
         )
-    settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
-    settings["images"] = build_images(cfg)
-    return StepMasks(
-        bases=build_bases(cfg),
-        schedule=build_schedule(cfg),
-        steps=cfg.steps,
-        whole_partitions=whole_partitions(cfg),
-        unroll=unroll(cfg),
-        min_steps=cfg.masks.min_steps,
-        max_steps=cfg.masks.max_steps,
-        **settings,
+    partitions = TrainingPartitions(
+        build_schedule(cfg),
+        cfg.steps,
+        unroll(cfg),
+        cfg.masks.min_steps,
+        cfg.masks.max_steps,
+        whole_partitions(cfg),
     )
+    settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]
+    del settings["images"]
+    images = Splits(build_images(cfg), **_taken(Splits, settings))
+    base_codes = BaseCodes(build_bases(cfg), **_taken(BaseCodes, settings))
+    return StepMasks(images, base_codes, partitions, **settings)
+
+
+def _taken(constructor: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Remove the arguments of a constructor from the settings of a group, and return them."""
+    names = inspect.signature(constructor).parameters
+    return {name: settings.pop(name) for name in names if name in settings}
 
 
 def build_schedule(cfg: DictConfig) -> Schedule:
@@ -157,11 +180,6 @@ def build_network(cfg: DictConfig) -> Network:
     """
     check_code(cfg)
     network = _instantiated(cfg.model, **rungs(cfg))
-    if not isinstance(network, Network):
-        raise RunError(
-            f"{cfg.model._target_} is not an estimator: expected a subclass of "
-            "italic.models.network.Network, such as StepNetwork, see docs/extending.md"
-        )
     check_layers(network)
     return network
 
@@ -181,17 +199,13 @@ def build_estimator(cfg: DictConfig) -> Estimator:
         RunError: as `build_network`.
     """
     settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
-    check_at_least(1, {"steps": cfg.steps})
-    check_at_least(0, {f"training.{name}": value for name, value in settings.items()})
-    check_at_least(0, {"masks.unroll": unroll(cfg)})
-    # These settings are not arguments of `Estimator`; configurations of earlier versions lack some.
-    for name in ("average_decay", "compile", "find_batch_size"):
-        settings.pop(name, None)
+    for of_the_run in inspect.get_annotations(TrainingConfig):
+        settings.pop(of_the_run, None)  # configurations of earlier versions lack some
     # Convolutions are fastest in this memory format, on CPUs and GPUs.
     network = build_network(cfg).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.training.compile:
         network.compile()
-    return Estimator(network, steps=cfg.steps, unroll=unroll(cfg), **settings)
+    return Estimator(network, cfg.steps, unroll(cfg), **settings)
 
 
 def load_network(run_dir: Path) -> Network:

@@ -136,7 +136,7 @@ def table(sweep_dir: Path) -> list[dict[str, Any]]:
     }
     keys = dict.fromkeys(key for run in settings.values() for key in run)
     varied = [key for key in keys if len({run.get(key) for run in settings.values()}) > 1]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "directory": run,
             **{key: settings[run].get(key) for key in varied},

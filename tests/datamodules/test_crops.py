@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from italic.coding.base_codes.base import BPG, Ladder, NoBase
+from italic.coding.base_codes.base import BPG, BaseCode, Ladder, NoBase
 from italic.datamodules.crops import RandomCrops, mirror_at_random
 from italic.datamodules.images import DataError, Folder, Photos, crops_of, whole_of
+from italic.datamodules.pairs import BaseCodes
+from italic.datamodules.partitions import TrainingPartitions
+from italic.datamodules.splits import Splits
 from italic.datamodules.step_masks import StepMasks
 from italic.schedule import Schedule
 
@@ -29,8 +33,14 @@ def photographs(tmp_path: Path) -> Folder:
     return Folder(str(tmp_path), crop=16, cache_dir=str(tmp_path / "cache"))
 
 
-def module(source: Folder, **options: Any) -> StepMasks:
-    data = StepMasks(source, [NoBase()], "", Schedule(), steps=4, batch_size=5, **options)
+def unprepared(
+    images: Splits, bases: Sequence[BaseCode] = (NoBase(),), **options: Any
+) -> StepMasks:
+    return StepMasks(images, BaseCodes(bases), TrainingPartitions(Schedule(), 4), **options)
+
+
+def module(images: Splits, **options: Any) -> StepMasks:
+    data = unprepared(images, batch_size=5, **options)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -115,7 +125,7 @@ def test_training_crops_follow_the_seed_the_epoch_and_the_process(photographs: F
     seen = []
     for process in (0, 0, 1):
         torch.manual_seed(0)
-        data = module(photographs)
+        data = module(Splits(photographs))
         trainer: Any = SimpleNamespace(world_size=2, global_rank=process)
         data.trainer = trainer
         data.setup("fit")
@@ -127,7 +137,7 @@ def test_training_crops_follow_the_seed_the_epoch_and_the_process(photographs: F
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_are_crops_without_base_codes(photographs: Folder, workers: int) -> None:
-    data = module(photographs, workers=workers)
+    data = module(Splits(photographs), workers=workers)
     batch = next(iter(data.train_dataloader()))
     assert batch.image.shape == batch.base.shape == (5, 3, 16, 16)
     assert batch.image.dtype == batch.base.dtype == torch.uint8
@@ -139,13 +149,13 @@ def test_batches_are_crops_without_base_codes(photographs: Folder, workers: int)
 
 
 def test_an_epoch_fills_a_batch_and_a_limit_leaves_the_first_images(photographs: Folder) -> None:
-    data = module(photographs, train_limit=1)
+    data = module(Splits(photographs, train_limit=1))
     images = batches(data)
     assert len(images) == 5 and not images[:, 0].any()
 
 
 def test_by_heart_learns_fixed_crops(photographs: Folder) -> None:
-    data = module(photographs, train_limit=2, eval_limit=2, by_heart=True, flip=False)
+    data = module(Splits(photographs, 2, 2, by_heart=True), flip=False)
     (trained,), (validated,) = data.train_dataloader(), data.val_dataloader()
     same = {tuple(image.flatten().tolist()) for image in trained.image}
     assert same == {tuple(image.flatten().tolist()) for image in validated.image}
@@ -154,20 +164,20 @@ def test_by_heart_learns_fixed_crops(photographs: Folder) -> None:
 @pytest.mark.parametrize("bases", [[BPG(40)], Ladder([None, 40]).rungs])
 def test_crops_with_base_codes_are_refused_before_anything_is_read(bases: list[Any]) -> None:
     with pytest.raises(ValueError, match="expected base=none"):
-        StepMasks(Folder("nowhere", crop=16), bases, "", Schedule())
-    StepMasks(Folder("nowhere"), bases, "", Schedule())
+        unprepared(Splits(Folder("nowhere", crop=16)), bases)
+    unprepared(Splits(Folder("nowhere")), bases)
 
 
 def test_crops_do_not_stay_on_the_device() -> None:
     with pytest.raises(ValueError, match=r"datamodule\.resident=false"):
-        StepMasks(Folder("nowhere", crop=16), [NoBase()], "", Schedule(), resident=True)
+        unprepared(Splits(Folder("nowhere", crop=16)), resident=True)
 
 
 def test_only_square_images_are_transposed() -> None:
-    data = StepMasks(Folder("nowhere"), [NoBase()], "", Schedule(), transpose=True)
-    data._lay_out(8, 8)
+    data = unprepared(Splits(Folder("nowhere")), transpose=True)
+    data._sampler(np.zeros((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="16×8 pixels can't be transposed"):
-        data._lay_out(8, 16)
+        data._sampler(np.zeros((1, 8, 16, 3)))
 
 
 def test_sources_without_crops_have_none() -> None:

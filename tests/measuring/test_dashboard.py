@@ -124,7 +124,12 @@ def test_the_model_is_an_artifact_on_request(run_dir: Path) -> None:
 
 
 def test_an_evaluation_logs_to_the_trainings_run_on_request(run_dir: Path, tmp_path: Path) -> None:
-    limits = ["steps=[1,2]", "evaluate.limit=2", "evaluate.timed=1", "evaluate.codecs=false"]
+    limits = [
+        "steps=[1,2]",
+        "evaluate.limit=2",
+        "evaluate.curve.timed=1",
+        "evaluate.curve.codecs=false",
+    ]
     settings = [*limits, "threads=1", "logger=wandb", "logger.same_run=true"]
     said = run("evaluate.py", f"ckpt_path={run_dir}", *settings, f"output={tmp_path}/out")
     assert (tmp_path / "out" / "report.html").is_file(), said

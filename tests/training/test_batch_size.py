@@ -8,7 +8,7 @@ from italic.models.estimator import Estimator
 from italic.run_directory import RunError
 from italic.training import experiment
 from italic.training.batch_size import largest_batch_size
-from italic.training.run import WholeCheckpoints
+from italic.training.checkpoints import WholeCheckpoints
 from tests.test_config import composed
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,14 @@ import torch
 from hydra import compose, initialize
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from italic.coding.base_codes.base import BPG
 from italic.extensions import ExtensionError
 from italic.run_directory import RunError, find_result, load_checkpoint, read_config
 from italic.training.experiment import build_bases, build_images, build_network
 from italic.training.export import exported
-from italic.training.resuming import configure, resumed
+from italic.training.resuming import _typed, configure, resumed
 from tests.runs import TINY, trained
 
 pytestmark = pytest.mark.slow
@@ -69,6 +71,26 @@ def test_a_refused_resume_leaves_the_run_as_it_was(run: Path, change: str, messa
         trained(f"resume={run}", change)
     assert message in f"{error.value} {error.value.__cause__}"
     assert files(run) == before
+
+
+def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> None:
+    """Its base code has another module, and it lacks the keys that were added later."""
+    (tmp_path / "config.yaml").write_text(
+        "base: {_target_: italic.coding.base.BPG, qp: 40}\n"
+        "model: {_target_: italic.models.rnan.RNAN, features: 8, deep: null, leak: 0}\n"
+        "datamodule: {batch_size: 4, images: {_target_: italic.datamodules.imagenet"
+        ".DownsampledImageNet, data_dir: data/imagenet64, size: 64}}\n"
+        "trainer: {precision: bf16-mixed, max_time: '00:00:01:00', gradient_clip_val: 1,"
+        " limit_train_batches: 4, val_check_interval: 200, devices: auto, plugins: null}\n"
+    )
+    cfg = _typed(tmp_path)
+    (base,) = build_bases(cfg)
+    assert base.identity == BPG(40).identity
+    assert cfg.model.leak == 0.0 and cfg.model.groups == 9 and cfg.training.average_decay == 0.998
+    assert (cfg.datamodule.images.size, cfg.datamodule.images.validation) == (64, 10_000)
+    assert cfg.trainer.limit_train_batches == 4 and cfg.trainer.precision == "bf16-mixed"
+    with pytest.raises(OmegaConfBaseException):
+        cfg.trainer.gradient_clip_val = "much"
 
 
 def test_a_configuration_that_is_not_the_checkpoints_is_refused(run: Path, tmp_path: Path) -> None:

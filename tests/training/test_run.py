@@ -21,8 +21,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from italic import extensions
 from italic.errors import SettingError
 from italic.run_directory import RunError
+from italic.training.callbacks import moving_average
+from italic.training.checkpoints import Checkpoints, WholeCheckpoints
 from italic.training.experiment import build_datamodule, build_estimator, is_refusal
-from italic.training.run import Checkpoints, WholeCheckpoints, _trainer_settings, moving_average
+from italic.training.trainer_settings import trainer_settings
 from tests.runs import ROOT, TINY, refused, trained
 from tests.test_config import composed
 
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.slow
 SAVE = """
 import itertools, sys
 import torch
-from italic.training.run import WholeCheckpoints
+from italic.training.checkpoints import WholeCheckpoints
 
 for count in itertools.count():
     WholeCheckpoints().save_checkpoint({"weights": torch.full((10**6,), count)}, sys.argv[1])
@@ -131,7 +133,7 @@ def test_every_precision_of_lightnings_works_or_is_refused(tmp_path: Path) -> No
     for name in every:
         cfg.trainer.precision = name
         try:
-            works.add(_trainer_settings(cfg, tmp_path)["precision"])
+            works.add(trainer_settings(cfg, tmp_path)["precision"])
         except RunError as error:
             assert "expected 32-true, bf16-mixed or 16-mixed" in str(error)
     assert set(map(str, works)) == {"32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"}
@@ -171,7 +173,7 @@ def test_trainings_that_would_not_begin_or_end_are_refused(
     setting: str, message: str, small: DictConfig, tmp_path: Path
 ) -> None:
     with pytest.raises((RunError, SettingError, MisconfigurationException), match=message):
-        _trainer_settings(changed(small, setting), tmp_path)
+        trainer_settings(changed(small, setting), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,14 @@ class BaseCode(Protocol):
 class BPG:
     """BPG files of a fixed quality, without the bytes implied by the settings and the size.
 
-    `qp` is 0..51 and `chroma` "420", "422" or "444", as for `bpg.encode`; ValueError otherwise.
     The encoders of the most recent image sizes stay open. Objects can be pickled and survive forks.
+
+    Args:
+        qp: quantisation parameter of HEVC, 0 (best quality) to 51.
+        chroma: chroma sub-sampling: 420, 422 or 444.
+
+    Raises:
+        ValueError: as `bpg.encode`.
     """
 
     def __init__(self, qp: int = 49, chroma: str = "420") -> None:
@@ -83,17 +89,19 @@ class Ladder:
     """A bitrate ladder: several base codes (rungs), all supported by one network.
 
     The first rung is for many steps and is used in validation. The rung of each number of steps is
-    chosen together with the step sizes, see `italic.training.planning`.
+    chosen together with the step sizes, see `italic.training.planning`. So a ladder needs
+    masks.sizes=planned.
 
     Args:
-        qps: quality of each rung, as for `BPG`; None for no base code.
-        chroma: chroma format, as for `BPG`.
+        qps: quantisation parameter of each rung, 0 (best quality) to 51; None for no base code.
+            Training uses the first rung for half of the images, and for large numbers of steps.
+        chroma: chroma sub-sampling of all rungs: 420, 422 or 444.
 
     Raises:
         SettingError: there is no rung, or two rungs are equal.
     """
 
-    def __init__(self, qps: Sequence[int | None], chroma: str = "420") -> None:
+    def __init__(self, qps: Sequence[int | None] = (None, 40, 20), chroma: str = "420") -> None:
         if not qps or len(set(qps)) != len(qps):
             raise SettingError(
                 f"expected at least one rung in a ladder, and no rung twice; got {list(qps)}"

@@ -45,10 +45,10 @@ def ablate(inputs: Inputs) -> None:
     Raises:
         RunError: a run has no ablation preset or no reference run of the same seed, or a decoded
             image differs from its original.
-        SettingError: the file `evaluate.before` does not hold `AblationRow`s.
+        SettingError: the file `evaluate.ablations.before` does not hold `AblationRow`s.
     """
     cfg, output = inputs.cfg, inputs.output
-    before = cfg.evaluate.before
+    before = cfg.evaluate.ablations.before
     rows = read_rows(Path(before), AblationRow) if before else []
     presets = {name: _preset(inputs.run_dirs.get(name), name) for name in inputs.models}
     runs = {name: run_directory.read_config(inputs.run_dirs[name]) for name in inputs.models}

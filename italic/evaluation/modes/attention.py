@@ -48,7 +48,7 @@ class Attention(NamedTuple):
 
 
 def draw(inputs: Inputs) -> None:
-    """Draw attention.png for each model: the attention of `evaluate.pixel` in `evaluate.step`.
+    """Draw attention.png for each model, for a pixel and a step of the group `evaluate.attention`.
 
     Raises:
         RunError: a model has no attention or a user-defined estimator, the pixel is outside the
@@ -61,14 +61,14 @@ def draw(inputs: Inputs) -> None:
             f"mode=attention needs images of at most {TILE}×{TILE} pixels, because larger ones are "
             f"divided into tiles; got {height}×{width}"
         )
-    pixel = tuple(inputs.cfg.evaluate.pixel or (height // 2, width // 2))
+    pixel = tuple(inputs.cfg.evaluate.attention.pixel or (height // 2, width // 2))
     if len(pixel) != 2 or not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
         raise RunError(
-            f"expected evaluate.pixel=[y,x] with y from 0 to {height - 1} and x from 0 to "
-            f"{width - 1}; got {list(pixel)}"
+            f"expected evaluate.attention.pixel=[y,x] with y from 0 to {height - 1} and x from 0 "
+            f"to {width - 1}; got {list(pixel)}"
         )
     codecs = {name: inputs.codec(model) for name, model in inputs.models.items()}
-    number = inputs.cfg.evaluate.step
+    number = inputs.cfg.evaluate.attention.step
     for name, codec in codecs.items():
         if not isinstance(codec.network, RNAN | LatticeNetwork) or not _blocks(codec.network):
             raise RunError(
@@ -77,7 +77,8 @@ def draw(inputs: Inputs) -> None:
             )
         if number is not None and not 1 <= number <= codec.steps:
             raise RunError(
-                f"expected evaluate.step from 1 to {codec.steps}, the number of steps; got {number}"
+                f"expected evaluate.attention.step from 1 to {codec.steps}, the number of steps; "
+                f"got {number}"
             )
     for name, codec in codecs.items():
         step = (codec.steps // 2 + 1 if number is None else number) - 1
@@ -85,7 +86,7 @@ def draw(inputs: Inputs) -> None:
         if not attentions:
             raise RunError(
                 f"the network of {name} has computed no context before step {step + 1}: expected a "
-                "later evaluate.step"
+                "later evaluate.attention.step"
             )
         known = known_before(codec, images, step)
         title = (

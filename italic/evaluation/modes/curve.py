@@ -86,7 +86,7 @@ def _evaluate_model(
         images,
         inputs.steps(STEPS),
         cfg.evaluate.batch_size,
-        cfg.evaluate.timed,
+        cfg.evaluate.curve.timed,
     ):
         measured.append(measurement)
         row = measurement.row
@@ -193,10 +193,10 @@ def _write_differences(inputs: Inputs, measured: Mapping[str, list[Measurement]]
 
 
 def _classical(inputs: Inputs) -> list[CodecMeasurement]:
-    if not inputs.cfg.evaluate.codecs:
+    if not inputs.cfg.evaluate.curve.codecs:
         return []
     log.info("measuring classical codecs on the same images")
-    codecs = classical.measure(inputs.measured, inputs.cfg.evaluate.timed)
+    codecs = classical.measure(inputs.measured, inputs.cfg.evaluate.curve.timed)
     for row, _ in codecs:
         log.info("%s: %.4f bpsp, decode %.2f ms", row.codec, row.bpsp, row.decode_ms)
     write_rows([codec.row for codec in codecs], inputs.output / "codecs.csv")

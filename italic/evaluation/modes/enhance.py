@@ -33,7 +33,8 @@ def measure(inputs: Inputs) -> None:
     largest number of steps.
 
     Raises:
-        RunError: the images are too small for SSIM, or a model lacks the base code `evaluate.qp`.
+        RunError: the images are too small for SSIM, or a model lacks the base code
+            `evaluate.enhance.qp`.
         ModelError: a model does not start from BPG.
     """
     cfg, images = inputs.cfg.evaluate, inputs.images
@@ -43,7 +44,7 @@ def measure(inputs: Inputs) -> None:
         )
     steps = sorted(set(inputs.steps(STEPS)))
     models = {name: inputs.planned(model) for name, model in inputs.models.items()}
-    codecs = {name: _codecs(model, steps, cfg.qp) for name, model in models.items()}
+    codecs = {name: _codecs(model, steps, cfg.enhance.qp) for name, model in models.items()}
     for name, of_model in codecs.items():
         folder, rows = inputs.folder(name), []
         versions = _versions(of_model, images, cfg.batch_size)
@@ -65,7 +66,8 @@ def _codecs(model: Model, steps: Sequence[int], qp: int | None) -> list[Codec]:
     if qp is not None and codecs[0].base.qp != qp:  # type: ignore[attr-defined]
         known = ", ".join(str(base.qp) for base in model.bases if isinstance(base, BPG))
         raise RunError(
-            f"the model '{model.name}' knows qp {known}: expected one of these as evaluate.qp"
+            f"the model '{model.name}' knows qp {known}: expected one of these as "
+            "evaluate.enhance.qp"
         )
     return codecs
 

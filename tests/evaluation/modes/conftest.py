@@ -16,7 +16,7 @@ from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.model_files.model import Model, Recipe
 from italic.coding.streams.codec import Codec
-from italic.config import EvaluateConfig, EvaluationConfig
+from italic.config import EvaluateConfig
 from italic.evaluation.sources import Inputs
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
@@ -63,9 +63,8 @@ def make_inputs(images: np.ndarray, tmp_path: Path) -> MakeInputs:
     """Inputs of a mode: a model, and settings of the group `evaluate`, or `steps`."""
 
     def make(model: Model, steps: list[int] | None = None, **settings: Any) -> Inputs:
-        cfg: DictConfig = OmegaConf.structured(
-            EvaluateConfig(steps=steps, evaluate=EvaluationConfig(**settings))
-        )
+        cfg: DictConfig = OmegaConf.structured(EvaluateConfig(steps=steps))
+        cfg.evaluate = OmegaConf.merge(cfg.evaluate, settings)
         return Inputs(cfg, {"small": model}, {}, images, "Folder", tmp_path)
 
     return make

@@ -51,7 +51,7 @@ def test_runs_of_presets_make_a_table_to_which_others_are_added(
         ("steps_4", "4"),
     ]
     assert all(line["training_images"] == "24" for line in table)
-    more = [*measured, f"evaluate.before={tmp_path}/first/ablations.csv"]
+    more = [*measured, f"evaluate.ablations.before={tmp_path}/first/ablations.csv"]
     run("evaluate.py", *more, f"output={tmp_path}/second")
     assert len(list(csv.DictReader((tmp_path / "second/ablations.csv").open()))) == 4
     text = (tmp_path / "second/ablations.md").read_text()

@@ -138,7 +138,9 @@ def test_positions_are_repeated_over_their_pixels() -> None:
 def test_the_figure_is_drawn(
     network: dict[str, Any], make_model: MakeModel, make_inputs: MakeInputs
 ) -> None:
-    inputs = make_inputs(make_model(**network), [1, 4], pictures=2, pixel=[3, 4], step=2)
+    inputs = make_inputs(
+        make_model(**network), [1, 4], pictures=2, attention={"pixel": [3, 4], "step": 2}
+    )
     draw(inputs)
     with Image.open(inputs.output / "attention.png") as picture:
         assert picture.width > 600
@@ -156,10 +158,10 @@ def test_an_estimator_of_ones_own_is_refused(
     ("network", "settings", "said"),
     [
         ({"attention": False}, {}, "no non-local blocks"),
-        (GATED, {"pixel": [12, 0]}, "y from 0 to 11"),
-        (GATED, {"pixel": [1, 2, 3]}, r"evaluate.pixel=\[y,x\]"),
-        (GATED, {"step": 5}, "from 1 to 4"),
-        (GATED, {"step": 0}, "from 1 to 4"),
+        (GATED, {"attention": {"pixel": [12, 0]}}, "y from 0 to 11"),
+        (GATED, {"attention": {"pixel": [1, 2, 3]}}, r"evaluate.attention.pixel=\[y,x\]"),
+        (GATED, {"attention": {"step": 5}}, "from 1 to 4"),
+        (GATED, {"attention": {"step": 0}}, "from 1 to 4"),
         (GATED, {"pictures": 0}, "evaluate.pictures above 0"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from italic.coding.model_files.model import Model
-from italic.config import EvaluateConfig, EvaluationConfig
+from italic.config import CurveConfig, EvaluateConfig, EvaluationConfig
 from italic.evaluation.modes import curve
 from italic.evaluation.sources import Inputs
 from italic.measuring import classical
@@ -48,7 +48,7 @@ def test_classical_codecs_take_images_of_different_sizes(whole: list[np.ndarray]
 def test_the_curve_is_of_whole_images_and_the_panel_of_crops(
     make_model: MakeModel, images: np.ndarray, whole: list[np.ndarray], tmp_path: Path
 ) -> None:
-    settings = EvaluationConfig(timed=0, codecs=False, pictures=1)
+    settings = EvaluationConfig(pictures=1, curve=CurveConfig(timed=0, codecs=False))
     cfg = OmegaConf.structured(EvaluateConfig(steps=[2], evaluate=settings))
     crops = images[:, :8, :8]
     curve.measure(Inputs(cfg, {"small": make_model()}, {}, crops, "Folder", tmp_path, whole))
@@ -59,7 +59,7 @@ def test_the_curve_is_of_whole_images_and_the_panel_of_crops(
 def test_each_image_has_a_line_and_models_are_compared_in_pairs(
     make_model: MakeModel, images: np.ndarray, whole: list[np.ndarray], tmp_path: Path
 ) -> None:
-    settings = EvaluationConfig(timed=0, pictures=0)
+    settings = EvaluationConfig(curve=CurveConfig(timed=0), pictures=0)
     cfg = OmegaConf.structured(EvaluateConfig(steps=[2], evaluate=settings))
     model = make_model()
     models, names = {"a": model, "b": model}, ["x/1.png", "x/2.png", "3.png"]

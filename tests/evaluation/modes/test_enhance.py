@@ -64,7 +64,7 @@ def test_the_table_has_bpg_the_means_and_a_sample(tmp_path: Path) -> None:
     assert quality["sample, 4 steps"] < quality["mean, 4 steps"]
     assert all(0 < float(row["ssim"]) < 1 and row["images"] == "3" for row in rows)
     assert (tmp_path / "enhance.png").stat().st_size
-    enhance.measure(inputs(tmp_path / "finer", qp=30, pictures=0, steps=[1]))
+    enhance.measure(inputs(tmp_path / "finer", enhance={"qp": 30}, pictures=0, steps=[1]))
     (finer, *_) = csv.DictReader((tmp_path / "finer/enhance.csv").read_text().splitlines())
     assert finer["picture"] == "BPG, qp 30" and float(finer["psnr"]) > quality["BPG, qp 45"]
     assert not (tmp_path / "finer/enhance.png").exists()
@@ -74,7 +74,7 @@ def test_what_cannot_be_enhanced_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has no BPG base code"):
         enhance.measure(inputs(tmp_path, None))
     with pytest.raises(RunError, match="knows qp 30, 45"):
-        enhance.measure(inputs(tmp_path, qp=40))
+        enhance.measure(inputs(tmp_path, enhance={"qp": 40}))
     with pytest.raises(RunError, match="11×11"):
         enhance.measure(inputs(tmp_path, side=10))
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,109 @@
+"""Callbacks of a run: configuration file, averaged weights, report, learning rates, cost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    RichProgressBar,
+    Timer,
+    WeightAveraging,
+)
+from torch import Tensor
+
+from italic.atomic import write_whole
+from italic.errors import check_range
+from italic.measuring.dashboard import Dashboard
+from italic.run_directory import CONFIG
+from italic.training.meter import Meter
+
+log = logging.getLogger(__name__)
+
+
+def callbacks_of(cfg: DictConfig) -> list[Callback]:
+    """The callbacks that the configuration of a run asks for."""
+    callbacks: list[Callback] = [
+        Dashboard(cfg.logger.pictures, cfg.logger.curve_every),
+        WeightAveraging(use_buffers=False, multi_avg_fn=moving_average(cfg.training.average_decay)),
+        LearningRateMonitor(),
+        CostNotice(),
+        Meter(),
+    ]
+    if cfg.trainer.enable_progress_bar is not False:
+        callbacks.append(RichProgressBar())
+    return callbacks
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """An exponential moving average with a warm-up of the decay, for short trainings.
+
+    After n updates the decay is (1 + n)/(10 + n), up to `decay`. So in a short training the average
+    covers about the last tenth of the updates.
+
+    Raises:
+        SettingError: the decay is not from 0 to 1.
+    """
+    check_range("training.average_decay", decay, 0, 1)
+
+    @torch.no_grad()
+    def update(averages: Any, values: Any, updates: Tensor | int) -> None:
+        count = int(updates)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return update
+
+
+class SaveConfig(Callback):
+    """Writes the configuration when training starts, so that a failed start changes nothing."""
+
+    def __init__(self, cfg: DictConfig, run_dir: Path) -> None:
+        self.cfg, self.run_dir = cfg, run_dir
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Write the configuration."""
+        if trainer.is_global_zero:
+            write_whole(self.run_dir / CONFIG, OmegaConf.to_yaml(self.cfg).encode())
+        log.info("training in %s, after %d updates", self.run_dir, trainer.global_step)
+
+
+class CostNotice(Callback):
+    """Warns early if training on a CPU would take long, and recommends the model for CPUs."""
+
+    HOURS = 6.0
+    STEP = 2  # update that is timed; earlier ones include start-up costs
+
+    def __init__(self) -> None:
+        self.checked = False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Warn once if training would take longer than `HOURS`."""
+        bounded = any(isinstance(item, Timer) for item in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.global_step < self.STEP or self.checked:
+            return
+        self.checked = True
+        if pl_module.device.type != "cpu" or bounded:
+            return
+        seconds = (time.perf_counter() - self.start) * trainer.accumulate_grad_batches
+        hours = seconds * float(trainer.estimated_stepping_batches) / 3600
+        if hours > self.HOURS:
+            log.warning(
+                "a training step takes %.1f s on this CPU, so training takes about %.0f hours: use "
+                "model=lattice, which is faster on CPUs, or set trainer.max_time=00:01:00:00",
+                seconds,
+                hours,
+            )

@@ -1,0 +1,108 @@
+"""Checkpoints of a run: last.ckpt and best.ckpt, written atomically."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from italic import run_directory
+from italic.atomic import whole_file
+from italic.run_directory import BEST, CHECKPOINTS, LAST
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically.
+
+    Lightning writes to the temporary folder and moves the file. If that folder is on another disk,
+    the move is a copy, which may be interrupted.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint atomically."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+class Checkpoints(Callback):
+    """Saves last.ckpt at each validation and at the end, and best.ckpt at the least bpsp.
+
+    Training ends with a validation, so that the final weights are compared too. After training, the
+    network has the weights of best.ckpt. This callback must precede the callback that averages the
+    weights, which swaps the weights at the end of training.
+
+    Args:
+        resumes: whether the run is resumed and continues from its best checkpoint.
+
+    Attributes:
+        bpsp: least validation bpsp so far, that of best.ckpt; NaN before the first validation.
+    """
+
+    def __init__(self, resumes: bool = False) -> None:
+        self.resumes = resumes
+        self.bpsp = math.nan
+
+    def on_fit_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Restore the least bpsp of a resumed run."""
+        best = self._path(trainer, BEST)
+        if self.resumes and best.is_file():
+            saved = run_directory.load_checkpoint(best)["callbacks"]
+            own = saved.get(self.state_key, {}).get("bpsp")
+            # Runs of earlier versions have the score in the state of Lightning's own callback.
+            earlier = [
+                state["current_score"] for state in saved.values() if "current_score" in state
+            ]
+            self.bpsp = float(next(iter(earlier), math.nan) if own is None else own)
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Delete the checkpoints of an earlier run in the directory of a new run."""
+        if trainer.is_global_zero and not self.resumes:
+            for name in (BEST, LAST):
+                self._path(trainer, name).unlink(missing_ok=True)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop after the last batch, which makes Lightning run a validation."""
+        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step == trainer.max_steps or (last_epoch and trainer.is_last_batch):
+            trainer.should_stop = True
+            if trainer.check_val_every_n_epoch is not None:
+                trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Save checkpoints, except in the sanity check before training."""
+        if trainer.sanity_checking:
+            return
+        bpsp = float(trainer.callback_metrics["val/bpsp"])
+        if bpsp < self.bpsp or math.isnan(self.bpsp):
+            self.bpsp = bpsp
+            self._save(trainer, BEST)
+        self._save(trainer, LAST)
+
+    def on_train_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Save the last checkpoint."""
+        self._save(trainer, LAST)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Load the best weights, so that the curve in the report belongs to the result."""
+        path = self._path(trainer, BEST)
+        if path.is_file():
+            pl_module.load_state_dict(run_directory.load_checkpoint(path)["state_dict"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The least bpsp, stored in a checkpoint."""
+        return {"bpsp": self.bpsp}
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        trainer.save_checkpoint(self._path(trainer, name), weights_only=False)
+
+    def _path(self, trainer: pl.Trainer, name: str) -> Path:
+        return Path(trainer.default_root_dir) / CHECKPOINTS / name
