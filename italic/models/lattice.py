@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from italic.errors import SettingError, check_range
-from italic.models.layers import IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
 from italic.models.windows import GREY, base_windows, neighbours, windows
@@ -186,7 +186,7 @@ class LatticeNetwork(Network):
         self.rung_embedding = _embedding(rungs, features) if rungs > 1 else None
         self.body = nn.Sequential(*(RowBlock(features, leak) for _ in range(blocks)))
         self.head = MixtureHead(components)
-        self.exit = nn.Linear(features, self.head.channels)
+        self.exit = FineLinear(features, self.head.channels)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 

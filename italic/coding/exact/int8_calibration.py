@@ -5,6 +5,7 @@
   2019, arXiv 1906.04721, section 4.1).
 - Scale and zero point of each input minimise the squared error. Inputs that are 8-bit integers
   times a power of two, such as differences of grey levels or masks, are represented exactly.
+- Inputs of 16 bits get four times the range that calibration finds.
 - The scale of each output channel's weights minimises the squared error of its sums, estimated from
   the mean squares of the inputs. Weights are then rounded one after another, see `rounding`, and
   the bias compensates for the mean of the remaining error.
@@ -22,18 +23,19 @@ from torch.nn import functional as F
 from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
 from italic.coding.exact.int8_layers import LIMIT, QuantisedLayer
 from italic.coding.exact.int8_network import check, exchange_modules, is_residual_block
-from italic.coding.exact.kernels import MAX_LEVEL, ZERO_LEVEL
+from italic.coding.exact.kernels import FINE_LIMIT, MAX_LEVEL, ZERO_LEVEL
 from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
 from italic.coding.exact.rounding import round_compensated
-from italic.models.layers import IntegerLinear, NonLocalBlock
+from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock
 
 CLIPPING_RATIOS = tuple(n / 20 for n in range(20, 5, -1))  # candidates, relative to the range
 VALUES_PER_CALL = 2**13  # input values sampled from one call of a layer
 MAX_VALUES = 2**16  # sampled values used to choose a scale
 PATCHES = 4096  # patches per call of a layer for the moments
 MAX_FRACTION_BITS = 8  # inputs that are int8 multiples of 2^-8 to 1 are represented exactly
+FINE_RESERVE = 4  # range of 16-bit inputs, relative to the largest one in calibration
 MIN_RANGE = 2.0**-20  # lower bound of all ranges
-LINEAR_LAYERS = (nn.Linear, IntegerLinear, nn.Conv2d, nn.ConvTranspose2d)
+LINEAR_LAYERS = (nn.Linear, IntegerLinear, FineLinear, nn.Conv2d, nn.ConvTranspose2d)
 
 Calibration = Callable[[nn.Module], None]
 
@@ -124,6 +126,8 @@ def _set_layer(
     if isinstance(layer, IntegerLinear):  # its inputs are integers already
         steps, zero = 1.0, ZERO_LEVEL
         weight = weight * layer.unit
+    elif isinstance(layer, FineLinear):
+        steps, zero = inputs.fine_steps(), ZERO_LEVEL
     else:
         steps, zero = inputs.grid(target.symmetric)
     target.steps.fill_(steps)
@@ -233,6 +237,10 @@ class _InputStatistics:
         values, largest = self._sampled_values(), max(-self.low, self.high, MIN_RANGE)
         candidates = [LIMIT / (largest * ratio) for ratio in CLIPPING_RATIOS]
         return min(candidates, key=lambda steps: _error(values, steps, -LIMIT, LIMIT))
+
+    def fine_steps(self) -> float:
+        """Reciprocal scale of a 16-bit grid."""
+        return FINE_LIMIT / (FINE_RESERVE * max(-self.low, self.high, MIN_RANGE))
 
     def _sampled_values(self) -> Tensor:
         values = torch.cat(self.values) if self.values else torch.zeros(1)

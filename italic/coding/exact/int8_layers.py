@@ -7,6 +7,10 @@ int8. The constant (128 − z) · Σ w is part of the integer bias, and convolut
 The output of a layer is (Σ + bias) · scale, with a scale per output channel, rounded once to
 float32. The additions of residual blocks are rounded once too.
 
+A "fine" layer has inputs of 16 bits, n = 256·high + low with the int8 halves high and low. It has
+two sums. Its output is (256·Σ high·w + (Σ low·w + bias)) · scale, where the outer sum is rounded
+once to float32 before it is multiplied with the scale.
+
 |Σ| + |bias| < 2^24 is proved for each output channel, so accumulators may be int32 or float32.
 """
 
@@ -249,6 +253,23 @@ class QuantisedLayer(nn.Module):
 
 class QuantisedLinear(QuantisedLayer):
     """Quantised nn.Linear."""
+
+
+class QuantisedFineLinear(QuantisedLayer):
+    """Quantised FineLinear: inputs of 16 bits in two int8 halves; the zero point is 128."""
+
+    symmetric = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the floating-point layer."""
+        constants = self.constants()
+        high, low = kernels.quantise_fine(self.channels_last(x).float(), constants.steps)
+        out = torch.empty(self.output_shape(high), dtype=torch.float32, device=high.device)
+        flat, low = self.flat(out), low.view(-1, low.shape[-1])
+        for where, rows in self.patches(high):
+            sums = (product(half, constants.matrix) for half in (rows, low[where]))
+            kernels.rescale_fine(*sums, constants.bias, constants.scale, flat[where])
+        return out
 
 
 class QuantisedConv2d(QuantisedLayer):

@@ -12,6 +12,7 @@ from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
 from italic.coding.exact.int8_layers import (
     QuantisedConv2d,
     QuantisedConvTranspose2d,
+    QuantisedFineLinear,
     QuantisedLayer,
     QuantisedLinear,
     QuantisedResidualBlock,
@@ -23,12 +24,13 @@ from italic.coding.exact.layers import (
     InexactError,
     refuse_inexact,
 )
-from italic.models.layers import IntegerLinear, NonLocalBlock, Product
+from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, Product
 from italic.models.likelihood import MixtureHead
 
 LAYERS: dict[type, Callable[..., nn.Module]] = {
     nn.Linear: QuantisedLinear,
     IntegerLinear: QuantisedLinear,
+    FineLinear: QuantisedFineLinear,
     nn.Conv2d: QuantisedConv2d,
     nn.ConvTranspose2d: QuantisedConvTranspose2d,
     nn.Sigmoid: lambda _: ExactSigmoid(),

@@ -21,6 +21,7 @@ from italic.compiled import compiled
 
 MAX_LEVEL = 255  # largest unsigned 8-bit level; the smallest is 0
 ZERO_LEVEL = 128  # the unsigned level that is stored as int8 0
+FINE_LIMIT = 127 * 256 + 127  # largest absolute value of 16-bit levels; both halves are int8
 
 
 Numbers = Tensor | np.ndarray  # constants of a layer; on a CPU arrays avoid conversions
@@ -42,6 +43,24 @@ def quantise(x: Tensor, steps: Numbers, zero: Numbers) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.int8)
     _quantise(x.numpy().reshape(-1), _array(steps), _array(zero), out.numpy().reshape(-1))
     return out
+
+
+def quantise_fine(x: Tensor, steps: Numbers) -> tuple[Tensor, Tensor]:
+    """Quantise to 16 bits, n = 256·high + low: n = clamp(round(x · steps), −32639, 32639).
+
+    Args:
+        x: float32 (n, C), contiguous.
+        steps: float32 (), the reciprocal of the scale.
+
+    Returns:
+        The halves high and low, int8 (n, C) each; low is from −128 to 127.
+    """
+    if x.device.type != "cpu":
+        return quantise_fine_reference(x, steps)
+    high, low = (torch.empty(x.shape, dtype=torch.int8) for _ in range(2))
+    arrays = (array.numpy().reshape(-1) for array in (x, high, low))
+    _quantise_fine(*arrays, _array(steps))
+    return high, low
 
 
 def requantise(
@@ -93,6 +112,22 @@ def rescale(
         _add_rescaled(*arrays, x.numpy(), out.numpy())
 
 
+def rescale_fine(high: Tensor, low: Tensor, bias: Numbers, scale: Numbers, out: Tensor) -> None:
+    """Compute (256·high + (low + bias)) · scale.
+
+    Args:
+        high: sums with the high halves, int32 or float32 integers (n, C), below 2^24.
+        low: sums with the low halves, of the same type and shape.
+        bias: int32 (C,); |low + bias| < 2^24.
+        scale: float32 (C,).
+        out: float32 (n, C), the output.
+    """
+    if high.device.type != "cpu":
+        out.copy_(rescale_fine_reference(high, low, bias, scale))
+        return
+    _rescale_fine(high.numpy(), low.numpy(), _array(bias), _array(scale), out.numpy())
+
+
 def _array(numbers: Numbers) -> np.ndarray:
     return numbers if isinstance(numbers, np.ndarray) else numbers.numpy()
 
@@ -101,6 +136,13 @@ def quantise_reference(x: Tensor, steps: Any, zero: Any) -> Tensor:
     """`quantise` in PyTorch."""
     levels = torch.clamp((x * steps).round_(), -zero, MAX_LEVEL - zero)
     return levels.add_(zero - ZERO_LEVEL).to(torch.int8)
+
+
+def quantise_fine_reference(x: Tensor, steps: Any) -> tuple[Tensor, Tensor]:
+    """`quantise_fine` in PyTorch."""
+    levels = (x * steps).clamp_(-FINE_LIMIT, FINE_LIMIT).round_().int()
+    high = (levels + 128) >> 8
+    return high.to(torch.int8), (levels - (high << 8)).to(torch.int8)
 
 
 def requantise_reference(
@@ -116,6 +158,11 @@ def rescale_reference(sums: Tensor, bias: Any, scale: Any, x: Tensor | None = No
     return y if x is None else x + y
 
 
+def rescale_fine_reference(high: Tensor, low: Tensor, bias: Any, scale: Any) -> Tensor:
+    """`rescale_fine` in PyTorch."""
+    return (high.float() * 256 + (low + bias).float()) * scale
+
+
 # The kernels convert sums and bias to float32 before adding them, since numba would add int32 as
 # int64. This is exact. Constants are float32, so that nothing is promoted to float64.
 
@@ -129,6 +176,19 @@ def _quantise(x: np.ndarray, steps: np.ndarray, zero: np.ndarray, out: np.ndarra
         y = y if y > low else low
         y = y if y < high else high
         out[i] = np.int8(np.rint(y) + shift)
+
+
+@compiled()
+def _quantise_fine(x: np.ndarray, high: np.ndarray, low: np.ndarray, steps: np.ndarray) -> None:
+    step, limit = steps[()], np.float32(FINE_LIMIT)
+    for i in range(x.size):
+        y = x[i] * step
+        y = y if y > -limit else -limit
+        y = y if y < limit else limit
+        level = np.int32(np.rint(y))
+        top = (level + np.int32(128)) >> np.int32(8)
+        high[i] = np.int8(top)
+        low[i] = np.int8(level - (top << np.int32(8)))
 
 
 @compiled()
@@ -170,3 +230,14 @@ def _add_rescaled(
         for j in range(channels):
             y = (np.float32(sums[i, j]) + np.float32(bias[j])) * scale[j]
             out[i, j] = x[i, j] + y
+
+
+@compiled()
+def _rescale_fine(
+    high: np.ndarray, low: np.ndarray, bias: np.ndarray, scale: np.ndarray, out: np.ndarray
+) -> None:
+    rows, channels = high.shape
+    for i in range(rows):
+        for j in range(channels):
+            lower = np.float32(low[i, j]) + np.float32(bias[j])
+            out[i, j] = (np.float32(high[i, j]) * np.float32(256) + lower) * scale[j]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from italic.models.layers import IntegerLinear, NonLocalBlock, Product
+from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, Product
 from italic.models.likelihood import Mixture, MixtureHead
 
 ACCUMULATOR_LIMIT = 2**24  # float32 holds every integer up to this one
@@ -31,6 +31,7 @@ ITALIC_LAYERS = (
     Product,
     MixtureHead,
     IntegerLinear,
+    FineLinear,
 )  # layers of ITALIC that are replaced
 
 

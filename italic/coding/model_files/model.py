@@ -41,7 +41,7 @@ from italic.errors import reason
 from italic.extensions import ExtensionError
 from italic.models.network import Network
 
-FORMAT = 3  # version of model files and of the streams coded with them
+FORMAT = 4  # version of model files and of the streams coded with them
 SUPPORTED_FORMATS = (2, FORMAT)  # in format 2 all networks are of the kind rnan
 DEFAULT = "cifar10"
 # A BPG file whose qp is lower than all training qps by more than this does not gain by enhancement.
