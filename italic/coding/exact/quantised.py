@@ -85,7 +85,9 @@ class QuantisedLayer(nn.Module):
         device, outputs = weight.device, weight.shape[self.output_axis]
         self.has_bias = layer.bias is not None
         self.unit = layer.unit if isinstance(layer, IntegerLinear) else None
-        self.register_buffer("weight", torch.zeros_like(weight, dtype=torch.int8))
+        # On the device "meta", zeros_like and expand(…).clone() would load PyTorch's compiler.
+        levels = torch.zeros(weight.shape, dtype=torch.int8, device=device)
+        self.register_buffer("weight", levels)
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32, device=device))
         self.register_buffer("scale", torch.ones(outputs, dtype=torch.float32, device=device))
         self.register_buffer("steps", torch.ones((), dtype=torch.float32, device=device))
@@ -419,7 +421,7 @@ class QuantisedNonLocalBlock(NonLocalBlock):
         self.query_key_value, self.output = block.query_key_value, block.output
         device = next(block.parameters()).device
         one = torch.ones((), dtype=torch.float32, device=device)
-        self.register_buffer("steps", one.expand(3).clone())
+        self.register_buffer("steps", torch.ones(3, dtype=torch.float32, device=device))
         self.register_buffer("score_scale", one.clone())
         self.register_buffer("value_scale", one.clone())
         self.register_buffer("exponential", exponential_table().to(device))
