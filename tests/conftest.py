@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def ray() -> Iterator[str]:
     """The address of a Ray with two workers."""
-    pytest.importorskip("ray.data", reason="the extra 'scale' (Ray) is not installed")
+    pytest.importorskip("ray", reason="the extra 'scale' (Ray) is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
