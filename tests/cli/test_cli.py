@@ -102,6 +102,13 @@ def tree(folder: str | Path = ".") -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
 
 
+def damage(path: str, place: int) -> None:
+    """Change a bit of a file."""
+    damaged = bytearray(Path(path).read_bytes())
+    damaged[place] ^= 1
+    Path(path).write_bytes(damaged)
+
+
 def assert_equal(a: Path | str, b: Path | str) -> None:
     assert same_picture(pictures.read(Path(a)), pictures.read(Path(b)))
 
@@ -506,22 +513,9 @@ def test_info(model: str, here: Path, capsys: Capture) -> None:
     assert "not installed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "a.italic"], ["compress", "-o"]])
-def test_no_torch_without_need(model: str, here: Path, arguments: list[str]) -> None:
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    _, environment = script(model)
-    program = "import atexit, sys; from italic.cli import main; atexit.register("
-    program += "lambda: print('torch' in sys.modules)); main()"
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
-
-
 def test_test(model: str, here: Path, capsys: Capture) -> None:
     assert run("compress", "photos", "-o", "small", "--model", model) == 0
-    damaged = bytearray(Path("small/b.italic").read_bytes())
-    damaged[40] ^= 1
-    Path("small/b.italic").write_bytes(damaged)
+    damage("small/b.italic", 40)
     capsys.readouterr()
     assert run("test", "small") == 1
     captured = capsys.readouterr()
@@ -663,9 +657,7 @@ def test_an_empty_archive(model: str, here: Path, capsys: Capture) -> None:
 
 def test_an_archive_with_a_damaged_picture(model: str, here: Path, capsys: Capture) -> None:
     assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
-    damaged = bytearray(Path("all.italic").read_bytes())
-    damaged[100] ^= 1
-    Path("all.italic").write_bytes(damaged)
+    damage("all.italic", 100)
     capsys.readouterr()
     assert run("test", "all.italic") == 1
     err = capsys.readouterr().err

@@ -23,7 +23,16 @@ from italic.cli.messages import Errors
 from italic.coding.files.container import ArchiveReader
 from italic.processes import cluster as cluster_module
 from italic.processes.cluster import on_cluster
-from tests.cli.test_cli import Capture, assert_equal, model, noisy, run, script, tree  # noqa: F401
+from tests.cli.test_cli import (  # noqa: F401
+    Capture,
+    assert_equal,
+    damage,
+    model,
+    noisy,
+    run,
+    script,
+    tree,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -213,9 +222,7 @@ def test_only_what_is_missing_is_coded(
     assert coded("out", capsys) == ["0", "1", "2", "3"]
     before = contents("out")
     Path("out/shard-000001.italic").unlink()
-    damaged = bytearray(before["shard-000002.italic"])
-    damaged[60] ^= 1
-    Path("out/shard-000002.italic").write_bytes(damaged)
+    damage("out/shard-000002.italic", 60)
     Path("out/shard-000003.italic").write_bytes(before["shard-000000.italic"])
     Path("out/.italic-0123456789abcdef.part").write_bytes(b"of a worker that was killed")
     assert run(*archive) == 0
