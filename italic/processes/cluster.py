@@ -71,7 +71,8 @@ def on_cluster(
 ) -> Iterator[Result]:
     """Apply `code` to each item on the cluster; yield the results in any order.
 
-    At most one item for each worker is in progress: neither items nor results queue up. An item whose worker was killed is tried again. If it fails after all retries, it has no result.
+    At most one item for each worker is in progress: neither items nor results queue up. An item
+    whose worker was killed is tried again. If it fails after all retries, it has no result.
 
     Args:
         code: a function that can be pickled, as its results can.
