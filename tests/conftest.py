@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from italic.processes.cluster import cluster
 
 ROOT = Path(__file__).parents[1]
+
+# Processes that compute base codes are forked from one that has imported PyTorch already.
+multiprocessing.set_forkserver_preload(["__main__", "italic.datamodules.pairs"])
 
 
 @pytest.fixture(scope="session")
