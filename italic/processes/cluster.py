@@ -85,7 +85,7 @@ def on_cluster(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
+    task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
     limit = workers or int(ray.cluster_resources()["CPU"])
     shared, remaining = ray.put(code), iter(items)
     pending: list[Any] = []
