@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -67,7 +67,7 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
 
 
 def on_cluster(
-    code: Callable[[Item], Result], items: Sequence[Item], workers: int | None
+    code: Callable[[Item], Result], items: Iterable[Item], workers: int | None
 ) -> Iterator[Result]:
     """Apply `code` to each item on the cluster; yield the results in any order.
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -294,3 +295,23 @@ def test_an_item_that_kills_its_workers_affects_only_itself(
     monkeypatch.setattr(cluster_module, "RETRIES", 0)
     assert sorted(on_cluster(deadly, range(4), 1)) == [1, 3, 4]
     assert np.array_equal(list(on_cluster(deadly, [5], 2)), [6])
+
+
+def test_items_are_taken_as_workers_become_free(ray: str) -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            taken.append(item)
+            yield item
+
+    results = on_cluster(lambda item: -item, items(), 2)
+    first = next(results)
+    assert taken == [0, 1]
+    assert sorted([first, *results]) == [-5, -4, -3, -2, -1, 0] and len(taken) == 6
+
+
+def test_errors_of_workers_end_the_work(ray: str) -> None:
+    results = on_cluster(lambda item: 1 // item, [0, 1, 2], 1)
+    with pytest.raises(RuntimeError, match="by zero"):
+        list(results)
