@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from italic import config
 from italic.config import register
 from italic.training.experiment import build_estimator
+from tests.runs import ran
 
 register()
 CONF = Path(__file__).parents[1] / "conf"
@@ -92,6 +91,5 @@ def test_each_part_of_rnan_can_be_switched_off() -> None:
 
 
 def test_the_job_configuration_can_be_shown() -> None:
-    command = [sys.executable, "train.py", "model=rnan_small", "steps=8", "--cfg", "job"]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent)
-    assert shown.returncode == 0 and OmegaConf.create(shown.stdout).steps == 8
+    shown = ran("train.py", "model=rnan_small", "steps=8", "--cfg", "job")
+    assert OmegaConf.create(shown).steps == 8
