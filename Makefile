@@ -19,14 +19,14 @@ demo: setup
 	$(BIN)/python evaluate.py ckpt_path=demo/run output=demo/curve evaluate.limit=64 'steps=[1,2,4,8,16,32]'
 	@echo "Results in demo/curve: curve.png, curve.csv, codecs.csv, panel.png and example.italic"
 
-# One test file per process. Passive waiting: idle OpenMP threads must not occupy the cores of other
-# processes.
+# A process that has finished takes tests from another one: some files take much longer than others.
+# Passive waiting: idle OpenMP threads must not occupy the cores of other processes.
 test: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # While working: all but the tests that train, start processes or code for seconds.
 test-fast: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow'
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ import io
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
 import time
 import zlib
@@ -31,19 +32,24 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import fuzz
 import imagecodecs
 import numpy as np
-import structures
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, for its tests
+
 from italic.coding.base_codes import bpg, hevc_headers
+from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.files import container, limited
 from italic.coding.files.container import ArchiveWriter, Chunk, Colour, Method, Record
 from italic.coding.model_files.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.streams.codec import Codec
 from italic.measuring.results import write_table
 from italic.models.lattice import LatticeNetwork
+from tests.fuzzing import structures
+from tests.fuzzing.limits import memory
+from tests.fuzzing.opening import OPENERS
 
 SIZES = (100, 1_000, 100_000)
 SIDE = 4096  # side of constant pictures of classical codecs
@@ -61,7 +67,7 @@ def confident_model(folder: Path) -> Model:
     noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     path = folder / "confident.safetensors"
     exact = make_exact(
-        network, lambda plain: fuzz.Codec(plain, fuzz.NoBase(), recipe.schedule, 4).encode(noise)
+        network, lambda plain: Codec(plain, NoBase(), recipe.schedule, 4).encode(noise)
     )
     save_model(path, exact, recipe)
     return load_model(path)
@@ -178,7 +184,7 @@ def measure(kind: str, file: bytes, seconds: float) -> tuple[str, float, float]:
         except EOFError:
             outcome = "died"
     else:
-        found = time.monotonic() - start, fuzz.memory("VmHWM", process.pid) / 2**20  # type: ignore
+        found = time.monotonic() - start, memory("VmHWM", process.pid) / 2**20  # type: ignore
     process.kill()
     process.join()
     return outcome, *found
@@ -186,19 +192,19 @@ def measure(kind: str, file: bytes, seconds: float) -> tuple[str, float, float]:
 
 def _open(connection: Connection, kind: str, file: bytes) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    before = fuzz.memory("VmRSS")
+    before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     start = time.process_time()
     try:
-        fuzz.OPENERS[kind](file)
+        OPENERS[kind](file)
         outcome = "picture"
     except ValueError:
         outcome = "refused"
     except MemoryError:
         outcome = "no memory"
-    seconds, peak = time.process_time() - start, fuzz.memory("VmHWM") - before
+    seconds, peak = time.process_time() - start, memory("VmHWM") - before
     if pid := limited.pid():
-        peak = max(peak, fuzz.memory("VmHWM", pid))
+        peak = max(peak, memory("VmHWM", pid))
     limited.end()  # so that its CPU time is included
     other = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds += other.ru_utime + other.ru_stime

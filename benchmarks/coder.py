@@ -14,14 +14,18 @@ writes it as CSV:
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, for its tests
+
 from italic.coding.streams.entropy import MixtureParameters, Reader, Writer, bits
 from italic.measuring.results import write_table
+from tests.coding.streams.mixtures import float_probabilities, typical
 
 
 def main() -> None:
@@ -53,20 +57,8 @@ def main() -> None:
 
 
 def mixtures(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:
-    """Mixtures similar to those of a trained network: 3.5 bits per sub-pixel for 10 components."""
-    shape = (n, 3, components)
-    centre = rng.normal(128, 50, (n, 1, 1))
-    coefficients = rng.normal(0.3, 0.3, shape)
-    means = centre + rng.normal(0, 2.5, shape)
-    means[:, 1] -= coefficients[:, 0] * (centre[:, 0] - 128)
-    means[:, 2] -= (coefficients[:, 1] + coefficients[:, 2]) * (centre[:, 0] - 128)
-    scaled = (
-        rng.normal(0, 1.5, shape) * 64,
-        means * 16,
-        rng.normal(0, 0.8, shape) * 32,
-        coefficients * 1024,
-    )
-    return MixtureParameters(*(np.rint(array).astype(np.int32) for array in scaled))
+    """Mixtures with 3.5 bits per sub-pixel for 10 components."""
+    return typical(n, components, rng, spread=2.5, log_scale=0)
 
 
 def sampled(parameters: MixtureParameters, rng: np.random.Generator) -> np.ndarray:
@@ -138,23 +130,6 @@ def over_float(parameters: MixtureParameters, rng: np.random.Generator) -> float
         divergence += float((exact * (np.log2(exact) + cost)).sum())
         entropy -= float((exact * np.log2(exact)).sum())
     return divergence / entropy
-
-
-def float_probabilities(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities of the discretised logistic mixture in float64: (n, 3)."""
-    logits, means, log_scales, coefficients = (
-        array / unit for array, unit in zip(parameters.arrays, (64, 16, 32, 1024), strict=True)
-    )
-    values = pixels.astype(np.float64)[..., None]
-    red, green = values[:, 0] - 128, values[:, 1] - 128
-    means[:, 1] += coefficients[:, 0] * red
-    means[:, 2] += coefficients[:, 1] * red + coefficients[:, 2] * green
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    scales = 2 * np.exp(log_scales)
-    above = np.where(values == 255, 1.0, np.tanh((values + 0.5 - means) / scales))
-    below = np.where(values == 0, -1.0, np.tanh((values - 0.5 - means) / scales))
-    return (weights * (above - below)).sum(-1) / 2
 
 
 if __name__ == "__main__":

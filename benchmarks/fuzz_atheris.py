@@ -24,8 +24,12 @@ with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.stre
     from italic.coding.files.container import Method, Record
     from italic.compressor.compression import decompress_records
 
-import fuzz
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, for its tests
+
+from italic.coding.model_files.model import load_model
+from tests.fuzzing.corpus import corpus
 
 MAX_PIXELS = 2**14
 MAX_STEPS = 8
@@ -34,7 +38,7 @@ MAX_STEPS = 8
 def seeds() -> list[bytes]:
     """The records of all files of the corpus, with uncompressed chunks."""
     inputs = []
-    for layer in fuzz.corpus(Path(FOLDER)):
+    for layer in corpus(Path(FOLDER)):
         if layer.record is None:
             continue
         planes, chunks = 0, []
@@ -71,7 +75,7 @@ if __name__ == "__main__":
     FOLDER = tempfile.mkdtemp()
     for number, seed in enumerate(seeds()):
         Path(FOLDER, f"{number}.seed").write_bytes(seed)
-    MODELS = [fuzz.load_model(Path(FOLDER, f"{name}.safetensors")) for name in ("plain", "based")]
+    MODELS = [load_model(Path(FOLDER, f"{name}.safetensors")) for name in ("plain", "based")]
     for path in Path(FOLDER).glob("*.safetensors"):
         path.unlink()
     atheris.Setup([*sys.argv, FOLDER], one_input)

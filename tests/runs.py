@@ -1,5 +1,8 @@
 """Runs of train.py and evaluate.py in this process: another one takes seconds to begin."""
 
+import contextlib
+import io
+import logging
 import os
 import runpy
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from hydra import compose, initialize
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
@@ -57,6 +61,32 @@ def trained(*words: str) -> float:
             return train(cfg)
         finally:
             HydraConfig.instance().cfg = None
+
+
+def ran(script: str, *arguments: str) -> str:
+    """What a command prints: a script of the checkout, or `-m` and a module."""
+    handlers, level, threads = logging.root.handlers[:], logging.root.level, torch.get_num_threads()
+    said = io.StringIO()
+    argv = [script, *arguments] if script != "-m" else [*arguments]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(sys, "argv", argv))
+        stack.enter_context(patch.dict(os.environ))
+        stack.enter_context(contextlib.redirect_stdout(said))
+        stack.enter_context(contextlib.redirect_stderr(said))
+        try:
+            if script == "-m":
+                runpy.run_module(arguments[0], run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, f"{argv}: {end.code}\n{said.getvalue()}"
+        finally:
+            for handler in set(logging.root.handlers) - set(handlers):
+                handler.close()
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+            torch.set_num_threads(threads)
+    return said.getvalue()
 
 
 def refused(script: str, *arguments: str) -> str:

@@ -1,8 +1,6 @@
 import dataclasses
 import inspect
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args
 
@@ -23,6 +21,7 @@ from italic.errors import SettingError
 from italic.models.lattice import LatticeNetwork
 from italic.models.rnan import RNAN
 from italic.training.experiment import build_estimator
+from tests.runs import ran
 
 register()
 CONF = Path(__file__).parents[1] / "conf"
@@ -177,6 +176,5 @@ def test_each_part_of_rnan_can_be_switched_off() -> None:
 
 
 def test_the_job_configuration_can_be_shown() -> None:
-    command = [sys.executable, "train.py", "model=rnan_small", "steps=8", "--cfg", "job"]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent)
-    assert shown.returncode == 0 and OmegaConf.create(shown.stdout).steps == 8
+    shown = ran("train.py", "model=rnan_small", "steps=8", "--cfg", "job")
+    assert OmegaConf.create(shown).steps == 8

@@ -21,10 +21,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import DictConfig, OmegaConf
 
+from italic import extensions
 from italic.cli import main as italic
 from italic.cli.arguments import COMMANDS, parser
 from italic.coding.model_files.installed import installed_models
 from italic.config import register
+from tests.runs import ran
 
 pytestmark = pytest.mark.slow
 
@@ -208,9 +210,9 @@ def examples(page: str) -> dict[str, str]:
 
 
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In RUN's order, train.py and evaluate.py as processes, `italic` in this one."""
+    """In RUN's order and in this process; `tests/test_entry_points.py` has some in their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:mine")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:mine")  # for processes that compute base codes
     monkeypatch.setenv("ITALIC_IMPORT", "my_estimator:my_base:my_order:my_images")
     monkeypatch.syspath_prepend("mine")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -223,14 +225,13 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
     for command, more in RUN.items():
-        words = shlex.split(f"{command} {more}".replace("RUN_DIR", "runs/short"))
-        if words[0] == "italic":
-            assert italic(words[1:]) == 0, command
-            continue
-        script = [str(ROOT / words[1])] if words[1].endswith(".py") else words[1:2]
-        arguments = [sys.executable, *script, *words[2:]]
-        done = subprocess.run(arguments, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        # A new process would know none of the modules that earlier commands enabled.
+        monkeypatch.setattr(extensions, "_plugin_modules", {})
+        program, *words = shlex.split(f"{command} {more}".replace("RUN_DIR", "runs/short"))
+        if program == "italic":
+            assert italic(words) == 0, command
+        else:
+            ran(*words)
     for path in ("picture.png", "photos/first.png"):
         assert np.array_equal(np.asarray(PIL.Image.open(path)), gradient)
     assert np.array_equal(np.asarray(PIL.Image.open("back.png")), gradient)

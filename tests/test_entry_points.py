@@ -20,7 +20,7 @@ from italic.coding.model_files.model import load_model
 from italic.measuring.dashboard import run_identity
 from italic.training import experiment
 from italic.training.export import publish
-from tests.runs import refused, trained
+from tests.runs import ran, refused, trained
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +58,7 @@ SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NTASKS=1 "$@"
 
 
 def run(script: str, *arguments: str, code: int = 0) -> str:
+    """What a script prints in a process of its own, which takes seconds to start."""
     command = [sys.executable, script, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
@@ -98,7 +99,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def run_dir(images: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     precision = "trainer.precision=${fastest_precision:cpu}"
-    run("train.py", *SMALL, *images, precision, "base=none", "steps=4", f"hydra.run.dir={path}")
+    ran("train.py", *SMALL, *images, precision, "base=none", "steps=4", f"hydra.run.dir={path}")
     return path
 
 
@@ -116,7 +117,7 @@ def test_a_run_leaves_configuration_checkpoints_and_losses_by_part(run_dir: Path
 
 def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "evaluation"
-    run(
+    ran(
         "evaluate.py",
         f"ckpt_path={run_dir}",
         "steps=[1,3]",
@@ -138,13 +139,13 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
 
 def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    run("-m", "italic.export", str(run_dir), str(first))
+    ran("-m", "italic.export", str(run_dir), str(first))
     for suffix in (".safetensors", ".json"):
         shutil.copy(first.with_suffix(suffix), second.with_suffix(suffix))
     output = tmp_path / "evaluation"
     limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
     weights = f"weights=[{first},{second}]"
-    run("evaluate.py", weights, "steps=[1,3]", *limits, f"output={output}")
+    ran("evaluate.py", weights, "steps=[1,3]", *limits, f"output={output}")
     assert (output / "curve.png").is_file()
     best = csv.DictReader((output / "envelope.csv").read_text().splitlines())
     assert [(row["steps"], row["model"] in ("first", "second")) for row in best] == [
@@ -162,12 +163,12 @@ def test_debug_runs_go_from_end_to_end(images: list[str], tmp_path: Path) -> Non
     quiet = "trainer.enable_progress_bar=false"
     settings = [*model, *images, "base=none", "steps=2", quiet]
     fast, profiled = tmp_path / "fast", tmp_path / "profiled"
-    run("train.py", *settings, "debug=fast", f"hydra.run.dir={fast}")
+    ran("train.py", *settings, "debug=fast", f"hydra.run.dir={fast}")
     assert last_step(fast) == 4 and load_model(fast / "model.safetensors")
     (validated,) = [row for row in metrics(fast, 0) if row["val/bpsp"]]
     assert float(validated["val/bpsp"]) > 0
     more = ["training.find_batch_size=12", "trainer.accumulate_grad_batches=2"]
-    run("train.py", *settings, "debug=profile", *more, f"hydra.run.dir={profiled}")
+    ran("train.py", *settings, "debug=profile", *more, f"hydra.run.dir={profiled}")
     assert "run_training_batch" in (profiled / "fit-profile.txt").read_text()
     assert OmegaConf.load(profiled / "config.yaml").datamodule.batch_size == 8
     assert not list(profiled.glob(".scale_batch_size*"))
@@ -206,7 +207,7 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
 def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     settings = [*SMALL, *images, "base=bpg", f"hydra.sweep.dir={sweep}"]
-    said = run("train.py", "-m", "steps=1,2", *settings)
+    said = ran("train.py", "-m", "steps=1,2", *settings)
     runs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
     assert [path.name for path in runs] == ["0_steps=1", "1_steps=2"]
     best = min(runs, key=lambda path: min(validated(path)))
@@ -214,7 +215,7 @@ def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Pa
     assert table(sweep)[0]["directory"] == best.name
     output = tmp_path / "comparison"
     limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
-    run("evaluate.py", f"runs={sweep}", "steps=[1,2]", *limits, f"output={output}")
+    ran("evaluate.py", f"runs={sweep}", "steps=[1,2]", *limits, f"output={output}")
     assert (output / "curve.png").is_file()
     for path in runs:
         rows = json.loads((output / path.name / "curve.json").read_text())
@@ -237,7 +238,7 @@ def test_runs_side_by_side_of_which_one_is_refused(images: list[str], tmp_path: 
 def test_optuna_looks_for_the_least_validation_bpsp(images: list[str], tmp_path: Path) -> None:
     space = "training.learning_rate=tag(log,interval(1e-4,1e-2))"
     optuna = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0"]
-    run("train.py", "-m", *SMALL, *images, "base=none", "steps=1", *optuna, space,
+    ran("train.py", "-m", *SMALL, *images, "base=none", "steps=1", *optuna, space,
         f"hydra.sweep.dir={tmp_path}")  # fmt: skip
     first, second = table(tmp_path)
     assert float(first["bpsp"]) <= float(second["bpsp"])
@@ -290,12 +291,12 @@ def test_a_ladder_takes_the_rung_that_was_planned(images: list[str], tmp_path: P
     path, output = tmp_path / "run", tmp_path / "evaluation"
     ladder = ["base=ladder", "base.qps=[null,10]", "masks.sizes=planned", "steps=4"]
     ladder += ["datamodule.images.size=16"]
-    run("train.py", *SMALL, *images, *ladder, f"hydra.run.dir={path}")
+    ran("train.py", *SMALL, *images, *ladder, f"hydra.run.dir={path}")
     model = load_model(path / "model.safetensors")
     rungs = model.recipe.rungs
     assert set(rungs.values()) <= {0, 1} and set(rungs) == set(model.recipe.plans)
     limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
-    run("evaluate.py", f"ckpt_path={path}", "steps=[1,70]", *limits, f"output={output}")
+    ran("evaluate.py", f"ckpt_path={path}", "steps=[1,70]", *limits, f"output={output}")
     for row in json.loads((output / "curve.json").read_text()):
         rung = rungs.get(str(row["steps"]), rungs["64"])
         assert row["lossless"] and (row["bpsp_base"] > 0) == (rung == 1)
@@ -306,7 +307,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
     path = tmp_path / "run"
     more = ["model=rnan", "masks=normal", "masks.unroll=0", "steps=4", "base=none"]
     few = ["datamodule.images.size=16", "trainer.max_steps=2", "trainer.val_check_interval=2"]
-    run("train.py", *original, *images, *more, *few, f"hydra.run.dir={path}")
+    ran("train.py", *original, *images, *more, *few, f"hydra.run.dir={path}")
     assert last_step(path) == 2
 
 

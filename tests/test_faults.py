@@ -1,16 +1,12 @@
 """Damaged and malicious files are refused or harmless; `benchmarks/fuzz.py` has more cases."""
 
-import importlib.util
 import math
 import mmap
 import os
-import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,40 +14,31 @@ import torch
 
 from italic.coding.files import container
 from italic.coding.files.container import Colour, Method, Record
+from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.streams import range_coder
 from italic.coding.streams.codec import SYMBOLS_PER_BYTE
 from italic.coding.streams.entropy import StreamError
 from italic.compressor.compression import from_file
+from tests.fuzzing import limits, workers
+from tests.fuzzing.corpus import LAYERS, Layer, corpus
+from tests.fuzzing.damage import DAMAGES, SYSTEMATIC, Case, cases, changed
+from tests.fuzzing.opening import OPENERS
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))  # for the imports of `fuzz`
-
 
 @pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz", ROOT / "benchmarks" / "fuzz.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def layers(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list]:
-    variable = fuzz.SEARCH_PATH
-    before, threads = os.environ.get(variable), torch.get_num_threads()
+def layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Layer]]:
+    before, threads = os.environ.get(SEARCH_PATH), torch.get_num_threads()
     torch.set_num_threads(1)  # its threads do not survive a fork
-    yield fuzz.corpus(tmp_path_factory.mktemp("models"))
+    yield corpus(tmp_path_factory.mktemp("models"))
     torch.set_num_threads(threads)
-    os.environ.pop(variable)
+    os.environ.pop(SEARCH_PATH)
     if before is not None:
-        os.environ[variable] = before
+        os.environ[SEARCH_PATH] = before
 
 
-def file_of(layers: list, colour: Colour, method: Method, based: bool = False) -> bytes:
+def file_of(layers: list[Layer], colour: Colour, method: Method, based: bool = False) -> bytes:
     """A file of the corpus."""
     for layer in layers:
         record = layer.record
@@ -62,20 +49,18 @@ def file_of(layers: list, colour: Colour, method: Method, based: bool = False) -
     raise AssertionError("the corpus has no such file")
 
 
-def test_damage_of_every_kind_is_refused_or_harmless(fuzz: ModuleType, layers: list) -> None:
-    results = fuzz.run(layers, fuzz.cases(layers, 800, seed=1))
+def test_damage_of_every_kind_is_refused_or_harmless(layers: list[Layer]) -> None:
+    results = workers.run(layers, cases(layers, 800, seed=1))
     assert [line for result in results.values() for line, _ in result.failures] == []
-    assert {layer for layer, _ in results} == set(fuzz.LAYERS)
-    damages = {*fuzz.SYSTEMATIC, *fuzz.DAMAGES, "claim", "structure"}
+    assert {layer for layer, _ in results} == set(LAYERS)
+    damages = {*SYSTEMATIC, *DAMAGES, "claim", "structure"}
     assert {damage for _, damage in results} == damages
     for (layer, _), result in results.items():
         assert layer != "file" or not result.outcomes["other"]
     assert sum(result.outcomes.total() for result in results.values()) == 800
 
 
-def test_changes_of_structure_get_past_checksums_and_through(
-    fuzz: ModuleType, layers: list
-) -> None:
+def test_changes_of_structure_get_past_checksums_and_through(layers: list) -> None:
     """For each part with a changed structure, some cases give a picture."""
     random = np.random.default_rng(0)
     for name in ("record", "jpeg_xl", "index"):
@@ -84,7 +69,7 @@ def test_changes_of_structure_get_past_checksums_and_through(
             layer = these[number % len(these)]
             assert layer.structure is not None
             try:
-                fuzz.OPENERS[layer.kind](layer.structure(random))
+                OPENERS[layer.kind](layer.structure(random))
             except ValueError as error:
                 assert "CRC-32" not in str(error)
             else:
@@ -94,14 +79,12 @@ def test_changes_of_structure_get_past_checksums_and_through(
 
 
 @pytest.mark.parametrize("based", [False, True])
-def test_every_byte_and_every_length_of_a_file_count(
-    fuzz: ModuleType, layers: list, based: bool
-) -> None:
+def test_every_byte_and_every_length_of_a_file_count(layers: list[Layer], based: bool) -> None:
     file = file_of(layers, Colour.RGB, Method.ESTIMATOR, based)
     for position in range(len(file)):
         for difference in (1, 128, 255):
             with pytest.raises(ValueError):
-                from_file(fuzz.changed(file, position, difference))
+                from_file(changed(file, position, difference))
         with pytest.raises(ValueError):
             from_file(file[:position])
     for extra in (b"\0", file):
@@ -110,7 +93,7 @@ def test_every_byte_and_every_length_of_a_file_count(
 
 
 @pytest.mark.parametrize("steps", [1, container.MAX_STEPS])
-def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list, steps: int) -> None:
+def test_a_few_bytes_do_not_stand_for_a_huge_picture(layers: list[Layer], steps: int) -> None:
     for based in (False, True):
         good = file_of(layers, Colour.RGB, Method.ESTIMATOR, based)
         _, record = container.unpack(good)
@@ -139,7 +122,9 @@ def test_no_stream_is_shorter_than_its_symbols_allow(start: int, count: int) -> 
 
 
 @pytest.mark.parametrize("method", [Method.PNG, Method.WEBP, Method.JPEG_XL, Method.RAW])
-def test_pictures_of_other_sizes_than_the_record_are_refused(layers: list, method: Method) -> None:
+def test_pictures_of_other_sizes_than_the_record_are_refused(
+    layers: list[Layer], method: Method
+) -> None:
     for colour in Colour:
         try:
             good = file_of(layers, colour, method)
@@ -151,7 +136,7 @@ def test_pictures_of_other_sizes_than_the_record_are_refused(layers: list, metho
                 from_file(container.pack(bytes(8), replace(record, height=height, width=width)))
 
 
-def test_a_base_code_of_another_model_is_refused(layers: list) -> None:
+def test_a_base_code_of_another_model_is_refused(layers: list[Layer]) -> None:
     plain = file_of(layers, Colour.RGB, Method.ESTIMATOR)
     based = file_of(layers, Colour.RGB, Method.ESTIMATOR, based=True)
     for file, header in ((based, plain), (plain, based)):
@@ -194,23 +179,23 @@ def devours(_: bytes) -> object:
     ],
 )
 def test_the_harness_sees_every_kind_of_failure(
-    fuzz: ModuleType, layers: list, monkeypatch: pytest.MonkeyPatch, opener: object, reason: str
+    layers: list[Layer], monkeypatch: pytest.MonkeyPatch, opener: object, reason: str
 ) -> None:
-    monkeypatch.setattr(fuzz, "OPENERS", {"picture": opener})
+    monkeypatch.setattr(workers, "OPENERS", {"picture": opener})
     # A short limit only for the opener that never returns: a busy machine slows down the others.
-    monkeypatch.setattr(fuzz, "SECONDS", 0.5 if opener is hangs else 60)
-    monkeypatch.setattr(fuzz, "MEMORY", 2**25)
-    monkeypatch.setattr(fuzz, "SECONDS_PER_PIXEL", 0)
-    monkeypatch.setattr(fuzz, "MEMORY_PER_PIXEL", 0)
+    monkeypatch.setattr(limits, "SECONDS", 0.5 if opener is hangs else 60)
+    monkeypatch.setattr(limits, "MEMORY", 2**25)
+    monkeypatch.setattr(limits, "SECONDS_PER_PIXEL", 0)
+    monkeypatch.setattr(limits, "MEMORY_PER_PIXEL", 0)
     file = next(layer for layer in layers if layer.name == "file")
-    todo = [fuzz.Case((0, number), 0, "cut", 5) for number in range(2)]
-    results = fuzz.run([file], todo)
+    todo = [Case((0, number), 0, "cut", 5) for number in range(2)]
+    results = workers.run([file], todo)
     failures = results["file", "cut"].failures
     assert len(failures) == 2 and all(reason in line for line, _ in failures)
     assert failures[0][1] == file.data[:5]
 
 
-def test_every_method_and_colour_is_in_the_corpus(layers: list) -> None:
+def test_every_method_and_colour_is_in_the_corpus(layers: list[Layer]) -> None:
     records = [layer.record for layer in layers if isinstance(layer.record, Record)]
     assert {record.method for record in records} == set(Method)
     assert {record.colour for record in records} == set(Colour)

@@ -64,6 +64,9 @@ def progress_bar(total: int, text: str) -> Iterator[Report]:
     The result is a callback with the arguments: finished items of `total`, items in progress, and
     the finished fraction of those.
     """
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
@@ -71,7 +74,6 @@ def progress_bar(total: int, text: str) -> Iterator[Report]:
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-        disable=not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(text, total=total)
         yield lambda done, more=0, share=0.0: bar.update(task, completed=done + more * share)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from italic.errors import SettingError
@@ -23,7 +22,7 @@ Result = TypeVar("Result")
 def check_installed(option: str) -> None:
     """Raise a SettingError if Ray, which the option needs, is not installed."""
     try:
-        import ray.data  # noqa: F401
+        import ray  # noqa: F401
     except ImportError:
         raise SettingError(
             f"{option} needs Ray, which is not installed: expected the extra 'scale', "
@@ -68,11 +67,12 @@ def cluster(address: str | None, workers: int) -> Iterator[None]:
 
 
 def on_cluster(
-    code: Callable[[Item], Result], items: Sequence[Item], workers: int | None
+    code: Callable[[Item], Result], items: Iterable[Item], workers: int | None
 ) -> Iterator[Result]:
     """Apply `code` to each item on the cluster; yield the results in any order.
 
-    An item whose worker was killed is tried again. If it fails after all retries, it has no result.
+    At most one item for each worker is in progress: neither items nor results queue up. An item
+    whose worker was killed is tried again. If it fails after all retries, it has no result.
 
     Args:
         code: a function that can be pickled, as its results can.
@@ -83,33 +83,39 @@ def on_cluster(
         RuntimeError: `code` raised an exception; the message is that of the exception.
     """
     import ray
-    import ray.data
+    from ray.exceptions import RayError, RayTaskError
 
-    def row(packed: dict[str, Any]) -> dict[str, Any]:
-        import torch
+    task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
+    limit = workers or int(ray.cluster_resources()["CPU"])
+    shared, remaining = ray.put(code), iter(items)
+    pending: list[Any] = []
+    try:
+        while True:
+            waiting = islice(remaining, limit - len(pending))
+            pending += [task.remote(shared, item) for item in waiting]
+            if not pending:
+                return
+            (finished,), pending = ray.wait(pending)
+            try:
+                result, error = ray.get(finished)
+            except RayTaskError:  # an error of `_attempt`
+                raise
+            except RayError:  # the workers of this item were killed
+                continue
+            if error:
+                raise RuntimeError(error)
+            yield result
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
 
-        torch.set_num_threads(1)
-        try:
-            return {"result": pickle.dumps(code(pickle.loads(packed["item"]))), "error": ""}
-        except Exception as error:  # Ray would not pass it on
-            return {"result": b"", "error": str(error) or type(error).__name__}
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    rows = [{"item": pickle.dumps(item)} for item in items]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # max_retries is deprecated, but has no successor
-        results = data.map(
-            row,
-            compute=ray.data.TaskPoolStrategy(size=workers or int(ray.cluster_resources()["CPU"])),
-            num_cpus=1,
-            max_retries=RETRIES,
-        )
-    for result in results.iter_rows():
-        if result["error"]:
-            raise RuntimeError(result["error"])
-        yield pickle.loads(result["result"])
+def _attempt(code: Callable[[Item], Result], item: Item) -> tuple[Result | None, str]:
+    """In a worker: the result, or the message of the exception, whose class may be unknown here."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        return code(item), ""
+    except Exception as error:
+        return None, str(error) or type(error).__name__

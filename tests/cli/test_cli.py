@@ -109,6 +109,13 @@ def tree(folder: str | Path = ".") -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
 
 
+def damage(path: str, place: int) -> None:
+    """Change a bit of a file."""
+    damaged = bytearray(Path(path).read_bytes())
+    damaged[place] ^= 1
+    Path(path).write_bytes(damaged)
+
+
 def assert_equal(a: Path | str, b: Path | str) -> None:
     assert same_picture(pictures.read(Path(a)), pictures.read(Path(b)))
 
@@ -542,22 +549,9 @@ def test_info(model: str, here: Path, capsys: Capture) -> None:
     assert "not installed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "a.italic"], ["compress", "-o"]])
-def test_no_torch_without_need(model: str, here: Path, arguments: list[str]) -> None:
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    _, environment = script(model)
-    program = "import atexit, sys; from italic.cli import main; atexit.register("
-    program += "lambda: print('torch' in sys.modules)); main()"
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
-
-
 def test_test(model: str, here: Path, capsys: Capture) -> None:
     assert run("compress", "photos", "-o", "small", "--model", model) == 0
-    damaged = bytearray(Path("small/b.italic").read_bytes())
-    damaged[40] ^= 1
-    Path("small/b.italic").write_bytes(damaged)
+    damage("small/b.italic", 40)
     capsys.readouterr()
     assert run("test", "small") == 1
     captured = capsys.readouterr()
@@ -699,9 +693,7 @@ def test_an_empty_archive(model: str, here: Path, capsys: Capture) -> None:
 
 def test_an_archive_with_a_damaged_picture(model: str, here: Path, capsys: Capture) -> None:
     assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
-    damaged = bytearray(Path("all.italic").read_bytes())
-    damaged[100] ^= 1
-    Path("all.italic").write_bytes(damaged)
+    damage("all.italic", 100)
     capsys.readouterr()
     assert run("test", "all.italic") == 1
     err = capsys.readouterr().err
@@ -976,12 +968,13 @@ def test_errors_of_our_own_are_sentences_too(
     assert capsys.readouterr().err.startswith("italic: unexpected KeyError: 'x'; ")
 
 
-def test_a_terminal_without_unicode(model: str, here: Path) -> None:
-    command, environment = script(model)
-    environment["PYTHONIOENCODING"] = "latin1"
-    command += ["compress", "photos/a.png", "--model", model]
-    done = subprocess.run(command, env=environment, capture_output=True)
-    assert done.returncode == 0 and rb"photos/a.png \u2192 photos/a.italic" in done.stdout
+def test_a_terminal_without_unicode(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "latin1"))
+    assert run("compress", "photos/a.png", "--model", model) == 0
+    assert rb"photos/a.png \u2192 photos/a.italic" in shown.getvalue()
 
 
 def test_two_at_once(model: str, here: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +24,16 @@ from italic.cli.work import Encoding
 from italic.coding.files.container import ArchiveReader
 from italic.processes import cluster as cluster_module
 from italic.processes.cluster import on_cluster
-from tests.cli.test_cli import Capture, assert_equal, model, noisy, run, script, tree  # noqa: F401
+from tests.cli.test_cli import (  # noqa: F401
+    Capture,
+    assert_equal,
+    damage,
+    model,
+    noisy,
+    run,
+    script,
+    tree,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -213,9 +223,7 @@ def test_only_what_is_missing_is_coded(
     assert coded("out", capsys) == ["0", "1", "2", "3"]
     before = contents("out")
     Path("out/shard-000001.italic").unlink()
-    damaged = bytearray(before["shard-000002.italic"])
-    damaged[60] ^= 1
-    Path("out/shard-000002.italic").write_bytes(damaged)
+    damage("out/shard-000002.italic", 60)
     Path("out/shard-000003.italic").write_bytes(before["shard-000000.italic"])
     Path("out/.italic-0123456789abcdef.part").write_bytes(b"of a worker that was killed")
     assert run(*archive) == 0
@@ -287,3 +295,23 @@ def test_an_item_that_kills_its_workers_affects_only_itself(
     monkeypatch.setattr(cluster_module, "RETRIES", 0)
     assert sorted(on_cluster(deadly, range(4), 1)) == [1, 3, 4]
     assert np.array_equal(list(on_cluster(deadly, [5], 2)), [6])
+
+
+def test_items_are_taken_as_workers_become_free(ray: str) -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(6):
+            taken.append(item)
+            yield item
+
+    results = on_cluster(lambda item: -item, items(), 2)
+    first = next(results)
+    assert taken == [0, 1]
+    assert sorted([first, *results]) == [-5, -4, -3, -2, -1, 0] and len(taken) == 6
+
+
+def test_errors_of_workers_end_the_work(ray: str) -> None:
+    results = on_cluster(lambda item: 1 // item, [0, 1, 2], 1)
+    with pytest.raises(RuntimeError, match="by zero"):
+        list(results)

@@ -1,9 +1,6 @@
 """The W&B log of a run, read from the file of an offline run."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +10,10 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from italic.measuring.dashboard import run_identity
-from tests.test_entry_points import refused
+from tests.runs import ran, refused
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 BLOCK = 2**15  # block size of the file, which has the format of LevelDB logs
 TRAINING = [
     *("model=rnan_small", "model.features=8", "model.components=2", "datamodule=photos"),
@@ -26,13 +22,6 @@ TRAINING = [
     *("trainer.max_steps=4", "trainer.val_check_interval=2", "logger=wandb", "logger.pictures=2"),
     *("trainer.check_val_every_n_epoch=null", "logger.curve_every=2", "logger.artifact=true"),
 ]
-
-
-def run(*arguments: str) -> str:
-    environment = os.environ | {"WANDB_SILENT": "true"}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    return done.stdout + done.stderr
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -86,7 +75,7 @@ def read_offline_run(folder: Path) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("training") / "run"
-    said = run("train.py", *TRAINING, f"hydra.run.dir={path}")
+    said = ran("train.py", *TRAINING, f"hydra.run.dir={path}")
     assert (path / "model.safetensors").is_file(), said
     return path
 
@@ -131,7 +120,7 @@ def test_an_evaluation_logs_to_the_trainings_run_on_request(run_dir: Path, tmp_p
         "evaluate.curve.codecs=false",
     ]
     settings = [*limits, "threads=1", "logger=wandb", "logger.same_run=true"]
-    said = run("evaluate.py", f"ckpt_path={run_dir}", *settings, f"output={tmp_path}/out")
+    said = ran("evaluate.py", f"ckpt_path={run_dir}", *settings, f"output={tmp_path}/out")
     assert (tmp_path / "out" / "report.html").is_file(), said
     logged = read_offline_run(tmp_path / "out")
     assert logged.identity == run_identity(run_dir)

@@ -2,10 +2,10 @@ import itertools
 import math
 import os
 import runpy
-import subprocess
 import sys
 import time
 from copy import deepcopy
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -30,14 +30,11 @@ from tests.test_config import composed
 
 pytestmark = pytest.mark.slow
 
-SAVE = """
-import itertools, sys
-import torch
-from italic.training.checkpoints import WholeCheckpoints
 
-for count in itertools.count():
-    WholeCheckpoints().save_checkpoint({"weights": torch.full((10**6,), count)}, sys.argv[1])
-"""
+def save_forever(path: Path) -> None:
+    torch.set_num_threads(1)  # threads do not survive a fork
+    for count in itertools.count():
+        WholeCheckpoints().save_checkpoint({"weights": torch.full((10**6,), count)}, path)
 
 
 def test_the_moving_average_begins_short_and_ends_at_its_decay() -> None:
@@ -58,12 +55,13 @@ def test_a_checkpoint_is_whole_however_its_writer_is_killed(tmp_path: Path) -> N
     path = tmp_path / "checkpoints" / "last.ckpt"
     for pause in (0.0, 0.007):
         path.unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-c", SAVE, str(path)])
-        while not path.exists() and process.poll() is None:
+        process = get_context("fork").Process(target=save_forever, args=(path,))
+        process.start()
+        while not path.exists() and process.is_alive():
             time.sleep(0.001)
         time.sleep(pause)
         process.kill()
-        process.wait()
+        process.join()
         weights = torch.load(path)["weights"]
         assert (weights == weights[0]).all()
     WholeCheckpoints().save_checkpoint({"weights": torch.ones(3)}, path)

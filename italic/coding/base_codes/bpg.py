@@ -13,9 +13,8 @@ import re
 import weakref
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 
 from italic.coding.base_codes import bpg_colour
@@ -47,6 +46,10 @@ from italic.coding.base_codes.hevc_headers import (
     slice_qp,
     split_nals,
 )
+
+# PyAV loads FFmpeg's libraries, which takes 0.1 s: functions that code HEVC import it.
+if TYPE_CHECKING:
+    import av
 
 __all__ = [
     "WHOLE",
@@ -133,6 +136,8 @@ def quality(data: bytes) -> int:
 @cache
 def encoder_version() -> str:
     """Versions of PyAV and x265, which determine the bytes of `encode`: "av X, x265 Y"."""
+    import av
+
     context = _open_x265(16, 16, 32, "yuv420p", info=True)
     packets = context.encode(av.VideoFrame(16, 16, "yuv420p"))
     found = re.search(rb"x265 \(build \d+\) - ([^:\s]+)", b"".join(bytes(p) for p in packets))
@@ -197,6 +202,8 @@ class Encoder:
 
     def _frame(self, image: np.ndarray) -> av.VideoFrame:
         """The planes of an image, padded to whole blocks by repeating the edges."""
+        import av
+
         # The order of RGB planes is green, blue, red.
         pixels = image[..., [1, 2, 0]] if self.lossless else bpg_colour.rgb_to_ycc(image)
         luma, chroma = pixels[..., 0], pixels[..., 1:].transpose(2, 0, 1)
@@ -264,6 +271,8 @@ def _open(data: bytes) -> tuple[Header, CodingTools, bytes]:
 
 def _decode_hevc(header: Header, tools: CodingTools, data: bytes) -> list[np.ndarray]:
     """The one or three planes of the image, uint8, without the padding to whole blocks."""
+    import av
+
     tools.check_decodable()
     nals = picture_units(split_nals(data))
     height = -(-header.height // tools.min_block) * tools.min_block
@@ -317,6 +326,8 @@ def _open_x265(
 
     With `info` the stream states the version of x265.
     """
+    import av
+
     context: Any = av.CodecContext.create("libx265", "w")
     context.width, context.height, context.pix_fmt = width, height, form
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)

@@ -48,7 +48,7 @@ class QuantisedNonLocalBlock(NonLocalBlock):
         self.query_key_value, self.output = block.query_key_value, block.output
         device = next(block.parameters()).device
         one = torch.ones((), dtype=torch.float32, device=device)
-        self.register_buffer("steps", one.expand(3).clone())
+        self.register_buffer("steps", torch.ones(3, dtype=torch.float32, device=device))
         self.register_buffer("score_scale", one.clone())
         self.register_buffer("value_scale", one.clone())
         self.register_buffer("exponential", exponential_table().to(device))

@@ -80,7 +80,9 @@ class QuantisedLayer(nn.Module):
         device, outputs = weight.device, weight.shape[self.output_axis]
         self.has_bias = layer.bias is not None
         self.unit = layer.unit if isinstance(layer, IntegerLinear) else None
-        self.register_buffer("weight", torch.zeros_like(weight, dtype=torch.int8))
+        # On the device "meta", zeros_like and expand(…).clone() would load PyTorch's compiler.
+        levels = torch.zeros(weight.shape, dtype=torch.int8, device=device)
+        self.register_buffer("weight", levels)
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32, device=device))
         self.register_buffer("scale", torch.ones(outputs, dtype=torch.float32, device=device))
         self.register_buffer("steps", torch.ones((), dtype=torch.float32, device=device))

@@ -13,27 +13,9 @@ from italic.coding.streams import entropy, range_coder
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
 from italic.coding.streams.range_coder import TABLES, TOTAL
 from italic.compiled import compiled
+from tests.coding.streams.mixtures import float_probabilities, typical
 
 INT32 = np.iinfo(np.int32)
-
-
-def typical(n: int, components: int, seed: int = 0) -> MixtureParameters:
-    """Mixtures similar to a trained network's: means a few grey levels apart, scales near 1."""
-    rng = np.random.default_rng(seed)
-    shape = (n, 3, components)
-    centre = rng.normal(128, 50, (n, 1, 1))
-    coefficients = rng.normal(0.3, 0.3, shape)
-    means = centre + rng.normal(0, 4, shape)
-    means[:, 1] -= coefficients[:, 0] * (centre[:, 0] - 128)
-    means[:, 2] -= (coefficients[:, 1] + coefficients[:, 2]) * (centre[:, 0] - 128)
-    return in_units(rng.normal(0, 1.5, shape), means, rng.normal(0.3, 0.8, shape), coefficients)
-
-
-def in_units(
-    logits: np.ndarray, means: np.ndarray, log_scales: np.ndarray, coefficients: np.ndarray
-) -> MixtureParameters:
-    scaled = (logits * 64, means * 16, log_scales * 32, coefficients * 1024)
-    return MixtureParameters(*(np.rint(array).astype(np.int32) for array in scaled))
 
 
 def extreme(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:
@@ -113,27 +95,6 @@ def cdf_in_python(parameters: MixtureParameters, pixel: tuple[int, int, int]) ->
             edges.append(((mixture * (2**22 - 256)) >> 40) + value)
         cdfs.append([*edges, 2**22])
     return cdfs
-
-
-def float_probabilities(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities of the discretised logistic mixture of PixelCNN++ in float64: (n, 3)."""
-    logits, means, log_scales, coefficients = (
-        array / unit for array, unit in zip(parameters.arrays, (64, 16, 32, 1024), strict=True)
-    )
-    values = pixels.astype(np.float64)[..., None]
-    red, green = values[:, 0] - 128, values[:, 1] - 128
-    means[:, 1] += coefficients[:, 0] * red
-    means[:, 2] += coefficients[:, 1] * red + coefficients[:, 2] * green
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-
-    def sigmoid(x: np.ndarray) -> np.ndarray:
-        return 0.5 * (1 + np.tanh(x / 2))
-
-    scales = np.exp(log_scales)
-    above = np.where(values == 255, 1.0, sigmoid((values + 0.5 - means) / scales))
-    below = np.where(values == 0, 0.0, sigmoid((values - 0.5 - means) / scales))
-    return (weights * (above - below)).sum(-1)
 
 
 @settings(deadline=None, max_examples=150)

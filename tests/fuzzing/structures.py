@@ -1,4 +1,4 @@
-"""Structure-aware mutations of valid files for `fuzz.py`.
+"""Structure-aware mutations of valid files, for the fuzzer.
 
 Fields get other values; parts are removed, duplicated or taken from other files. Lengths, counts
 and checksums are then corrected, so that parsers reach the changed part.
