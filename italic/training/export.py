@@ -68,9 +68,11 @@ def _export(run_dir: Path, path: Path) -> str:
     of_run = recipe(cfg)
 
     def calibrate(floating: Network) -> None:
-        for steps in CALIBRATION_STEPS:
-            number = min(steps, images[0, ..., 0].size)
-            for rung, base in enumerate(bases):
+        for rung, base in enumerate(bases):
+            for steps in CALIBRATION_STEPS:
+                # Inputs of fewer steps than in training are not typical.
+                least = cfg.masks.min_steps if rung == 0 else 1
+                number = min(max(steps, least), images[0, ..., 0].size)
                 Codec(floating, base, of_run.schedule, number, rung).encode(images)
 
     exact = calibrated(network, calibrate)

@@ -1,10 +1,12 @@
 """Calibration for int8 arithmetic: quantise a trained network with small errors on typical inputs.
 
-- Cross-layer equalisation: the channels between the two layers of a residual block get similar
-  ranges. This is possible since their activation function is positively homogeneous (Nagel et al.
-  2019, arXiv 1906.04721, section 4.1).
-- Scale and zero point of each input minimise the squared error. Inputs that are 8-bit integers
-  times a power of two, such as differences of grey levels or masks, are represented exactly.
+- The scale of an input channel is proportional to the square root of its range, so that channels
+  with large values make the quantisation of the others less coarse. The weights absorb the scales:
+  they are divided by the steps of their input channel before they are quantised, as in SmoothQuant
+  (Xiao et al. 2023, arXiv 2211.10438).
+- The common factor of the scales and the zero point of each input minimise the squared error, each
+  channel relative to its scale. Inputs that are 8-bit integers times a power of two, such as
+  differences of grey levels or masks, are represented exactly.
 - Inputs of 16 bits get four times the range that calibration finds.
 - The scale of each output channel's weights minimises the squared error of its sums, estimated from
   the mean squares of the inputs. Weights are then rounded one after another, see `rounding`, and
@@ -13,7 +15,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -22,19 +23,21 @@ from torch.nn import functional as F
 
 from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
 from italic.coding.exact.int8_layers import LIMIT, QuantisedLayer
-from italic.coding.exact.int8_network import check, exchange_modules, is_residual_block
+from italic.coding.exact.int8_network import check, exchange_modules
 from italic.coding.exact.kernels import FINE_LIMIT, MAX_LEVEL, ZERO_LEVEL
 from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
 from italic.coding.exact.rounding import round_compensated
 from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock
 
-CLIPPING_RATIOS = tuple(n / 20 for n in range(20, 5, -1))  # candidates, relative to the range
-VALUES_PER_CALL = 2**13  # input values sampled from one call of a layer
+CLIPPING_RATIOS = tuple(n / 20 for n in range(20, 2, -1))  # candidates, relative to the range
+VALUES_PER_CALL = 2**14  # input values sampled from one call of a layer
 MAX_VALUES = 2**16  # sampled values used to choose a scale
 PATCHES = 4096  # patches per call of a layer for the moments
 MAX_FRACTION_BITS = 8  # inputs that are int8 multiples of 2^-8 to 1 are represented exactly
 FINE_RESERVE = 4  # range of 16-bit inputs, relative to the largest one in calibration
 MIN_RANGE = 2.0**-20  # lower bound of all ranges
+LEAST_RANGE = 1e-3  # smallest range of a channel, relative to the largest one
+MIN_WEIGHT = 2.0**-50  # lower bound of the largest weight of a channel
 LINEAR_LAYERS = (nn.Linear, IntegerLinear, FineLinear, nn.Conv2d, nn.ConvTranspose2d)
 
 Calibration = Callable[[nn.Module], None]
@@ -55,7 +58,7 @@ def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
     Raises:
         InexactError: weights are not finite, or a layer has no exact form or was never applied.
     """
-    return _build(equalise(network, calibrate), calibrate, optimise=True)
+    return _build(network, calibrate, optimise=True)
 
 
 @torch.no_grad()
@@ -73,48 +76,6 @@ def _build(network: nn.Module, calibrate: Calibration, optimise: bool) -> nn.Mod
     return exact
 
 
-@torch.no_grad()
-def equalise(network: nn.Module, calibrate: Calibration) -> nn.Module:
-    """Copy a network and equalise the channel ranges in its residual blocks.
-
-    The copy computes the same function.
-    """
-    blocks = {n: m for n, m in network.named_modules() if is_residual_block(m)}
-    largest: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            x = inputs[0].detach().abs()
-            highest = x.flatten(0, -2).amax(0) if _is_linear(layer) else x.amax((0, 2, 3))
-            largest[name] = torch.maximum(largest.get(name, highest), highest)
-
-        return hook
-
-    hooks = [b.second.register_forward_pre_hook(watch(n)) for n, b in blocks.items()]  # type: ignore[union-attr]
-    _run_calibration(network, calibrate, hooks)
-    equalised = copy.deepcopy(network)
-    for name, ranges in largest.items():
-        top = float(ranges.max())
-        if top > 0:
-            first, second = (equalised.get_submodule(f"{name}.{part}") for part in BLOCK)
-            # The square root: a finer quantisation of a channel's inputs makes that of its weights
-            # coarser.
-            scale = (top / ranges.clamp(min=top / 1e4)).sqrt().to(first.weight.device)  # type: ignore[arg-type]
-            _scale_axis(first.weight, 0, scale)
-            if first.bias is not None:
-                first.bias.mul_(scale)  # type: ignore[operator]
-            _scale_axis(second.weight, 1, scale.reciprocal())
-    return equalised
-
-
-BLOCK = ("first", "second")
-
-
-def _scale_axis(weight: object, axis: int, scale: Tensor) -> None:
-    assert isinstance(weight, Tensor)
-    weight.mul_(scale.view([-1 if a == axis else 1 for a in range(weight.ndim)]))
-
-
 def _set_layer(
     target: QuantisedLayer, layer: nn.Module, inputs: _InputStatistics, optimise: bool
 ) -> None:
@@ -124,28 +85,30 @@ def _set_layer(
     if not weight.isfinite().all():
         raise InexactError("the network's weights are not finite: they are damaged")
     if isinstance(layer, IntegerLinear):  # its inputs are integers already
-        steps, zero = 1.0, ZERO_LEVEL
+        steps, zero = torch.ones(()), ZERO_LEVEL
         weight = weight * layer.unit
     elif isinstance(layer, FineLinear):
         steps, zero = inputs.fine_steps(), ZERO_LEVEL
     else:
         steps, zero = inputs.grid(target.symmetric)
-    target.steps.fill_(steps)
+    target.steps.copy_(steps)
     target.zero.fill_(zero)
-    largest = target.reduce_inputs(weight.double().abs(), torch.amax).clamp(min=MIN_RANGE / LIMIT)
+    folded = target.folded(weight)
+    largest = target.reduce_inputs(folded.abs(), torch.amax).clamp(min=MIN_WEIGHT)
     if not optimise:
-        target.set_weights(weight, bias, largest / LIMIT)
+        target.set_weights(folded, bias, largest / LIMIT)
         return
-    moments = inputs.moments
-    rows = _rows(layer, weight.double()).cpu()
-    scale = _best_scale(rows, moments.diagonal()[:-1], largest.cpu())
-    target.set_weights(weight, bias, scale)  # increases the scale if an accumulator could overflow
-    mean = moments[:-1, -1]
-    covariance = moments[:-1, :-1] - torch.outer(mean, mean)
-    scales = target.weight_scale().cpu()
-    repeats = len(rows) // len(scales)
-    row_scales = scales.repeat_interleave(repeats)
+    rows = _rows(layer, folded).cpu()
+    # Moments of the quantised inputs.
+    units = _rows(layer, target.per_input(target.steps.double()).expand_as(folded))[0].cpu()
+    mean = inputs.moments[:-1, -1] * units
+    second = inputs.moments[:-1, :-1] * torch.outer(units, units)
+    scale = _best_scale(rows, second.diagonal(), largest.cpu())
+    target.set_weights(folded, bias, scale)  # increases the scale if an accumulator could overflow
+    scales = target.scale.double().cpu()
+    row_scales = scales.repeat_interleave(len(rows) // len(scales))
     nearest = target.weight.clone(), target.bias.clone()
+    covariance = second - torch.outer(mean, mean)
     rounded = round_compensated(rows.clone(), row_scales, covariance, LIMIT)
     correction = ((rows - rounded) @ mean).view(len(scales), -1).mean(1)
     integers = (rounded / row_scales[:, None]).round()
@@ -187,23 +150,24 @@ class _InputStatistics:
     def __init__(self) -> None:
         self.values: list[Tensor] = []
         self.low, self.high = 0.0, 0.0
+        self.ranges: Tensor = torch.zeros(())  # largest absolute value of each channel, (C,)
         self.fits = [True] * (MAX_FRACTION_BITS + 1)  # [k]: all inputs are int8 multiples of 2^-k
         self.sums: Tensor = torch.zeros((), dtype=torch.float64)
         self.patches = 0
 
-    def add(self, x: Tensor) -> None:
-        """Add the input of one call."""
-        flat = x.detach().float().flatten()
-        if not len(flat):
+    def add(self, rows: Tensor) -> None:
+        """Add the input of one call, (n, C)."""
+        rows = rows.detach().float().cpu()
+        if not rows.numel():
             return
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+        self.ranges = torch.maximum(self.ranges, rows.abs().amax(0))
         for bits in range(MAX_FRACTION_BITS + 1):
             if self.fits[bits]:
-                scaled = flat * 2.0**bits
+                scaled = rows * 2.0**bits
                 fits = (scaled == scaled.round()).all() and scaled.min() >= -ZERO_LEVEL
                 self.fits[bits] = bool(fits and scaled.max() < ZERO_LEVEL)
-        # The stride is odd, so that the samples cover all channels.
-        self.values.append(flat[:: len(flat) // VALUES_PER_CALL | 1].cpu().clone())
+        self.values.append(rows[:: -(-rows.numel() // VALUES_PER_CALL)].clone())
 
     def add_patches(self, layer: nn.Module, x: Tensor) -> None:
         """Add the input patches of one call."""
@@ -216,35 +180,45 @@ class _InputStatistics:
     def moments(self) -> Tensor:
         return self.sums / self.patches
 
-    def grid(self, symmetric: bool) -> tuple[float, int]:
-        """Reciprocal scale and zero point; the zero point of a symmetric grid is 128."""
-        if any(self.fits) and max(-self.low, self.high) > 0:
-            return 2.0 ** self.fits.index(True), ZERO_LEVEL
+    @property
+    def largest(self) -> float:
+        """The largest absolute value, with a lower bound."""
+        return max(-self.low, self.high, MIN_RANGE)
+
+    def grid(self, symmetric: bool) -> tuple[Tensor, int]:
+        """Reciprocal scales (C,) and zero point; the zero point of a symmetric grid is 128."""
+        size = self.ranges.clamp(min=self.largest * LEAST_RANGE).sqrt()
+        if any(self.fits) and self.largest > MIN_RANGE:
+            return torch.full_like(size, 2.0 ** self.fits.index(True)), ZERO_LEVEL
+        values = (self._sampled_values() / size).flatten()
+        low, high = max(-float(values.min()), 0.0), max(float(values.max()), MIN_RANGE)
         if symmetric:
-            return self.symmetric_steps(), ZERO_LEVEL
-        values = self._sampled_values()
+            return _symmetric_steps(values, max(low, high)) / size, ZERO_LEVEL
         best = (float("inf"), 1.0, ZERO_LEVEL)
-        for high in CLIPPING_RATIOS:
-            for low in CLIPPING_RATIOS if self.low < 0 else (1.0,):
-                clipped_range = max(self.high * high - self.low * low, MIN_RANGE)
-                steps = float(torch.tensor(MAX_LEVEL / clipped_range))
-                zero = min(max(round(-self.low * low * steps), 0), MAX_LEVEL)
+        for ratio in CLIPPING_RATIOS:
+            for low_ratio in CLIPPING_RATIOS if low else (1.0,):
+                steps = MAX_LEVEL / (high * ratio + low * low_ratio)
+                zero = min(max(round(low * low_ratio * steps), 0), MAX_LEVEL)
                 best = min(best, (_error(values, steps, -zero, MAX_LEVEL - zero), steps, zero))
-        return best[1:]
+        return best[1] / size, best[2]
 
     def symmetric_steps(self) -> float:
-        """Reciprocal scale of a grid from -127 to 127."""
-        values, largest = self._sampled_values(), max(-self.low, self.high, MIN_RANGE)
-        candidates = [LIMIT / (largest * ratio) for ratio in CLIPPING_RATIOS]
-        return min(candidates, key=lambda steps: _error(values, steps, -LIMIT, LIMIT))
+        """Reciprocal scale of a grid from -127 to 127, the same for all channels."""
+        return _symmetric_steps(self._sampled_values(), self.largest)
 
-    def fine_steps(self) -> float:
-        """Reciprocal scale of a 16-bit grid."""
-        return FINE_LIMIT / (FINE_RESERVE * max(-self.low, self.high, MIN_RANGE))
+    def fine_steps(self) -> Tensor:
+        """Reciprocal scales of a 16-bit grid, (C,), the same for all channels."""
+        steps = FINE_LIMIT / (FINE_RESERVE * self.largest)
+        return torch.full_like(self.ranges, steps)
 
     def _sampled_values(self) -> Tensor:
-        values = torch.cat(self.values) if self.values else torch.zeros(1)
-        return values[:: -(-len(values) // MAX_VALUES)]
+        values = torch.cat(self.values) if self.values else torch.zeros(1, 1)
+        return values[:: -(-values.numel() // MAX_VALUES)]
+
+
+def _symmetric_steps(values: Tensor, largest: float) -> float:
+    candidates = [LIMIT / (largest * ratio) for ratio in CLIPPING_RATIOS]
+    return min(candidates, key=lambda steps: _error(values, steps, -LIMIT, LIMIT))
 
 
 def _error(values: Tensor, steps: float, low: int, high: int) -> float:
@@ -261,7 +235,7 @@ def _observed(
 
     def of_layer(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, given: tuple[Tensor]) -> None:
-            inputs[name].add(given[0])
+            inputs[name].add(_channels_last(layer, given[0]))
             if moments and given[0].numel():
                 inputs[name].add_patches(layer, given[0])
 
@@ -270,7 +244,7 @@ def _observed(
     def of_block(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
             for row, part in enumerate(output.chunk(3, dim=1)):
-                inputs[f"{name}.{row}"].add(part)
+                inputs[f"{name}.{row}"].add(part.permute(0, 2, 3, 1).flatten(0, 2))
 
         return hook
 
@@ -311,6 +285,11 @@ def _patches(layer: nn.Module, x: Tensor) -> Tensor:
         x = x[:: max(1, len(x) * places // (4 * PATCHES))]
         patches = F.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride)  # type: ignore[arg-type]
         return patches.transpose(1, 2).flatten(0, 1)
+    return _channels_last(layer, x)
+
+
+def _channels_last(layer: nn.Module, x: Tensor) -> Tensor:
+    """The inputs of all positions, (n, C)."""
     return x.flatten(0, -2) if _is_linear(layer) else x.permute(0, 2, 3, 1).flatten(0, 2)
 
 

@@ -1,9 +1,10 @@
 """The exact scheme "int8": layers with int8 weights and int8 activations.
 
-An input x is quantised to q = round(x · steps), where `steps` is the reciprocal of the input scale,
-and clamped so that q + z lies in 0..255. The zero point z is chosen in calibration: after a leaky
-ReLU nearly all levels represent positive numbers. The operand of the product is q + z − 128, an
-int8. The constant (128 − z) · Σ w is part of the integer bias, and convolutions pad with z − 128.
+An input x is quantised to q = round(x · steps), where `steps` is the reciprocal of the scale of its
+channel, and clamped so that q + z lies in 0..255. The zero point z is chosen in calibration: after
+a leaky ReLU nearly all levels represent positive numbers. The operand of the product is
+q + z − 128, an int8. The constant (128 − z) · Σ w is part of the integer bias, and convolutions pad
+with z − 128.
 The output of a layer is (Σ + bias) · scale, with a scale per output channel, rounded once to
 float32. The additions of residual blocks are rounded once too.
 
@@ -43,7 +44,7 @@ BLOCK_ROWS = 1024  # rows multiplied together, so that their sums stay in the ca
 class Constants(NamedTuple):
     """The constants of a layer: arrays on a CPU, tensors on other devices.
 
-    matrix: int8 (R, K); bias: int32 (R,); scale: float32 (R,); steps, zero: scalars.
+    matrix: int8 (R, K); bias: int32 (R,); scale: float32 (R,); steps: float32 (I,); zero: a scalar.
     """
 
     matrix: Tensor
@@ -61,7 +62,7 @@ class QuantisedLayer(nn.Module):
         weight: int8, in the shape of the floating-point layer's weight, -127 to 127.
         bias: int32 (O,), in units of the sums, including the term of the zero point.
         scale: float32 (O,), scale of the sums.
-        steps: float32 (), reciprocal of the input scale.
+        steps: float32 (I,), reciprocals of the scales of the input channels.
         zero: int32 (), zero point of the input, 0 to 255.
     """
 
@@ -78,6 +79,7 @@ class QuantisedLayer(nn.Module):
         weight = layer.weight
         assert isinstance(weight, Tensor)
         device, outputs = weight.device, weight.shape[self.output_axis]
+        inputs = weight.shape[1 - self.output_axis]
         self.has_bias = layer.bias is not None
         self.unit = layer.unit if isinstance(layer, IntegerLinear) else None
         # On the device "meta", zeros_like and expand(…).clone() would load PyTorch's compiler.
@@ -85,7 +87,7 @@ class QuantisedLayer(nn.Module):
         self.register_buffer("weight", levels)
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32, device=device))
         self.register_buffer("scale", torch.ones(outputs, dtype=torch.float32, device=device))
-        self.register_buffer("steps", torch.ones((), dtype=torch.float32, device=device))
+        self.register_buffer("steps", torch.ones(inputs, dtype=torch.float32, device=device))
         self.register_buffer("zero", torch.full((), ZERO_LEVEL, dtype=torch.int32, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,6 +182,11 @@ class QuantisedLayer(nn.Module):
         axes = range(self.weight.ndim)
         return channels.view([-1 if axis == self.output_axis else 1 for axis in axes])
 
+    def per_input(self, channels: Tensor) -> Tensor:
+        """Reshape a value per input channel to broadcast with the weights."""
+        axes = range(self.weight.ndim)
+        return channels.view([-1 if axis == 1 - self.output_axis else 1 for axis in axes])
+
     def reduce_inputs(self, weight: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
         """Reduce weights to a value per output channel."""
         return reduce(weight, dim=[a for a in range(weight.ndim) if a != self.output_axis])
@@ -200,44 +207,40 @@ class QuantisedLayer(nn.Module):
             and (self.weight >= -LIMIT).all()
             and are_in_range(self.scale, self.steps)
             and 0 <= int(self.zero) <= kernels.MAX_LEVEL
-            and (self.unit is None or (float(self.steps) == 1 and int(self.zero) == ZERO_LEVEL))
+            and (self.unit is None or bool((self.steps == 1).all()))
+            and (self.unit is None or int(self.zero) == ZERO_LEVEL)
             and (int(self.zero) == ZERO_LEVEL or not self.symmetric)
         )
 
-    def set_weights(self, weight: Tensor, bias: Tensor | None, scale: Tensor) -> None:
+    def folded(self, weight: Tensor) -> Tensor:
+        """Weights for quantised inputs: divided by the steps of their input channel, float64."""
+        return weight.double() / self.per_input(self.steps.double())
+
+    def set_weights(self, folded: Tensor, bias: Tensor | None, scale: Tensor) -> None:
         """Quantise weights and bias by rounding to nearest.
 
         The scale of a channel is increased until its accumulator can't overflow.
 
         Args:
-            weight: weights in the shape of the floating-point layer.
+            folded: weights for quantised inputs, see `folded`.
             bias: (O,); None for zeros.
             scale: (O,), initial scales of the weights.
 
         Raises:
             InexactError: a weight or bias is not finite.
         """
-        weight = weight.double()
-        bias = weight.new_zeros(len(self.bias)) if bias is None else bias.double()
-        if not (weight.isfinite().all() and bias.isfinite().all()):
+        bias = folded.new_zeros(len(self.bias)) if bias is None else bias.double()
+        if not (folded.isfinite().all() and bias.isfinite().all()):
             raise InexactError("the network's weights are not finite: they are damaged")
         scale = scale.double()
         while True:
-            self.set_scale(scale)
-            self.set_integer_weights((weight / self.per_channel(self.weight_scale())).round(), bias)
+            self._thaw()
+            self.scale.copy_(scale.clamp(SMALLEST, LARGEST))
+            self.set_integer_weights((folded / self.per_channel(self.scale.double())).round(), bias)
             overflows = self.accumulator_bound() >= ACCUMULATOR_LIMIT
             if not overflows.any():
                 return
             scale = torch.where(overflows, scale * 1.1, scale)
-
-    def set_scale(self, weight_scale: Tensor) -> None:
-        """Set the scale of the sums from the scale of the weights, (O,)."""
-        self._thaw()
-        self.scale.copy_((weight_scale.double() / self.steps.double()).clamp(SMALLEST, LARGEST))
-
-    def weight_scale(self) -> Tensor:
-        """The scale of the weights, float64 (O,)."""
-        return self.scale.double() * self.steps.double()
 
     def set_integer_weights(self, weight: Tensor, bias: Tensor) -> None:
         """Set integer weights, which are clamped, and quantise a bias, float64 (O,)."""
@@ -248,7 +251,8 @@ class QuantisedLayer(nn.Module):
 
     def floating(self) -> tuple[Tensor, Tensor]:
         """Dequantised weight and bias for the floating-point layer, float32."""
-        weight = self.weight.double() * self.per_channel(self.weight_scale()) / (self.unit or 1.0)
+        weight = self.weight.double() * self.per_channel(self.scale.double())
+        weight = weight * self.per_input(self.steps.double()) / (self.unit or 1.0)
         bias = (self.bias - self.zero_bias()).double() * self.scale.double()
         return weight.float(), bias.float()
 
@@ -269,8 +273,8 @@ class QuantisedFineLinear(QuantisedLayer):
         out = torch.empty(self.output_shape(high), dtype=torch.float32, device=high.device)
         flat, low = self.flat(out), low.view(-1, low.shape[-1])
         for where, rows in self.patches(high):
-            sums = (product(half, constants.matrix) for half in (rows, low[where]))
-            kernels.rescale_fine(*sums, constants.bias, constants.scale, flat[where])
+            upper, lower = (product(half, constants.matrix) for half in (rows, low[where]))
+            kernels.rescale_fine(upper, lower, constants.bias, constants.scale, flat[where])
         return out
 
 

@@ -31,17 +31,18 @@ def quantise(x: Tensor, steps: Numbers, zero: Numbers) -> Tensor:
     """Quantise to int8: clamp(round(x · steps), −zero, 255 − zero) + zero − 128.
 
     Args:
-        x: float32 (n, C), contiguous.
-        steps: float32 (), the reciprocal of the scale.
+        x: float32 (…, C), contiguous.
+        steps: float32 (C,), the reciprocals of the channels' scales.
         zero: int32 (), the zero point, 0 to 255.
 
     Returns:
-        int8 (n, C).
+        int8 (…, C).
     """
     if x.device.type != "cpu":
         return quantise_reference(x, steps, zero)
     out = torch.empty(x.shape, dtype=torch.int8)
-    _quantise(x.numpy().reshape(-1), _array(steps), _array(zero), out.numpy().reshape(-1))
+    source, target = (array.numpy().reshape(-1, array.shape[-1]) for array in (x, out))
+    _quantise(source, _array(steps), _array(zero), target)
     return out
 
 
@@ -49,17 +50,17 @@ def quantise_fine(x: Tensor, steps: Numbers) -> tuple[Tensor, Tensor]:
     """Quantise to 16 bits, n = 256·high + low: n = clamp(round(x · steps), −32639, 32639).
 
     Args:
-        x: float32 (n, C), contiguous.
-        steps: float32 (), the reciprocal of the scale.
+        x: float32 (…, C), contiguous.
+        steps: float32 (C,), the reciprocals of the channels' scales.
 
     Returns:
-        The halves high and low, int8 (n, C) each; low is from −128 to 127.
+        The halves high and low, int8 (…, C) each; low is from −128 to 127.
     """
     if x.device.type != "cpu":
         return quantise_fine_reference(x, steps)
     high, low = (torch.empty(x.shape, dtype=torch.int8) for _ in range(2))
-    arrays = (array.numpy().reshape(-1) for array in (x, high, low))
-    _quantise_fine(*arrays, _array(steps))
+    source, upper, lower = (array.numpy().reshape(-1, x.shape[-1]) for array in (x, high, low))
+    _quantise_fine(source, upper, lower, _array(steps))
     return high, low
 
 
@@ -79,7 +80,7 @@ def requantise(
         bias: int32 (C,); |sums + bias| < 2^24.
         scale: float32 (C,).
         leak: slope of the leaky ReLU below zero.
-        steps: float32 (), the reciprocal of the output scale.
+        steps: float32 (C,), the reciprocals of the output channels' scales.
         zero: int32 (), the zero point of the output.
         out: int8 (n, C), the output.
     """
@@ -169,26 +170,30 @@ def rescale_fine_reference(high: Tensor, low: Tensor, bias: Any, scale: Any) -> 
 
 @compiled()
 def _quantise(x: np.ndarray, steps: np.ndarray, zero: np.ndarray, out: np.ndarray) -> None:
-    step, low = steps[()], np.float32(-zero[()])
-    high, shift = np.float32(MAX_LEVEL - zero[()]), np.float32(zero[()] - ZERO_LEVEL)
-    for i in range(x.size):
-        y = x[i] * step
-        y = y if y > low else low
-        y = y if y < high else high
-        out[i] = np.int8(np.rint(y) + shift)
+    low, high = np.float32(-zero[()]), np.float32(MAX_LEVEL - zero[()])
+    shift = np.float32(zero[()] - ZERO_LEVEL)
+    rows, channels = x.shape
+    for i in range(rows):
+        for j in range(channels):
+            y = x[i, j] * steps[j]
+            y = y if y > low else low
+            y = y if y < high else high
+            out[i, j] = np.int8(np.rint(y) + shift)
 
 
 @compiled()
 def _quantise_fine(x: np.ndarray, high: np.ndarray, low: np.ndarray, steps: np.ndarray) -> None:
-    step, limit = steps[()], np.float32(FINE_LIMIT)
-    for i in range(x.size):
-        y = x[i] * step
-        y = y if y > -limit else -limit
-        y = y if y < limit else limit
-        level = np.int32(np.rint(y))
-        top = (level + np.int32(128)) >> np.int32(8)
-        high[i] = np.int8(top)
-        low[i] = np.int8(level - (top << np.int32(8)))
+    limit = np.float32(FINE_LIMIT)
+    rows, channels = x.shape
+    for i in range(rows):
+        for j in range(channels):
+            y = x[i, j] * steps[j]
+            y = y if y > -limit else -limit
+            y = y if y < limit else limit
+            level = np.int32(np.rint(y))
+            top = (level + np.int32(128)) >> np.int32(8)
+            high[i, j] = np.int8(top)
+            low[i, j] = np.int8(level - (top << np.int32(8)))
 
 
 @compiled()
@@ -201,13 +206,13 @@ def _requantise(
     zero: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    step, low = steps[()], np.float32(-zero[()])
-    high, shift = np.float32(MAX_LEVEL - zero[()]), np.float32(zero[()] - ZERO_LEVEL)
+    low, high = np.float32(-zero[()]), np.float32(MAX_LEVEL - zero[()])
+    shift = np.float32(zero[()] - ZERO_LEVEL)
     rows, channels = sums.shape
     for i in range(rows):
         for j in range(channels):
             y = (np.float32(sums[i, j]) + np.float32(bias[j])) * scale[j]
-            y = (y if y > np.float32(0) else y * leak) * step
+            y = (y if y > np.float32(0) else y * leak) * steps[j]
             y = y if y > low else low
             y = y if y < high else high
             out[i, j] = np.int8(np.rint(y) + shift)

@@ -35,12 +35,13 @@ from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
 from italic.coding.exact.int8_layers import (
     QuantisedConv2d,
     QuantisedConvTranspose2d,
+    QuantisedFineLinear,
     QuantisedLayer,
     QuantisedLinear,
     QuantisedResidualBlock,
 )
 from italic.coding.exact.int8_network import is_residual_block
-from italic.models.layers import NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.layers import FineLinear, NonLocalBlock, ResidualBlock, conv3x3
 
 LEAK = 0.0625
 WAYS = ("int8", "float32")
@@ -75,7 +76,7 @@ class Predictor(nn.Module):
         self.known_entry = nn.Linear(inputs, features, bias=False)
         self.embedding = nn.Embedding(4, features)
         self.body = nn.Sequential(*(Rows(features) for _ in range(2)))
-        self.exit = nn.Linear(features, 12)
+        self.exit = FineLinear(features, 12)
 
     def forward(self, lattice: Tensor, rows: Tensor, known: Tensor) -> Tensor:
         context = self.up(self.context(lattice)).permute(0, 2, 3, 1).flatten(0, 2)
@@ -128,6 +129,7 @@ def random_layer(layer: nn.Module, zero: int, seed: int = 0) -> QuantisedLayer:
     """A quantised layer with random weights, including the extreme values."""
     kinds = {
         nn.Linear: QuantisedLinear,
+        FineLinear: QuantisedFineLinear,
         nn.Conv2d: QuantisedConv2d,
         nn.ConvTranspose2d: QuantisedConvTranspose2d,
     }
@@ -136,7 +138,7 @@ def random_layer(layer: nn.Module, zero: int, seed: int = 0) -> QuantisedLayer:
     made.weight.copy_(torch.randint(-127, 128, made.weight.shape, generator=random))
     made.bias.copy_(torch.randint(-(2**16), 2**16, made.bias.shape, generator=random))
     made.scale.copy_(torch.rand(made.scale.shape, generator=random) * 1e-4 + 1e-6)
-    made.steps.fill_(float(torch.rand((), generator=random)) * 40)
+    made.steps.copy_(torch.rand(made.steps.shape, generator=random) * 40)
     made.zero.fill_(zero)
     assert made.is_exact()
     return made
@@ -145,7 +147,8 @@ def random_layer(layer: nn.Module, zero: int, seed: int = 0) -> QuantisedLayer:
 def reference(layer: QuantisedLayer, x: Tensor, conv: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The layer by its definition in float64, which holds the sums exactly."""
     zero = int(layer.zero)
-    counts = (x * layer.steps).round().clamp(-zero, 255 - zero).double()
+    steps = layer.steps if isinstance(layer, QuantisedLinear) else layer.steps.view(-1, 1, 1)
+    counts = (x * steps).round().clamp(-zero, 255 - zero).double()
     # The bias without the term of the zero point.
     bias = (layer.bias - layer.zero_bias()).double()
     shape = (-1,) if isinstance(layer, QuantisedLinear) else (-1, 1, 1)
@@ -167,6 +170,22 @@ def test_linear_layers(
         assert torch.equal(layer(x), expected)
         assert torch.equal(layer(x[None]), expected[None])
         assert torch.equal(layer(layer.quantise_input(x)), expected)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64, 2100])
+@pytest.mark.parametrize("size", [1e-3, 4, 1e6])
+def test_fine_layers_have_inputs_of_16_bits(
+    ways: list[Callable[[], None]], rows: int, size: float
+) -> None:
+    layer = random_layer(FineLinear(75, 32), 128)
+    x = torch.randn(rows, 75, generator=torch.Generator().manual_seed(1)) * size
+    levels = (x * layer.steps).clamp(-32639, 32639).round().double()
+    # float64 holds the sum exactly; it is rounded once to float32.
+    sums = F.linear(levels, layer.weight.double()) + layer.bias
+    for choose in ways:
+        choose()
+        assert torch.equal(layer(x), sums.float() * layer.scale)
+        assert torch.equal(layer(x[None]), layer(x)[None])
 
 
 @pytest.mark.parametrize("zero", [0, 100, 255])
@@ -223,7 +242,8 @@ def test_compiled_passes_do_what_pytorch_does(dtype: torch.dtype, zero: int) -> 
     bias = torch.randint(-(2**22), 2**22, (50,), generator=random, dtype=torch.int32)
     scale = torch.rand(50, generator=random) * 1e-5
     x = torch.randn(333, 50, generator=random) * 3
-    steps, zero_point = torch.tensor(7.7), torch.tensor(zero, dtype=torch.int32)
+    steps = torch.rand(50, generator=random) * 15
+    zero_point = torch.tensor(zero, dtype=torch.int32)
     assert torch.equal(
         kernels.quantise(x, steps, zero_point), kernels.quantise_reference(x, steps, zero_point)
     )
@@ -231,17 +251,33 @@ def test_compiled_passes_do_what_pytorch_does(dtype: torch.dtype, zero: int) -> 
     kernels.requantise(sums, bias, scale, LEAK, steps, zero_point, counts)
     again = kernels.requantise_reference(sums, bias, scale, LEAK, steps, zero_point)
     assert torch.equal(counts, again)
+    for half, again in zip(
+        kernels.quantise_fine(x * 1e3, steps),
+        kernels.quantise_fine_reference(x * 1e3, steps),
+        strict=True,
+    ):
+        assert torch.equal(half, again)
     out = torch.empty_like(x)
+    low = sums.flip(0)
+    kernels.rescale_fine(sums, low, bias, scale, out)
+    assert torch.equal(out, kernels.rescale_fine_reference(sums, low, bias, scale))
     for before in (None, x):
         kernels.rescale(sums, bias, scale, out, before)
         assert torch.equal(out, kernels.rescale_reference(sums, bias, scale, before))
 
 
 def test_halves_are_rounded_to_even() -> None:
-    x = torch.arange(-200, 200) / 2
+    x = (torch.arange(-200, 200) / 2)[:, None]
     zero = torch.tensor(128, dtype=torch.int32)
-    counts = kernels.quantise(x, torch.tensor(1.0), zero)
+    counts = kernels.quantise(x, torch.ones(1), zero)
     assert torch.equal(counts.float(), x.round().clamp(-128, 127))
+
+
+def test_halves_of_16_bits_are_int8() -> None:
+    x = torch.tensor([0, 1, -1, 127, 128, -128, -129, 32639, 32640, -1e30, 1e30])[:, None]
+    high, low = kernels.quantise_fine(x, torch.ones(1))
+    levels = 256 * high.int() + low.int()
+    assert torch.equal(levels, x.clamp(-32639, 32639).int())
 
 
 def test_products_are_not_fused_with_sums() -> None:
@@ -392,9 +428,24 @@ def test_attention_over_large_windows_is_refused() -> None:
 
 
 def test_inputs_of_8_bits_stay_as_they_are(predictor: nn.Module) -> None:
-    assert float(predictor.entry.steps) == 16 and int(predictor.entry.zero) == 128
-    assert float(predictor.known_entry.steps) == 1
-    assert float(predictor.context[0].steps) == 64
+    assert (predictor.entry.steps == 16).all() and int(predictor.entry.zero) == 128
+    assert (predictor.known_entry.steps == 1).all()
+    assert (predictor.context[0].steps == 64).all()
+
+
+def test_a_channel_of_large_values_does_not_coarsen_the_others() -> None:
+    """With one scale for all channels, the small ones would be rounded to a few levels."""
+    random = torch.Generator().manual_seed(0)
+    sizes = torch.ones(32)
+    sizes[5] = 300.0
+    x = torch.randn(500, 32, generator=random) * sizes
+    network = nn.Sequential(nn.Linear(32, 16))
+    network.arithmetic = "int8"
+    with torch.no_grad():
+        network[0].weight.div_(sizes)
+    exact = calibrated(network, lambda module: module(x))
+    error = (exact(x) - network(x)).square().mean() / network(x).var()
+    assert error < 0.02
 
 
 def test_leaky_activations_get_nearly_all_levels(predictor: nn.Module) -> None:
@@ -485,6 +536,7 @@ def test_infinite_weights_are_refused() -> None:
         ("embedding.weight", lambda x: x.fill_(-1e30), "embedding.weight holds a number"),
         ("context.2.exponential", lambda x: x.add_(1), r"sums of context\.2 are not exact"),
         ("context.2.steps", lambda x: x.zero_(), r"sums of context\.2 are not exact"),
+        ("exit.zero", lambda x: x.fill_(127), "sums of exit are not exact"),
         ("entry.zero", lambda x: x.fill_(256), "sums of entry are not exact"),
         ("entry.weight", lambda x: x.fill_(-128), "sums of entry are not exact"),
         ("entry.scale", lambda x: x.neg_(), "sums of entry are not exact"),
@@ -529,7 +581,8 @@ def test_no_entry_of_a_table_is_near_a_rounding_boundary() -> None:
 
 def test_weights_whose_sums_would_not_fit_get_coarser_grids() -> None:
     layer = QuantisedLinear(nn.Linear(3000, 2))
-    layer.set_weights(torch.full((2, 3000), 0.5), torch.zeros(2), torch.full((2,), 0.5 / 127))
+    folded = layer.folded(torch.full((2, 3000), 0.5))
+    layer.set_weights(folded, torch.zeros(2), torch.full((2,), 0.5 / 127))
     assert layer.is_exact() and int(layer.weight[0, 0]) < 50
     torch.testing.assert_close(layer.floating()[0], torch.full((2, 3000), 0.5), rtol=0.02, atol=0)
 

@@ -184,10 +184,11 @@ BASES = {"qps": [None, 40], "chroma": "420"}
 WRONG: dict[str, Any] = {
     "5": "is damaged",
     "[]": "is damaged",
-    '{"format": 3}': "recipe lacks the setting network",
+    '{"format": 4}': "recipe lacks the setting network",
     '{"format": true}': "has format True, expected",
+    '{"format": 3}': "has format 3, expected 4: export its run again",
     "[" * 5000: "is damaged",
-    **dict.fromkeys(('{"format": 3, "network": 5}', '{"format": 3, "network": 1e999}'), "network"),
+    **dict.fromkeys(('{"format": 4, "network": 5}', '{"format": 4, "network": 1e999}'), "network"),
 }
 CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"more": 1}, "an unknown setting 'more'"),

@@ -43,11 +43,11 @@ class Decoder:
         data = path.read_bytes()
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         self.recipe = json.loads(header["__metadata__"]["italic"])
-        assert self.recipe["format"] == 3 and self.recipe["network"]["kind"] == "lattice"
+        assert self.recipe["format"] == 4 and self.recipe["network"]["kind"] == "lattice"
         self.tensors = load(data)
         self.settings: dict[str, Any] = {**DEFAULTS, **self.recipe["network"]}
         for layer in ("entry", "known_entry", "base_entry"):
-            assert self.tensors.get(f"{layer}.steps", 1) == 1
+            assert np.all(self.tensors.get(f"{layer}.steps", 1) == 1)
             assert self.tensors.get(f"{layer}.zero", 128) == 128
 
     def decode(
@@ -194,7 +194,7 @@ class Estimator:
         for i in range(self.settings["blocks"]):
             u = self.linear(f"body.{i}.first", z)
             z = z + self.linear(f"body.{i}.second", self.activated(u))
-        numbers = self.linear("exit", z)
+        numbers = self.fine("exit", z)
         assert numbers.dtype == np.float32
         return numbers, guess
 
@@ -332,7 +332,14 @@ class Estimator:
         """What a layer multiplies, int64."""
         assert x.dtype == np.float32
         steps, zero = self.tensors[f"{name}.steps"], int(self.tensors[f"{name}.zero"])
-        return clamp(np.rint(x * steps), -zero, 255 - zero).astype(np.int64) + zero - 128
+        products = x * steps.reshape(-1, *(1,) * (x.ndim - 1))
+        return clamp(np.rint(products), -zero, 255 - zero).astype(np.int64) + zero - 128
+
+    def fine(self, name: str, x: np.ndarray) -> np.ndarray:
+        """A fine layer, whose inputs have 16 bits, float32 (I,) → (O,)."""
+        weight, bias, scale = (self.tensors[f"{name}.{x}"] for x in ("weight", "bias", "scale"))
+        n = clamp(np.rint(x * self.tensors[f"{name}.steps"]), -32639, 32639).astype(np.int64)
+        return (weight.astype(np.int64) @ n + bias).astype(np.float32) * scale
 
 
 def strides(step_of: np.ndarray) -> np.ndarray:

@@ -127,7 +127,7 @@ def test_it_decodes_what_italic_encodes(saved: Path, tmp_path: Path, order: str)
 def test_the_models_have_several_zero_points(saved: Path) -> None:
     tensors = Decoder(saved).tensors
     zeros = {int(tensor) for name, tensor in tensors.items() if name.endswith(".zero")}
-    assert len(zeros) > 4
+    assert len(zeros) >= 4
 
 
 def test_the_streams_have_contexts_and_cut_windows() -> None:
