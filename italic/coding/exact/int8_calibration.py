@@ -96,20 +96,20 @@ def _set_layer(
     folded = target.folded(weight)
     largest = target.reduce_inputs(folded.abs(), torch.amax).clamp(min=MIN_WEIGHT)
     if not optimise:
-        target.set_weights(folded, bias, largest / LIMIT)
+        target.set_weights(folded, bias, largest / target.limit)
         return
     rows = _rows(layer, folded).cpu()
     # Moments of the quantised inputs.
     units = _rows(layer, target.per_input(target.steps.double()).expand_as(folded))[0].cpu()
     mean = inputs.moments[:-1, -1] * units
     second = inputs.moments[:-1, :-1] * torch.outer(units, units)
-    scale = _best_scale(rows, second.diagonal(), largest.cpu())
+    scale = _best_scale(rows, second.diagonal(), largest.cpu(), target.limit)
     target.set_weights(folded, bias, scale)  # increases the scale if an accumulator could overflow
     scales = target.scale.double().cpu()
     row_scales = scales.repeat_interleave(len(rows) // len(scales))
     nearest = target.weight.clone(), target.bias.clone()
     covariance = second - torch.outer(mean, mean)
-    rounded = round_compensated(rows.clone(), row_scales, covariance, LIMIT)
+    rounded = round_compensated(rows.clone(), row_scales, covariance, target.limit)
     correction = ((rows - rounded) @ mean).view(len(scales), -1).mean(1)
     integers = (rounded / row_scales[:, None]).round()
     new_bias = correction if bias is None else correction + bias.double().cpu()
@@ -121,22 +121,23 @@ def _set_layer(
         target.bias.copy_(nearest[1])
 
 
-def _best_scale(rows: Tensor, importance: Tensor, largest: Tensor) -> Tensor:
+def _best_scale(rows: Tensor, importance: Tensor, largest: Tensor, limit: int) -> Tensor:
     """The weight scale of each output channel with the least error, float64 (O,).
 
     Args:
         rows: float64 (n, m), weights; the rows of an output channel are adjacent.
         importance: float64 (m,), weight of the squared error in each column.
         largest: float64 (O,), largest absolute weight of each channel.
+        limit: largest absolute value of the integer weights.
     """
     errors = []
     for ratio in CLIPPING_RATIOS:
-        scales = (largest * ratio / LIMIT).repeat_interleave(len(rows) // len(largest))[:, None]
-        rounded = (rows / scales).round().clamp(-LIMIT, LIMIT) * scales
+        scales = (largest * ratio / limit).repeat_interleave(len(rows) // len(largest))[:, None]
+        rounded = (rows / scales).round().clamp(-limit, limit) * scales
         error = ((rows - rounded).square() * importance).sum(1)
         errors.append(error.view(len(largest), -1).sum(1))
     best = torch.stack(errors).argmin(0)
-    return largest / LIMIT * torch.tensor(CLIPPING_RATIOS, dtype=torch.float64)[best]
+    return largest / limit * torch.tensor(CLIPPING_RATIOS, dtype=torch.float64)[best]
 
 
 class _InputStatistics:

@@ -10,7 +10,8 @@ float32. The additions of residual blocks are rounded once too.
 
 A "fine" layer has inputs of 16 bits, n = 256·high + low with the int8 halves high and low. It has
 two sums. Its output is (256·Σ high·w + (Σ low·w + bias)) · scale, where the outer sum is rounded
-once to float32 before it is multiplied with the scale.
+once to float32 before it is multiplied with the scale. In layers of integer inputs the weights have
+16 bits instead, and are split in the same way.
 
 |Σ| + |bias| < 2^24 is proved for each output channel, so accumulators may be int32 or float32.
 """
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from italic.coding.exact import kernels
-from italic.coding.exact.kernels import ZERO_LEVEL, Numbers
+from italic.coding.exact.kernels import FINE_LIMIT, ZERO_LEVEL, Numbers
 from italic.coding.exact.layers import (
     ACCUMULATOR_LIMIT,
     LARGEST,
@@ -44,7 +45,8 @@ BLOCK_ROWS = 1024  # rows multiplied together, so that their sums stay in the ca
 class Constants(NamedTuple):
     """The constants of a layer: arrays on a CPU, tensors on other devices.
 
-    matrix: int8 (R, K); bias: int32 (R,); scale: float32 (R,); steps: float32 (I,); zero: a scalar.
+    matrix: int8 (R, K), or the halves of weights of 16 bits, (2, R, K); bias: int32 (R,);
+    scale: float32 (R,); steps: float32 (I,); zero: a scalar.
     """
 
     matrix: Tensor
@@ -59,7 +61,8 @@ class QuantisedLayer(nn.Module):
 
     Attributes:
         unit: scale of inputs that are int8 already, see `IntegerLinear`; None for other layers.
-        weight: int8, in the shape of the floating-point layer's weight, -127 to 127.
+        limit: largest absolute value of the weights.
+        weight: int8, or int16 if `limit` needs it, in the shape of the floating-point weight.
         bias: int32 (O,), in units of the sums, including the term of the zero point.
         scale: float32 (O,), scale of the sums.
         steps: float32 (I,), reciprocals of the scales of the input channels.
@@ -71,6 +74,7 @@ class QuantisedLayer(nn.Module):
     scale: Tensor
     steps: Tensor
     zero: Tensor
+    limit = LIMIT
     output_axis = 0  # of the weights
     symmetric = False  # whether the zero point is 128
 
@@ -83,8 +87,8 @@ class QuantisedLayer(nn.Module):
         self.has_bias = layer.bias is not None
         self.unit = layer.unit if isinstance(layer, IntegerLinear) else None
         # On the device "meta", zeros_like and expand(…).clone() would load PyTorch's compiler.
-        levels = torch.zeros(weight.shape, dtype=torch.int8, device=device)
-        self.register_buffer("weight", levels)
+        dtype = torch.int8 if self.limit == LIMIT else torch.int16
+        self.register_buffer("weight", torch.zeros(weight.shape, dtype=dtype, device=device))
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32, device=device))
         self.register_buffer("scale", torch.ones(outputs, dtype=torch.float32, device=device))
         self.register_buffer("steps", torch.ones(inputs, dtype=torch.float32, device=device))
@@ -204,7 +208,8 @@ class QuantisedLayer(nn.Module):
         """Whether no accumulator can leave the exact integers, and all tensors are valid."""
         return bool(
             (self.accumulator_bound() < ACCUMULATOR_LIMIT).all()
-            and (self.weight >= -LIMIT).all()
+            and (self.weight >= -self.limit).all()
+            and (self.weight <= self.limit).all()
             and are_in_range(self.scale, self.steps)
             and 0 <= int(self.zero) <= kernels.MAX_LEVEL
             and (self.unit is None or bool((self.steps == 1).all()))
@@ -245,7 +250,7 @@ class QuantisedLayer(nn.Module):
     def set_integer_weights(self, weight: Tensor, bias: Tensor) -> None:
         """Set integer weights, which are clamped, and quantise a bias, float64 (O,)."""
         self._thaw()
-        self.weight.copy_(weight.clamp(-LIMIT, LIMIT))
+        self.weight.copy_(weight.clamp(-self.limit, self.limit))
         total = (bias / self.scale.double()).round() + self.zero_bias()
         self.bias.copy_(total.clamp(-ACCUMULATOR_LIMIT, ACCUMULATOR_LIMIT))
 
@@ -276,6 +281,34 @@ class QuantisedFineLinear(QuantisedLayer):
             upper, lower = (product(half, constants.matrix) for half in (rows, low[where]))
             kernels.rescale_fine(upper, lower, constants.bias, constants.scale, flat[where])
         return out
+
+
+class QuantisedIntegerLinear(QuantisedLayer):
+    """Quantised IntegerLinear: int8 inputs and weights of 16 bits, in two int8 halves."""
+
+    limit = FINE_LIMIT
+    symmetric = True
+
+    def forward(self, integers: Tensor) -> Tensor:
+        """As the floating-point layer."""
+        constants = self.constants()
+        levels = integers.contiguous()
+        out = torch.empty(self.output_shape(levels), dtype=torch.float32, device=levels.device)
+        flat = self.flat(out)
+        for where, rows in self.patches(levels):
+            high, low = (product(rows, half) for half in constants.matrix)
+            kernels.rescale_fine(high, low, constants.bias, constants.scale, flat[where])
+        return out
+
+    def matrix(self) -> Tensor:
+        """The halves of the weights, int8 (2, O, K): weight = 256·high + low."""
+        high = (self.weight.int() + 128) >> 8
+        return torch.stack([high, self.weight.int() - (high << 8)]).to(torch.int8)
+
+    def accumulator_bound(self) -> Tensor:
+        """Upper bound of both sums, with the bias in the lower one, int64 (O,)."""
+        high, low = (half.long().abs().sum(1) for half in self.matrix())
+        return torch.maximum(ZERO_LEVEL * high, ZERO_LEVEL * low + self.bias.long().abs())
 
 
 class QuantisedConv2d(QuantisedLayer):

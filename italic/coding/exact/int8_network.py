@@ -13,6 +13,7 @@ from italic.coding.exact.int8_layers import (
     QuantisedConv2d,
     QuantisedConvTranspose2d,
     QuantisedFineLinear,
+    QuantisedIntegerLinear,
     QuantisedLayer,
     QuantisedLinear,
     QuantisedResidualBlock,
@@ -29,7 +30,7 @@ from italic.models.likelihood import MixtureHead
 
 LAYERS: dict[type, Callable[..., nn.Module]] = {
     nn.Linear: QuantisedLinear,
-    IntegerLinear: QuantisedLinear,
+    IntegerLinear: QuantisedIntegerLinear,
     FineLinear: QuantisedFineLinear,
     nn.Conv2d: QuantisedConv2d,
     nn.ConvTranspose2d: QuantisedConvTranspose2d,

@@ -36,12 +36,13 @@ from italic.coding.exact.int8_layers import (
     QuantisedConv2d,
     QuantisedConvTranspose2d,
     QuantisedFineLinear,
+    QuantisedIntegerLinear,
     QuantisedLayer,
     QuantisedLinear,
     QuantisedResidualBlock,
 )
 from italic.coding.exact.int8_network import is_residual_block
-from italic.models.layers import FineLinear, NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 
 LEAK = 0.0625
 WAYS = ("int8", "float32")
@@ -186,6 +187,25 @@ def test_fine_layers_have_inputs_of_16_bits(
         choose()
         assert torch.equal(layer(x), sums.float() * layer.scale)
         assert torch.equal(layer(x[None]), layer(x)[None])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64, 2100])
+def test_layers_of_integers_have_weights_of_16_bits(
+    ways: list[Callable[[], None]], rows: int
+) -> None:
+    layer = QuantisedIntegerLinear(IntegerLinear(246, 32, 1 / 16))
+    random = torch.Generator().manual_seed(0)
+    layer.weight.copy_(torch.randint(-32639, 32640, (32, 246), generator=random))
+    layer.bias.copy_(torch.randint(-(2**20), 2**20, (32,), generator=random))
+    layer.scale.copy_(torch.rand(32, generator=random) * 1e-6 + 1e-9)
+    assert layer.is_exact()
+    x = torch.randint(-128, 128, (rows, 246), generator=random).to(torch.int8)
+    sums = F.linear(x.double(), layer.weight.double()) + layer.bias
+    for choose in ways:
+        choose()
+        assert torch.equal(layer(x), sums.float() * layer.scale)
+    layer.bias[3] = 2**24 - 1
+    assert not layer.is_exact()
 
 
 @pytest.mark.parametrize("zero", [0, 100, 255])

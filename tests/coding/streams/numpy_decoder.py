@@ -314,7 +314,9 @@ class Estimator:
         rest = (1,) * (n.ndim - 1)
         sums = np.tensordot(weight.reshape(len(weight), -1).astype(np.int64), n, 1)
         sums = sums + bias.astype(np.int64).reshape(-1, *rest)
-        return integer_sums(sums) * scale.reshape(-1, *rest)
+        # Weights of 16 bits: the sum may exceed 2^24 and is rounded.
+        rounded = sums.astype(np.float32) if weight.dtype == np.int16 else integer_sums(sums)
+        return rounded * scale.reshape(-1, *rest)
 
     def convolution(self, name: str, x: np.ndarray) -> np.ndarray:
         """A convolution of side 1 or 3, float32 (I, h, w) → (O, h, w)."""
