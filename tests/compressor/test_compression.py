@@ -30,7 +30,7 @@ from italic.coding.model_files.model import (
 )
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
-from italic.compressor import compression, time_budget
+from italic.compressor import compression, rivals, time_budget
 from italic.compressor.compression import (
     compress_pictures,
     decompress_records,
@@ -80,7 +80,9 @@ def installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def no_classical_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The untrained estimator would be worse than the classical codecs."""
-    monkeypatch.setattr(compression, "_ENCODERS", {})
+    monkeypatch.setattr(rivals, "FAST", {})
+    monkeypatch.setattr(rivals, "SLOW", {})
+    monkeypatch.setattr(rivals, "_layouts", lambda _, __, main, chunks: [(main, chunks)])
 
 
 def smooth(count: int, height: int, width: int) -> np.ndarray:
