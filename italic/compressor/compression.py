@@ -49,14 +49,14 @@ class Compressed:
 
     Attributes:
         record: its record.
-        model: name of the model that the record needs; None if it needs none.
+        model: the model that the record needs; None if it needs none.
         model_hash: the hash of that model; zeros if it needs none.
         seconds: time that the picture took; of a batch, its share.
         png: bytes of the same samples as a PNG file, without metadata; None if PNG can't hold them.
     """
 
     record: Record
-    model: str | None
+    model: Model | None
     model_hash: bytes
     seconds: float
     png: int | None
@@ -184,8 +184,7 @@ def compress_each(
         record = rival.finish(estimated)
         taken = times[member] + time.perf_counter() - start
         needed = chosen if record is estimated else None
-        name = needed.name if needed is not None else None
-        compressed.append(Compressed(record, name, hash_for(record, needed), taken, rival.png))
+        compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
     return compressed
 
 

@@ -35,7 +35,8 @@ def enhance(
         uint8 (H, W, 3). Samples are identical on every machine, expectations up to rounding.
 
     Raises:
-        ValueError: the file can't be decoded (`BPGError`), the model does not fit (`ModelError`),
+        ValueError: the file can't be decoded (`BPGError`), the model does not fit or would make it
+                worse (`ModelError`),
             `steps` is not a whole number of 1 or more, or both `sample` and `mirrored` are set.
     """
     if sample and mirrored:
@@ -44,7 +45,7 @@ def enhance(
     height, width = bpg.picture_size(data)
     quality = bpg.quality(data)
     chosen = enhancer_for(quality) if model is None else load_model(model)
-    codec = chosen.enhancer(min(steps, height * width), quality)
+    codec = chosen.enhancer(min(steps, height * width), quality, bpg.chroma(data))
     bases = [bytes([bpg.WHOLE]) + data]
     if sample:
         (picture,) = codec.sample(bases, height, width, np.random.default_rng(0))

@@ -44,8 +44,10 @@ from italic.models.network import Network
 
 FORMAT = 3  # version of model files and of the streams coded with them
 SUPPORTED_FORMATS = (2, FORMAT)  # in format 2 all networks are of the kind rnan
-# A BPG file whose qp is lower than all training qps by more than this does not gain by enhancement.
-MAX_QP_DIFFERENCE = 10
+# Enhancement makes a BPG file worse if its qp is lower than all training qps by more than the first
+# number, or if its chroma format is another one and its qp lower than the second number. Measured:
+# docs/results.md, "Enhancement".
+MAX_QP_DIFFERENCE, OTHER_CHROMA_QP = 6, 34
 
 
 class ModelError(ValueError):
@@ -88,11 +90,16 @@ class Model:
         """The qps of its BPG base codes, by their indices among its base codes."""
         return {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
 
-    def enhancer(self, steps: int, qp: int) -> Codec:
-        """A codec with the BPG base code whose qp is nearest to the given one.
+    def enhancer(self, steps: int, qp: int, chroma: str | None = None) -> Codec:
+        """A codec with the BPG base code whose qp is nearest to that of a BPG file.
+
+        Args:
+            steps: number of steps.
+            qp: qp of the file.
+            chroma: chroma format of the file: grey, 420, 422 or 444; None if it is not known.
 
         Raises:
-            ModelError: the model has no BPG base code, or all of them are much coarser than `qp`.
+            ModelError: the model has no BPG base code, or enhancement would make the file worse.
         """
         rungs = self.base_qps
         if not rungs:
@@ -105,6 +112,13 @@ class Model:
             raise ModelError(
                 f"the model '{self.name}' can't improve a BPG file of qp {qp}: it was trained on "
                 f"qp {', '.join(map(str, sorted(rungs.values())))}"
+            )
+        trained = self.recipe.base["chroma"] if self.recipe.base else None
+        if qp < OTHER_CHROMA_QP and chroma not in (None, "grey", trained):
+            raise ModelError(
+                f"the model '{self.name}' can't improve a BPG file of chroma format {chroma} and "
+                f"qp {qp}: it was trained on {trained}, and helps others from qp "
+                f"{OTHER_CHROMA_QP}"
             )
         return self.codec(steps, rung=rung)
 
