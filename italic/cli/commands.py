@@ -51,7 +51,7 @@ Outputs = Generator[tuple[bytes, Encoded | None] | Failure, None, None]
 
 def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
     """Compress each picture to a record, or to a `Failure`; ModelError."""
-    if jobs and how.model:
+    if jobs and (how.model or not installed_models()):
         load(how.model)  # so that an unknown model is reported only once
     pictures = read_pictures(jobs, how.keep_metadata)
     code = partial(encode, how=how)
