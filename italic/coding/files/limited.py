@@ -11,6 +11,7 @@ or when it exceeds a limit. Memory is limited on Linux only.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import struct
@@ -52,7 +53,7 @@ def decode_jpeg_xl(
             exceeds the limits of memory or time.
         OSError: the process can't be started.
     """
-    pixels = height * max(width, SHORTEST_ROW)
+    pixels = math.ceil(height * max(width, SHORTEST_ROW) * max(1, channels * itemsize / 3))
     memory, seconds = MEMORY + MEMORY_PER_PIXEL * pixels, SECONDS + SECONDS_PER_PIXEL * pixels
     request = _REQUEST.pack(height, width, channels, itemsize, len(data), memory, seconds) + data
     samples = _process.ask(request, itemsize * channels * height * width)
