@@ -95,19 +95,7 @@ def screenshot(height: int, width: int, wallpaper: bool = False) -> np.ndarray:
     draw.rectangle((0, 0, width, 28), fill="#2b3a4a")
     draw.text((10, 6), "File   Edit   View   Help", fill="white", font=font)
     draw.rectangle((0, 28, width // 6, height), fill="#f0f0f3")
-    words = [
-        "lossless",
-        "image",
-        "compression",
-        "estimator",
-        "step",
-        "mask",
-        "pixel",
-        "range",
-        "coder",
-        "mixture",
-        "window",
-    ]
+    words = ["lossless", "image", "compression", "estimator", "step", "mask", "pixel", "range"]
     for y in range(40, height - 20, 18):
         draw.text((12, y), " ".join(random.choice(words, 2)), fill="#333", font=font)
         draw.text((width // 5, y), " ".join(random.choice(words, 12)), fill="#111", font=font)

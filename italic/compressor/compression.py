@@ -255,7 +255,7 @@ def compress_each(
         steps = whole_number("steps", steps)
     if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
         raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
-    model = _loaded(model)
+    given = _loaded(model)
     rivals, times = [], []
     for picture in pictures:
         start = time.perf_counter()
@@ -263,10 +263,10 @@ def compress_each(
         times.append(time.perf_counter() - start)
     tried = [member for member, rival in enumerate(rivals) if rival.promising]
     track = _ProgressTracker(progress, sum(rivals[i].main[..., 0].size for i in tried))
-    by_model: dict[str | Path | Model, list[int]] = {}
+    by_model: dict[str | Model, list[int]] = {}
     for member in tried:
-        named = model or model_for_pixels(rivals[member].main[..., 0].size)
-        by_model.setdefault(named, []).append(member)
+        wanted = given or model_for_pixels(rivals[member].main[..., 0].size)
+        by_model.setdefault(wanted, []).append(member)
     records: dict[int, tuple[Record, Model]] = {}
     for named, members in by_model.items():
         from italic.coding.model_files.model import load_model
@@ -282,11 +282,11 @@ def compress_each(
                     records[member] = record, chosen
     compressed = []
     for member, rival in enumerate(rivals):
-        estimated, chosen = records.get(member, (None, None))
+        estimated, of_model = records.get(member, (None, None))
         start = time.perf_counter()
         record = rival.finish(estimated)
         taken = times[member] + time.perf_counter() - start
-        needed = chosen if record is estimated else None
+        needed = of_model if record is estimated else None
         compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
     return compressed
 
@@ -445,8 +445,9 @@ def to_file(record: Record, model: Model) -> bytes:
 
 def hash_for(record: Record, model: Model | None) -> bytes:
     """The hash of the model that made a record; zeros if the record needs no model."""
-    needed = model is not None and record.method == Method.ESTIMATOR
-    return model.hash if needed else bytes(8)
+    if model is None or record.method != Method.ESTIMATOR:
+        return bytes(8)
+    return model.hash
 
 
 def from_file(
