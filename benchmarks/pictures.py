@@ -18,6 +18,11 @@ bytes. It ends with the sum over the photographs and fails if a picture does not
 exceeds the smallest by more than 0.5 % and 32 bytes.
 
     python benchmarks/pictures.py --photos FOLDER
+
+With --untried too, it prints the pictures that the estimator is not tried on, see
+`italic.compressor.rivals`, and the bytes that it would have saved, in 256×256 pixels of each.
+
+    python benchmarks/pictures.py --photos FOLDER --untried
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ from PIL import Image, ImageDraw, ImageFont
 from italic.coding.files.pictures import Picture, from_array, read, split, to_png
 from italic.coding.model_files.model import load_model
 from italic.compressor.compression import compress_each, from_file
+from italic.compressor.rivals import Rival, size
 from italic.measuring.results import write_table
 
 Row = dict[str, Any]
@@ -270,18 +276,37 @@ def beside_codecs(arguments: argparse.Namespace) -> bool:
     return all(row["exact"] and row["good"] for row in rows)
 
 
+def untried(pictures: dict[str, Picture], model: str | None) -> None:
+    """Print what the test for graphics and noise costs."""
+    codec, count = load_model(model).codec(16), 0
+    for name, picture in pictures.items():
+        if picture.palette is None:
+            picture = from_array(np.ascontiguousarray(picture.samples[:256, :256]))
+        rival = Rival(picture)
+        if not rival.promising:
+            count += 1
+            estimated = codec.encode(rival.main[None])[0].bits // 8
+            estimated += sum(len(content) for _, content in rival.chunks)
+            print(f"{name}: {size(rival.record)} bytes, by the estimator {estimated}", flush=True)
+    print(f"{count} of {len(pictures)} pictures are not tried")
+
+
 def main() -> None:
     """Measure each picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="name or path; default: the default model")
     parser.add_argument("--steps", type=int, help="default: 4; with --photos that of the model")
     parser.add_argument("--only", nargs="+", help="names of pictures; default: all")
+    parser.add_argument("--untried", action="store_true", help="what the test before costs")
     parser.add_argument("--photos", type=Path, help="folder of photographs, PNG or WebP")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         print(json.dumps(measured(arguments.work, arguments.model, arguments.steps)))
+        return
+    if arguments.photos and arguments.untried:
+        untried(gallery(arguments.photos), arguments.model)
         return
     if arguments.photos:
         sys.exit(not beside_codecs(arguments))
