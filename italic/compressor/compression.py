@@ -242,7 +242,8 @@ def compress_each(
             bound.
         progress: called after each part of the estimator's work.
         seconds: time budget of the estimator for each picture, above 0. It replaces `steps`: the
-            largest number of steps that fits is used.
+            largest number of steps that fits is used. Slow settings of classical codecs are tried
+            only if they fit too.
 
     Returns:
         For each picture the record of the estimator or of a classical codec, whichever is smaller.
@@ -259,7 +260,7 @@ def compress_each(
     rivals, times = [], []
     for picture in pictures:
         start = time.perf_counter()
-        rivals.append(Rival(picture))
+        rivals.append(Rival(picture, math.inf if seconds is None else seconds))
         times.append(time.perf_counter() - start)
     tried = [member for member, rival in enumerate(rivals) if rival.promising]
     track = _ProgressTracker(progress, sum(rivals[i].main[..., 0].size for i in tried))
