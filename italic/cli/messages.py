@@ -58,13 +58,13 @@ def sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def progress_bar(total: int, text: str) -> Iterator[Report]:
-    """A progress bar on stderr, if stderr is a terminal.
+def progress_bar(total: int, text: str, quiet: bool = False) -> Iterator[Report]:
+    """A progress bar on stderr, if stderr is a terminal and the command is not quiet.
 
     The result is a callback with the arguments: finished items of `total`, items in progress, and
     the finished fraction of those.
     """
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield lambda *_: None
         return
     from rich.console import Console

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import reprlib
-import zlib
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
 
-from italic.coding.base_codes.bpg import BPGError
 from italic.coding.files import classical
 from italic.coding.files.container import (
     DEFAULT_MAX_PIXELS,
@@ -26,11 +24,15 @@ from italic.coding.files.container import (
     pack,
     unpack,
 )
-from italic.coding.files.pictures import Picture, from_array, join, split
-from italic.coding.model_files.model import Model, load_model, model_of
-from italic.coding.streams.codec import Coded, Observer
+from italic.coding.files.pictures import Picture, from_array, join
+from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import file_bytes, whole_number
-from italic.compressor.time_budget import steps_within
+from italic.compressor.rivals import Rival, checksum, size
+
+# PyTorch takes seconds to import, and what classical codecs code does not need it.
+if TYPE_CHECKING:
+    from italic.coding.model_files.model import Model
+    from italic.coding.streams.codec import Coded, Observer
 
 BATCH = 64  # maximum number of pictures coded together
 BATCH_PIXELS = 2**20  # maximum number of their pixels, unless a single picture has more
@@ -40,12 +42,28 @@ WORK, WORK_PER_BYTE = 2**18, 2**8
 
 Progress = Callable[[float], None]  # called with the finished fraction, 0 to 1
 
-# Classical codecs for the main picture. Each raises an exception if the picture exceeds its limits.
-_ENCODERS: dict[Method, Callable[[np.ndarray], bytes | bytearray]] = {
-    Method.PNG: partial(imagecodecs.png_encode, level=9),
-    Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
-    Method.JPEG_XL: partial(imagecodecs.jpegxl_encode, lossless=True, effort=7),
-}
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed picture.
+
+    Attributes:
+        record: its record.
+        model: the model that the record needs; None if it needs none.
+        model_hash: the hash of that model; zeros if it needs none.
+        seconds: time that the picture took; of a batch, its share.
+        png: bytes of the same samples as a PNG file, without metadata; None if PNG can't hold them.
+    """
+
+    record: Record
+    model: Model | None
+    model_hash: bytes
+    seconds: float
+    png: int | None
+
+    def to_file(self) -> bytes:
+        """The bytes of a file of this picture; FileFormatError if it is too long."""
+        return pack(self.model_hash, self.record)
 
 
 def compress(
@@ -55,7 +73,8 @@ def compress(
 
     Args:
         array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
-        model: a model, its name or the path of its file; None for the default model.
+        model: a model, its name or the path of its file; None for the one that declares to be for
+            pictures of this size.
         steps: from 1 (fast) to the number of pixels (small file); None for the model's default.
             The number is halved until decoders accept the work, see `decompress`.
 
@@ -67,11 +86,8 @@ def compress(
             whole number of 1 or more.
     """
     picture = from_array(array)
-    if steps is not None:
-        steps = whole_number("steps", steps)
-    chosen = load_model(model)
-    (record,) = compress_pictures([picture], chosen, steps)
-    return to_file(record, chosen)
+    (compressed,) = compress_each([picture], model, steps)
+    return compressed.to_file()
 
 
 def decompress(
@@ -100,6 +116,182 @@ def decompress(
     return from_file(data, model, max_pixels, max_work).samples
 
 
+def compress_many(
+    arrays: Sequence[np.ndarray],
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+) -> list[bytes]:
+    """Compress pictures into files of one picture each; those of equal size are coded together.
+
+    Args:
+        arrays: pictures as for `compress`; or one array with a further axis in front.
+        model: as for `compress`.
+        steps: as for `compress`.
+
+    Returns:
+        The same bytes as `compress` of each of them.
+
+    Raises:
+        ValueError: as `compress`.
+    """
+    pictures = [from_array(array) for array in arrays]
+    return [each.to_file() for each in compress_each(pictures, model, steps)]
+
+
+def decompress_many(
+    files: Sequence[bytes],
+    model: str | Path | Model | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_work: float | None = None,
+) -> list[np.ndarray]:
+    """Decompress files of one picture each; those of equal size and model are decoded together.
+
+    Args:
+        files: the bytes of each file.
+        model: as for `decompress`.
+        max_pixels: maximum number of pixels of each picture.
+        max_work: maximum work of each picture, as for `decompress`.
+
+    Returns:
+        The array of each file.
+
+    Raises:
+        ValueError: as `decompress`.
+    """
+    most = whole_number("max_pixels", max_pixels)
+    contents = [unpack(file_bytes(data), most) for data in files]
+    chosen = _loaded(model)
+    arrays: dict[int, np.ndarray] = {}
+    for model_hash in dict.fromkeys(model_hash for model_hash, _ in contents):
+        members = [i for i, (other, _) in enumerate(contents) if other == model_hash]
+        records = [contents[member][1] for member in members]
+        needed = model_for(model_hash, records, chosen)
+        pictures = decompress_records(records, needed, max_work=max_work)
+        arrays.update(zip(members, (picture.samples for picture in pictures), strict=True))
+    return [arrays[member] for member in range(len(files))]
+
+
+def bits(
+    images: np.ndarray,
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+    per_pixel: bool = False,
+) -> float | np.ndarray:
+    """The bits that the estimator takes for images, without coding them.
+
+    The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
+    bytes more.
+
+    Args:
+        images: uint8 (H, W, 3), or a batch (B, H, W, 3).
+        model: a model, its name or the path of its file; None as for `compress`.
+        steps: number of steps; None for the model's default. The number of pixels is its upper
+            bound.
+        per_pixel: return the bits of each pixel, without those of the base code.
+
+    Returns:
+        The bits of the image; of a batch, float64 (B,). With `per_pixel`, float64 (H, W) or
+        (B, H, W).
+
+    Raises:
+        ValueError: the images have another type or shape, there is no such model, or `steps` is not
+            a whole number of 1 or more.
+    """
+    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or not images.size:
+        shape = getattr(images, "shape", type(images).__name__)
+        raise ValueError(f"expected uint8 (H, W, 3) or (B, H, W, 3), not empty; got {shape}")
+    if steps is not None:
+        steps = whole_number("steps", steps)
+    pixels = images.shape[-3] * images.shape[-2]
+    chosen = _loaded(model or model_for_pixels(pixels))
+    assert chosen is not None
+    codec = chosen.codec(min(steps or chosen.steps, pixels))
+    batch = images if images.ndim == 4 else images[None]
+    of_pixels, of_bases = codec.bits(batch)
+    found = of_pixels if per_pixel else of_pixels.sum(axis=(1, 2)) + of_bases
+    if images.ndim == 4:
+        return found
+    return found[0] if per_pixel else float(found[0])
+
+
+def _loaded(model: str | Path | Model | None) -> Model | None:
+    if model is None:
+        return None
+    from italic.coding.model_files.model import load_model
+
+    return load_model(model)
+
+
+def compress_each(
+    pictures: Sequence[Picture],
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    seconds: float | None = None,
+) -> list[Compressed]:
+    """Compress pictures, those of the same size in batches.
+
+    Classical codecs come first. The estimator codes the pictures that it may code in fewer bytes,
+    and stops when it can't. Its model is not loaded before there is such a picture.
+
+    Args:
+        pictures: pictures of any kinds and sizes.
+        model: a model, its name or the path of its file; None to choose one for each picture by its
+            size, see `model_for_pixels`.
+        steps: number of steps; None for the model's default. The number of pixels is its upper
+            bound.
+        progress: called after each part of the estimator's work.
+        seconds: time budget of the estimator for each picture, above 0. It replaces `steps`: the
+            largest number of steps that fits is used. Slow settings of classical codecs are tried
+            only if they fit too.
+
+    Returns:
+        For each picture the record of the estimator or of a classical codec, whichever is smaller.
+
+    Raises:
+        ValueError: there is no such model (`ModelError`), `steps` is not a whole number of 1 or
+            more, or `seconds` is not above 0.
+    """
+    if steps is not None:
+        steps = whole_number("steps", steps)
+    if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
+        raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
+    given = _loaded(model)
+    rivals, times = [], []
+    for picture in pictures:
+        start = time.perf_counter()
+        rivals.append(Rival(picture, math.inf if seconds is None else seconds))
+        times.append(time.perf_counter() - start)
+    tried = [member for member, rival in enumerate(rivals) if rival.promising]
+    track = _ProgressTracker(progress, sum(rivals[i].main[..., 0].size for i in tried))
+    by_model: dict[str | Model, list[int]] = {}
+    for member in tried:
+        wanted = given or model_for_pixels(rivals[member].main[..., 0].size)
+        by_model.setdefault(wanted, []).append(member)
+    records: dict[int, tuple[Record, Model]] = {}
+    for named, members in by_model.items():
+        from italic.coding.model_files.model import load_model
+
+        chosen = load_model(named)
+        for batch in _batches([rivals[member].main.shape[:2] for member in members]):
+            group = [members[place] for place in batch]
+            start = time.perf_counter()
+            found = _estimated([rivals[i] for i in group], chosen, steps, seconds, track)
+            for member, record in zip(group, found, strict=True):
+                times[member] += (time.perf_counter() - start) / len(group)
+                if record is not None:
+                    records[member] = record, chosen
+    compressed = []
+    for member, rival in enumerate(rivals):
+        estimated, of_model = records.get(member, (None, None))
+        start = time.perf_counter()
+        record = rival.finish(estimated)
+        taken = times[member] + time.perf_counter() - start
+        needed = of_model if record is estimated else None
+        compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
+    return compressed
+
+
 def compress_pictures(
     pictures: Sequence[Picture],
     model: Model,
@@ -107,71 +299,67 @@ def compress_pictures(
     progress: Progress | None = None,
     seconds: float | None = None,
 ) -> list[Record]:
-    """Compress pictures in batches of the same size.
+    """The records of pictures compressed with one model; arguments as for `compress_each`."""
+    return [each.record for each in compress_each(pictures, model, steps, progress, seconds)]
 
-    Args:
-        pictures: pictures of any kinds and sizes.
-        model: the model.
-        steps: number of steps; None for the model's default. The number of pixels is its upper
-            bound.
-        progress: called after each part of the work.
-        seconds: time budget for each picture, above 0. It replaces `steps`: the largest number of
-            steps that fits is used.
 
-    Returns:
-        A record for each picture, of the estimator or a classical codec, whichever is smaller.
+def _estimated(
+    rivals: Sequence[Rival],
+    model: Model,
+    steps: int | None,
+    seconds: float | None,
+    track: _ProgressTracker,
+) -> list[Record | None]:
+    """Code pictures of one size by the estimator; None for those that it can't code in fewer bytes.
 
-    Raises:
-        ValueError: `steps` is not a whole number of 1 or more, or `seconds` is not above 0.
+    The number of steps is halved until decoders accept the work, which they limit by the bytes.
     """
-    if steps is not None:
-        steps = whole_number("steps", steps)
-    if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
-        raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
-    parts = [split(picture) for picture in pictures]
-    track = _ProgressTracker(progress, sum(main[..., 0].size for _, main, _ in parts))
-    records: dict[int, Record] = {}
-    for members in _batches([main.shape[:2] for _, main, _ in parts]):
-        height, width = parts[members[0]][1].shape[:2]
-        requested = steps or model.steps
-        if seconds is not None:
-            requested = steps_within(seconds, height, width, model)
-        number = min(requested, height * width, MAX_STEPS)
-        for member in members:
-            colour, main, chunks = parts[member]
-            raw = Record(
-                Method.RAW,
+    from italic.coding.base_codes.bpg import BPGError
+    from italic.compressor.time_budget import steps_within
+
+    height, width = rivals[0].main.shape[:2]
+    requested = steps or model.steps
+    if seconds is not None:
+        requested = steps_within(seconds, height, width, model)
+    number = min(requested, height * width, MAX_STEPS)
+    limits = [
+        size(rival.record) - sum(len(content) for _, content in rival.chunks) for rival in rivals
+    ]
+    records: list[Record | None] = [None] * len(rivals)
+    # A selected stream is at most as long as its limit, so more work is never accepted.
+    waiting = {
+        member: _affordable(number, limit, height * width, model)
+        for member, limit in enumerate(limits)
+    }
+    while number := max(waiting.values(), default=0):
+        group = [member for member, steps in waiting.items() if steps == number]
+        mains = np.stack([rivals[member].main for member in group])
+        within = [limits[member] for member in group]
+        coded: Sequence[Coded | None] = [None] * len(group)
+        with suppress(BPGError):  # too large for BPG: the classical codecs remain
+            codec = model.codec(number)
+            coded = codec.encode_within(mains, within, track.observer(len(group)))
+        waiting |= dict.fromkeys(group, 0)
+        for member, item in zip(group, coded, strict=True):
+            if item is None:
+                continue
+            rival = rivals[member]
+            record = Record(
+                Method.ESTIMATOR,
                 height,
                 width,
-                _checksum(main),
-                colour,
-                tuple(chunks),
-                stream=main.tobytes(),
+                checksum(rival.main),
+                rival.colour,
+                tuple(rival.chunks),
+                number,
+                base=item.base,
+                stream=item.stream,
             )
-            records[member] = min([raw, *_classical(main, raw)], key=_size)
-        # A selected stream is at most this long, and decoders limit the work by its bytes.
-        waiting = {
-            member: _affordable(number, records[member], height * width, model)
-            for member in members
-        }
-        while number := max(waiting.values(), default=0):
-            group = [member for member, steps in waiting.items() if steps == number]
-            mains = np.stack([parts[member][1] for member in group])
-            coded: Sequence[Coded] = []
-            with suppress(BPGError):  # too large for BPG: the classical codecs remain
-                coded = model.codec(number).encode(mains, track.observer(len(group)))
-            waiting |= dict.fromkeys(group, 0)
-            for member, item in zip(group, coded, strict=bool(coded)):
-                best = records[member]
-                estimated = replace(
-                    best, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
-                )
-                if _size(estimated) > _size(best):
-                    continue
-                waiting[member] = _affordable(number, estimated, height * width, model)
-                if waiting[member] == number:
-                    records[member], waiting[member] = estimated, 0
-    return [records[member] for member in range(len(parts))]
+            bytes_coded = len(item.base) + len(item.stream)
+            waiting[member] = _affordable(number, bytes_coded, height * width, model)
+            if waiting[member] == number:
+                records[member], waiting[member] = record, 0
+    return records
 
 
 def decompress_records(
@@ -211,17 +399,21 @@ def decompress_records(
     for members in _batches(kinds):
         height, width, method, steps, plan = kinds[members[0]]
         batch = [records[member] for member in members]
+        decoded: Sequence[np.ndarray] | np.ndarray
         if method == Method.ESTIMATOR:
             if model is None:
                 raise ValueError("the record needs the model that made it, but none was given")
+            from italic.coding.streams.codec import Coded
+
             coded = [Coded(record.base, record.stream) for record in batch]
             observer = track.observer(len(batch))
             codec = model.codec(steps, plan)
             decoded = codec.decode(coded, height, width, observer, steps_done)
         else:
-            decoded = np.stack(
-                [classical.decode(method, record.stream, height, width) for record in batch]
-            )
+            decoded = [
+                classical.decode(method, record.stream, height, width, record.colour)
+                for record in batch
+            ]
         mains.update(zip(members, decoded, strict=True))
     return [
         _joined(record, mains[member])
@@ -240,8 +432,11 @@ def model_for(
         ModelError: the records need another model than `model`, or `model` is None and the model
             that they need is not installed.
     """
-    needed = any(record.method == Method.ESTIMATOR for record in records)
-    return model_of(model_hash, model) if needed else None
+    if all(record.method != Method.ESTIMATOR for record in records):
+        return None
+    from italic.coding.model_files.model import model_of
+
+    return model_of(model_hash, model)
 
 
 def to_file(record: Record, model: Model) -> bytes:
@@ -249,9 +444,11 @@ def to_file(record: Record, model: Model) -> bytes:
     return pack(hash_for(record, model), record)
 
 
-def hash_for(record: Record, model: Model) -> bytes:
+def hash_for(record: Record, model: Model | None) -> bytes:
     """The hash of the model that made a record; zeros if the record needs no model."""
-    return model.hash if record.method == Method.ESTIMATOR else bytes(8)
+    if model is None or record.method != Method.ESTIMATOR:
+        return bytes(8)
+    return model.hash
 
 
 def from_file(
@@ -263,41 +460,29 @@ def from_file(
     """Decompress a file of one picture; arguments and errors as for `decompress`."""
     max_pixels = whole_number("max_pixels", max_pixels)
     model_hash, record = unpack(file_bytes(data), max_pixels)
-    chosen = None if model is None else load_model(model)
-    needed = model_for(model_hash, [record], chosen)
+    needed = model_for(model_hash, [record], _loaded(model))
     (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
-
-
-def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
-    for method, encode in _ENCODERS.items():
-        try:
-            yield replace(raw, method=method, stream=bytes(encode(main)))
-        except Exception:  # the picture exceeds the codec's size limits; raw samples remain
-            continue
 
 
 def _work(record: Record, model: Model) -> int:
     return model.network.work(record.height * record.width, record.steps)
 
 
-def _size(record: Record) -> int:
-    return len(record.stream) + len(record.base)
-
-
-def _affordable(steps: int, record: Record, pixels: int, model: Model) -> int:
-    """The steps, halved until decoders accept the work for the bytes of a record; may be 0."""
-    while steps and model.network.work(pixels, steps) > _default_max_work(record):
+def _affordable(steps: int, coded: int, pixels: int, model: Model) -> int:
+    """The steps, halved until decoders accept the work for a number of bytes; may be 0."""
+    while steps and model.network.work(pixels, steps) > _default_max_work(coded):
         steps //= 2
     return steps
 
 
-def _default_max_work(record: Record) -> int:
-    return WORK + WORK_PER_BYTE * _size(record)
+def _default_max_work(coded: int) -> int:
+    return WORK + WORK_PER_BYTE * coded
 
 
 def _check_work(record: Record, model: Model, max_work: float | None) -> None:
-    work, most = _work(record, model), _default_max_work(record) if max_work is None else max_work
+    coded = len(record.base) + len(record.stream)
+    work, most = _work(record, model), _default_max_work(coded) if max_work is None else max_work
     if work > most:
         raise ValueError(
             f"decoding the picture takes work for {work} pixels ({record.height} × {record.width} "
@@ -320,16 +505,12 @@ def _check_steps(record: Record, steps_done: int) -> None:
 
 
 def _joined(record: Record, main: np.ndarray) -> Picture:
-    if _checksum(main) != record.checksum:
+    if checksum(main) != record.checksum:
         raise FileFormatError(
             "the decoded picture is not the one that was coded: the file is damaged, or it was "
             "written on a machine whose arithmetic is not IEEE 754"
         )
     return join(record.colour, main, list(record.chunks))
-
-
-def _checksum(main: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(main).data)
 
 
 def _batches(kinds: Sequence[Hashable]) -> Iterator[list[int]]:

@@ -11,6 +11,7 @@ or when it exceeds a limit. Memory is limited on Linux only.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import struct
@@ -31,22 +32,32 @@ MEMORY, MEMORY_PER_PIXEL = 2**26, 64  # bytes
 SECONDS, SECONDS_PER_PIXEL = 1.0, 1e-5  # CPU time
 
 READY = b"R"  # first byte of the process, after it has loaded its libraries
-_REQUEST = struct.Struct("<IIQQd")  # height, width, length, memory in bytes, time in seconds
+# Height, width, channels, bytes in a sample, length, memory in bytes, time in seconds.
+_REQUEST = struct.Struct("<IIBBQQd")
 
 
-def decode_jpeg_xl(data: bytes, height: int, width: int) -> np.ndarray:
-    """Decode a JPEG XL codestream to uint8 (height, width, 3).
+def decode_jpeg_xl(
+    data: bytes, height: int, width: int, channels: int = 3, itemsize: int = 1
+) -> np.ndarray:
+    """Decode a JPEG XL codestream to (height, width, channels) samples.
+
+    Args:
+        data: the codestream.
+        height: expected height.
+        width: expected width.
+        channels: expected number of channels, 1 to 4.
+        itemsize: expected bytes of a sample: 1 for uint8, 2 for uint16.
 
     Raises:
         ValueError: the codestream is damaged, has another size, is followed by further bytes, or
             exceeds the limits of memory or time.
         OSError: the process can't be started.
     """
-    pixels = height * max(width, SHORTEST_ROW)
+    pixels = math.ceil(height * max(width, SHORTEST_ROW) * max(1, channels * itemsize / 3))
     memory, seconds = MEMORY + MEMORY_PER_PIXEL * pixels, SECONDS + SECONDS_PER_PIXEL * pixels
-    request = _REQUEST.pack(height, width, len(data), memory, seconds) + data
-    samples = _process.ask(request, 3 * height * width)
-    return np.frombuffer(samples, np.uint8).reshape(height, width, 3)
+    request = _REQUEST.pack(height, width, channels, itemsize, len(data), memory, seconds) + data
+    samples = _process.ask(request, itemsize * channels * height * width)
+    return np.frombuffer(samples, f"u{itemsize}").reshape(height, width, channels)
 
 
 def pid() -> int | None:
@@ -168,11 +179,12 @@ def _serve() -> None:
     with suppress(EOFError):
         while True:
             head = _REQUEST.unpack(_read(source, _REQUEST.size))
-            height, width, length, memory, seconds = head
+            height, width, channels, itemsize, length, memory, seconds = head
             data = _read(source, length)
             _limit_memory(memory)
             signal.setitimer(signal.ITIMER_PROF, seconds)
-            samples = np.empty((height, width, 3), np.uint8)
+            shape = (height, width) if channels == 1 else (height, width, channels)
+            samples = np.empty(shape, f"u{itemsize}")
             try:
                 imagecodecs.jpegxl_decode(data, numthreads=1, out=samples)
             except (RuntimeError, ValueError):

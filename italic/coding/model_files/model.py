@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -25,10 +28,11 @@ from italic.coding import exact
 from italic.coding.base_codes.base import BPG, BaseCode
 from italic.coding.files.container import Plan
 from italic.coding.model_files.installed import (
-    ENHANCER,
+    DEFAULT,
     SEARCH_PATH,
     SUFFIX,
     WEIGHTS,
+    declarations,
     file_named,
     file_of_hash,
     installed_models,
@@ -36,16 +40,17 @@ from italic.coding.model_files.installed import (
 )
 from italic.coding.model_files.recipe import NETWORKS as NETWORKS  # for those who save models
 from italic.coding.model_files.recipe import Recipe, recipe_of
-from italic.coding.streams.codec import Codec
+from italic.coding.streams.codec import Codec, Coded
 from italic.errors import reason
 from italic.extensions import ExtensionError
 from italic.models.network import Network
 
 FORMAT = 4  # version of model files and of the streams coded with them
 SUPPORTED_FORMATS = (2, FORMAT)  # in format 2 all networks are of the kind rnan
-DEFAULT = "cifar10"
-# A BPG file whose qp is lower than all training qps by more than this does not gain by enhancement.
-MAX_QP_DIFFERENCE = 10
+# Enhancement makes a BPG file worse if its qp is lower than all training qps by more than the first
+# number, or if its chroma format is another one and its qp lower than the second number. Measured:
+# docs/results.md, "Enhancement".
+MAX_QP_DIFFERENCE, OTHER_CHROMA_QP = 6, 34
 
 
 class ModelError(ValueError):
@@ -83,23 +88,75 @@ class Model:
         """New coders of its base codes."""
         return self.recipe.bases
 
-    def enhancer(self, steps: int, qp: int) -> Codec:
-        """A codec with the BPG base code whose qp is nearest to the given one.
+    @property
+    def device(self) -> torch.device:
+        """The device of its network."""
+        return next(self.network.parameters()).device
+
+    def encode(self, images: np.ndarray, steps: int | None = None) -> list[Coded]:
+        """Code images of one size by the estimator alone, without the container.
+
+        Args:
+            images: uint8 (B, H, W, 3).
+            steps: number of steps, at most the number of pixels; None for the model's default.
 
         Raises:
-            ModelError: the model has no BPG base code, or all of them are much coarser than `qp`.
+            ValueError: the images have another type or shape, or the number of steps is not from 1
+                to the number of pixels.
         """
-        rungs = {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+        return self.codec(self.steps if steps is None else steps).encode(images)
+
+    def decode(
+        self, coded: Sequence[Coded], height: int, width: int, steps: int | None = None
+    ) -> np.ndarray:
+        """Invert `encode` to uint8 (B, height, width, 3).
+
+        Args:
+            coded: results of `encode`.
+            height: height of the images.
+            width: width of the images.
+            steps: the number of steps that was given to `encode`.
+
+        Raises:
+            ValueError: a stream is damaged, or was coded with another size, model or number of
+                steps and this was detected; there is no checksum.
+        """
+        return self.codec(self.steps if steps is None else steps).decode(coded, height, width)
+
+    @property
+    def base_qps(self) -> dict[int, int]:
+        """The qps of its BPG base codes, by their indices among its base codes."""
+        return {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+
+    def enhancer(self, steps: int, qp: int, chroma: str | None = None) -> Codec:
+        """A codec with the BPG base code whose qp is nearest to that of a BPG file.
+
+        Args:
+            steps: number of steps.
+            qp: qp of the file.
+            chroma: chroma format of the file: grey, 420, 422 or 444; None if it is not known.
+
+        Raises:
+            ModelError: the model has no BPG base code, or enhancement would make the file worse.
+        """
+        rungs = self.base_qps
         if not rungs:
             raise ModelError(
-                f"the model '{self.name}' has no BPG base code: expected one that has, such as "
-                f"{ENHANCER}"
+                f"the model '{self.name}' has no BPG base code: expected one that has, see: italic "
+                "models"
             )
         rung = min(rungs, key=lambda rung: abs(rungs[rung] - qp))
         if qp < rungs[rung] - MAX_QP_DIFFERENCE:
             raise ModelError(
                 f"the model '{self.name}' can't improve a BPG file of qp {qp}: it was trained on "
                 f"qp {', '.join(map(str, sorted(rungs.values())))}"
+            )
+        trained = self.recipe.base["chroma"] if self.recipe.base else None
+        if qp < OTHER_CHROMA_QP and chroma not in (None, "grey", trained):
+            raise ModelError(
+                f"the model '{self.name}' can't improve a BPG file of chroma format {chroma} and "
+                f"qp {qp}: it was trained on {trained}, and helps others from qp "
+                f"{OTHER_CHROMA_QP}"
             )
         return self.codec(steps, rung=rung)
 
@@ -130,17 +187,26 @@ def save_model(path: Path, network: Network, recipe: Recipe) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_model(name: str | Path | Model | None = None) -> Model:
+def load_model(
+    name: str | Path | Model | None = None, device: str | torch.device | None = None
+) -> Model:
     """Load a model by its path, or an installed model by its name.
 
     Args:
         name: path or name, distinguished as in `file_named`; None for the default model. A `Model`
-            is returned unchanged.
+            is not loaded again.
+        device: device of the network as PyTorch names it, such as "cpu" or "cuda:1"; None for the
+            CPU, or the device of a `Model`. That another device than the CPU decodes what the CPU
+            has coded, or the reverse, is not promised.
 
     Raises:
-        ModelError: there is no such model, its file is damaged, or it needs a plugin that is not
-            enabled, see `italic.extensions`.
+        ModelError: there is no such model, its file is damaged, it needs a plugin that is not
+            enabled, see `italic.extensions`; or there is no such device.
     """
+    if device is not None:
+        where = _checked(device)
+        model = load_model(name)
+        return model if model.device == where else _moved(model, where)
     if isinstance(name, Model):
         return name
     if name == "" or not isinstance(name, str | Path | None):
@@ -167,6 +233,48 @@ def load_model(name: str | Path | Model | None = None) -> Model:
         f"installed models: {', '.join(sorted(installed))}"
         + (f"; the file of this name is ./{name}" if Path(name).is_file() else "")
     )
+
+
+def _checked(device: str | torch.device) -> torch.device:
+    """A device with its index, on which tensors can be made; ModelError."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"there is no device {reprlib.repr(device)}: expected a device that PyTorch can use "
+            "here, such as cpu"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _moved(model: Model, device: torch.device) -> Model:
+    """A copy of a model on another device."""
+    return replace(model, network=deepcopy(model.network).to(device))
+
+
+def enhancer_for(qp: int) -> Model:
+    """The installed model for the enhancement of BPG files of a quality.
+
+    Of the models that declare to be for enhancement, it is the one with the nearest qp; of several,
+    the one trained on the fewest qps.
+
+    Raises:
+        ModelError: there is no such model.
+        CardError: a model card is damaged.
+    """
+    names = [name for name, each in declarations().items() if each.purpose == "enhancement"]
+    models = [model for model in map(load_model, names) if model.base_qps]
+    if not models:
+        raise ModelError(
+            "no installed model declares to be for the enhancement of BPG files: name one with a "
+            "BPG base code by --model"
+        )
+
+    def distance(model: Model) -> tuple[int, int]:
+        qps = model.base_qps.values()
+        return min(abs(qp - each) for each in qps), len(qps)
+
+    return min(models, key=distance)
 
 
 def model_of(hash: bytes, model: Model | None = None) -> Model:
