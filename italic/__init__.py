@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from italic.compressor.compression import compress, decompress
+    from italic.compressor.compression import (
+        compress,
+        compress_jpeg,
+        decompress,
+        decompress_jpeg,
+    )
 
-__all__ = ["compress", "decompress"]
+__all__ = ["compress", "compress_jpeg", "decompress", "decompress_jpeg"]
 
 
 def __getattr__(name: str) -> Any:

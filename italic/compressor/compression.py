@@ -16,9 +16,10 @@ import imagecodecs
 import numpy as np
 
 from italic.coding.base_codes.bpg import BPGError
-from italic.coding.files import classical
+from italic.coding.files import classical, jpeg
 from italic.coding.files.container import (
     DEFAULT_MAX_PIXELS,
+    JPEG_METHODS,
     MAX_STEPS,
     FileFormatError,
     Method,
@@ -26,7 +27,7 @@ from italic.coding.files.container import (
     pack,
     unpack,
 )
-from italic.coding.files.pictures import Picture, from_array, join, split
+from italic.coding.files.pictures import Picture, from_array, join, read, split
 from italic.coding.model_files.model import Model, load_model, model_of
 from italic.coding.streams.codec import Coded, Observer
 from italic.compressor.argument_checks import file_bytes, whole_number
@@ -100,6 +101,35 @@ def decompress(
     return from_file(data, model, max_pixels, max_work).samples
 
 
+def compress_jpeg(data: bytes) -> bytes:
+    """Compress a JPEG file so that `decompress_jpeg` gives the same file back.
+
+    Args:
+        data: the bytes of a JPEG file of 8-bit grey or colour.
+
+    Returns:
+        The bytes of the file; `decompress` gives the decoded pixels.
+
+    Raises:
+        ValueError: it is not such a file, or it is damaged.
+    """
+    return pack(bytes(8), jpeg.encode(read(file_bytes(data), whole_jpeg=True)))
+
+
+def decompress_jpeg(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
+    """Decompress the JPEG file that was given to `compress_jpeg`, bit for bit.
+
+    Args:
+        data: the bytes of the compressed file.
+        max_pixels: maximum number of pixels; larger pictures are refused.
+
+    Raises:
+        ValueError: the file is damaged, holds no JPEG file, or the picture exceeds the limit.
+    """
+    _, record = unpack(file_bytes(data), whole_number("max_pixels", max_pixels))
+    return jpeg.file_of(record)
+
+
 def compress_pictures(
     pictures: Sequence[Picture],
     model: Model,
@@ -130,8 +160,15 @@ def compress_pictures(
         raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
     parts = [split(picture) for picture in pictures]
     track = _ProgressTracker(progress, sum(main[..., 0].size for _, main, _ in parts))
-    records: dict[int, Record] = {}
-    for members in _batches([main.shape[:2] for _, main, _ in parts]):
+    records = {
+        number: jpeg.encode(picture)
+        for number, picture in enumerate(pictures)
+        if picture.jpeg is not None
+    }
+    for batch in _batches([main.shape[:2] for _, main, _ in parts]):
+        members = [member for member in batch if member not in records]
+        if not members:
+            continue
         height, width = parts[members[0]][1].shape[:2]
         requested = steps or model.steps
         if seconds is not None:
@@ -211,6 +248,8 @@ def decompress_records(
     for members in _batches(kinds):
         height, width, method, steps, plan = kinds[members[0]]
         batch = [records[member] for member in members]
+        if method in JPEG_METHODS:
+            continue  # decoded below, without a main picture
         if method == Method.ESTIMATOR:
             if model is None:
                 raise ValueError("the record needs the model that made it, but none was given")
@@ -224,7 +263,9 @@ def decompress_records(
             )
         mains.update(zip(members, decoded, strict=True))
     return [
-        _joined(record, mains[member])
+        jpeg.decode(record)
+        if record.method in JPEG_METHODS
+        else _joined(record, mains[member])
         if steps_done in (None, record.steps)
         else from_array(mains[member])
         for member, record in enumerate(records)
@@ -320,7 +361,7 @@ def _check_steps(record: Record, steps_done: int) -> None:
 
 
 def _joined(record: Record, main: np.ndarray) -> Picture:
-    if _checksum(main) != record.checksum:
+    if not record.agrees(_checksum(main)):
         raise FileFormatError(
             "the decoded picture is not the one that was coded: the file is damaged, or it was "
             "written on a machine whose arithmetic is not IEEE 754"

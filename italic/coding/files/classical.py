@@ -96,7 +96,7 @@ def _jpeg_xl_codestream(data: bytes, height: int, width: int) -> bytes:
     codestream = data.removeprefix(boxes)
     head = codestream[:20].ljust(20, b"\0")
     bits = f"{int.from_bytes(head[2:], 'little'):0144b}"[::-1]
-    found, place = _jpeg_xl_size(bits)
+    found, place = jpeg_xl_size(bits)
     metadata = _JPEG_XL_METADATA.match(bits, place)
     frame = metadata and _JPEG_XL_FRAME.match(bits, -(-metadata.end() // 8) * 8)
     if not head.startswith(b"\xff\x0a") or found != (height, width) or not frame:
@@ -104,7 +104,7 @@ def _jpeg_xl_codestream(data: bytes, height: int, width: int) -> bytes:
     return codestream
 
 
-def _jpeg_xl_size(bits: str) -> tuple[tuple[int, int], int]:
+def jpeg_xl_size(bits: str) -> tuple[tuple[int, int], int]:
     """Height and width at the start of a codestream, and the position of its metadata in bits."""
     place = 0
 
