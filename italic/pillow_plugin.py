@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from italic.coding.files import pictures
 from italic.coding.files.container import (
+    JPEG_METHODS,
     MAGIC,
     MAX_AREA,
     Colour,
@@ -77,7 +78,8 @@ class ItalicImageFile(ImageFile.ImageFile):
         if self._coded is not None:
             image = _decode(*self._coded)
             self.im, self.palette = image.im, image.palette
-            self.info = image.info
+            if self._coded[1].method in JPEG_METHODS:
+                self.info = image.info
             self._coded = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()

@@ -101,10 +101,8 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
         if files.is_archive(pictures):
             if args.steps_done is not None:
                 errors.refuse(job, "it is an archive: --steps-done needs files of one picture")
-            named = args.out is not None and not several
-            jobs += files.unpacked(
-                pictures, _folder(job, args.out if named else None, errors), errors
-            )
+            folder = _folder(job, None if several else args.out, errors)
+            jobs += files.unpacked(pictures, folder, errors)
         elif job.target is None:
             jobs += pictures
         elif str(job.target) == str(Path(args.out or "")):  # named by the user

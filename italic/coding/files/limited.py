@@ -4,9 +4,9 @@ A few kilobytes can make libjxl compute for hours, whatever the size of the pict
 split repeatedly, and this is coded after an entropy-coded tree, so that a check of the headers
 can't exclude it. Hidden frames can't be refused either, since libjxl's encoder uses one for letters
 that occur repeatedly in a lossless picture. A JPEG file can have thousands of scans of a few bytes,
-each of which takes as long as the whole picture. The operating system therefore enforces the limits. The
-process starts with the first picture, also decodes all later ones, and ends with the parent process
-or when it exceeds a limit. Memory is limited on Linux only.
+each of which takes as long as the whole picture. The operating system therefore enforces the
+limits. The process starts with the first picture, also decodes all later ones, and ends with the
+parent process or when it exceeds a limit. Memory is limited on Linux only.
 """
 
 from __future__ import annotations
