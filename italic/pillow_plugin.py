@@ -116,9 +116,8 @@ def _as_png(picture: pictures.Picture) -> Image.Image:
 
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
-    from italic.coding.model_files.model import load_model
     from italic.compressor.argument_checks import whole_number
-    from italic.compressor.compression import compress_pictures, to_file
+    from italic.compressor.compression import compress_each
 
     if image.mode not in MODES.values():
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}: convert the image first")
@@ -133,9 +132,8 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     samples = np.asarray(image) * np.uint8(255) if image.mode == "1" else np.asarray(image)
     if not np.array_equal(picture.samples, samples):
         raise OSError("cannot write the image: it uses colours that its palette does not have")
-    model = load_model(name)
-    (record,) = compress_pictures([picture], model, steps)
-    file.write(to_file(record, model))
+    (compressed,) = compress_each([picture], name, steps)
+    file.write(compressed.to_file())
 
 
 Image.register_open(FORMAT, ItalicImageFile, _accept)

@@ -17,7 +17,7 @@ import italic.pillow_plugin
 from italic.coding.exact import make_exact
 from italic.coding.files.container import ArchiveWriter, FileFormatError, unpack
 from italic.coding.files.pictures import from_array
-from italic.coding.model_files.model import SEARCH_PATH, Recipe, save_model
+from italic.coding.model_files.model import SEARCH_PATH, Recipe, load_model, save_model
 from italic.compressor import compression
 from italic.models.rnan import RNAN
 
@@ -111,7 +111,7 @@ def test_steps_and_metadata(model: Path) -> None:
 
 
 def test_metadata_that_pillow_cannot_read(model: Path) -> None:
-    chosen = compression.load_model(model)
+    chosen = load_model(model)
     picture = replace(from_array(noise(9, 7)), chunks=((b"gAMA", b"x"),), exif=b"no EXIF")
     (record,) = compression.compress_pictures([picture], chosen)
     with pytest.raises(FileFormatError, match=r"Pillow can't read the metadata .*decompress"):
@@ -196,7 +196,7 @@ def test_jpeg_files() -> None:
 
 
 def test_decompression_bombs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = compression.load_model(model)
+    chosen = load_model(model)
     (record,) = compression.compress_pictures([from_array(noise(16, 16))], chosen)
     file = io.BytesIO(compression.to_file(record, chosen))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)

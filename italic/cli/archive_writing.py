@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from italic.coding.files.container import (
     Method,
     Record,
 )
+from italic.coding.model_files.installed import DEFAULT
 
 SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
 
@@ -66,7 +68,8 @@ def write_archive(
     errors: Errors,
     old: ArchiveReader | None = None,
 ) -> None:
-    """Compress pictures and write them as an archive, after the pictures of the archive `old`."""
+    """Compress pictures with one model and write them as an archive, after those of `old`."""
+    how = replace(how, model=how.model or DEFAULT)
     model = load(how.model)
     writer = ArchiveWriter(file, model.hash)
     if old is not None:
@@ -75,10 +78,9 @@ def write_archive(
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Failure):
                 errors.refuse(job, result)
-            model_hash, record = result
-            if model_hash not in (bytes(8), model.hash):
+            if result.model_hash not in (bytes(8), model.hash):
                 errors.refuse(job, "the file of the model was replaced: repeat the command")
-            writer.add(job.name.as_posix(), record)
+            writer.add(job.name.as_posix(), result.record)
     writer.finish()
     file.flush()
     if how.verify:  # each record was verified before; this checks that the file holds them

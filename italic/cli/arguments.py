@@ -12,7 +12,6 @@ from italic.cli.archive import archive
 from italic.cli.commands import compress, decompress, enhance, extract, models, test
 from italic.cli.info import info
 from italic.coding.files.container import DEFAULT_MAX_PIXELS
-from italic.coding.model_files.installed import ENHANCER
 
 FILES = "files, folders (all matching files in them), pipes, patterns, or - for stdin"
 
@@ -22,6 +21,7 @@ def _compress(command: argparse.ArgumentParser) -> None:
     _add_outputs(command)
     _add_encoding(command)
     _add_jobs(command)
+    _add_report(command)
 
 
 def _decompress(command: argparse.ArgumentParser) -> None:
@@ -31,6 +31,7 @@ def _decompress(command: argparse.ArgumentParser) -> None:
     text = "stop after K steps and write the expected picture; 0: the base code alone"
     command.add_argument("--steps-done", type=_count, metavar="K", help=text)
     _add_jobs(command)
+    _add_report(command)
 
 
 def _extract(command: argparse.ArgumentParser) -> None:
@@ -42,6 +43,7 @@ def _extract(command: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="overwrite files")
     _add_decoding(command)
     _add_jobs(command)
+    _add_report(command)
 
 
 def _archive(command: argparse.ArgumentParser) -> None:
@@ -75,8 +77,9 @@ def _test(command: argparse.ArgumentParser) -> None:
 def _enhance(command: argparse.ArgumentParser) -> None:
     _add_inputs(command)
     _add_outputs(command)
-    text = f"a model with a BPG base code, see: italic models; default: {ENHANCER}"
-    command.add_argument("--model", type=_name, default=ENHANCER, metavar="NAME|PATH", help=text)
+    text = "a model with a BPG base code, see: italic models; default: the one for the quality of "
+    text += "the file"
+    command.add_argument("--model", type=_name, metavar="NAME|PATH", help=text)
     text = "number of steps; each step uses the pixels of the earlier ones; default: 1"
     command.add_argument("--steps", type=_whole, default=1, metavar="K", help=text)
     kind = command.add_mutually_exclusive_group()
@@ -86,10 +89,12 @@ def _enhance(command: argparse.ArgumentParser) -> None:
     text += "twice the time"
     kind.add_argument("--mirrored", action="store_true", help=text)
     _add_jobs(command)
+    _add_report(command)
 
 
-def _models(_: argparse.ArgumentParser) -> None:
-    """`italic models` has no arguments."""
+def _models(command: argparse.ArgumentParser) -> None:
+    text = "measure the speed of each model on this machine, in a few seconds for each"
+    command.add_argument("--measure", action="store_true", help=text)
 
 
 # Each command with its description and its arguments.
@@ -147,13 +152,22 @@ def _add_jobs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=_whole, default=1, metavar="N", help=text)
 
 
+def _add_report(command: argparse.ArgumentParser) -> None:
+    kind = command.add_mutually_exclusive_group()
+    text = "print a JSON object for each file, and a summary of several files"
+    kind.add_argument("--json", action="store_true", help=text)
+    text = "print nothing but errors"
+    kind.add_argument("--quiet", action="store_true", help=text)
+
+
 def _add_encoding(command: argparse.ArgumentParser) -> None:
     amount = command.add_mutually_exclusive_group()
     text = "number of steps: fewer are faster, more give smaller files; default: that of the model"
     amount.add_argument("--steps", type=_whole, metavar="N", help=text)
     text = "use the largest number of steps that fits into S seconds per picture on this machine"
     amount.add_argument("--time-budget", type=_seconds, metavar="S", help=text)
-    text = "an installed model or a model file, see: italic models"
+    text = "an installed model or a model file, see: italic models; default: the installed model "
+    text += "that declares to be for pictures of this size (archives: the default model)"
     command.add_argument("--model", type=_name, metavar="NAME|PATH", help=text)
     text = "decode and compare each output before it is written (default: yes)"
     flag = argparse.BooleanOptionalAction

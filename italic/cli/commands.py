@@ -10,15 +10,16 @@ from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from italic.atomic import write_whole
 from italic.cli import jobs as files
 from italic.cli import work
 from italic.cli.jobs import BPG, JPEG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
+from italic.cli.reporting import Reporting
 from italic.cli.work import (
-    CodedPicture,
+    Encoded,
     Encoding,
     Failure,
     decode,
@@ -29,19 +30,32 @@ from italic.cli.work import (
     read_records,
 )
 from italic.coding.files.container import FileFormatError, pack
-from italic.coding.model_files.installed import SEARCH_PATH, installed_models
+from italic.coding.model_files.installed import (
+    NO_LIMIT,
+    SEARCH_PATH,
+    Declaration,
+    declaration,
+    installed_models,
+)
 
-Records = Generator[CodedPicture | Failure, None, None]
+if TYPE_CHECKING:
+    from italic.coding.model_files.model import Model
+
+MEASURED_STEPS = (1, 2, 4, 8, 16, 32, 64)
+
+Records = Generator[Encoded | Failure, None, None]
 Files = Generator[bytes | Failure, None, None]
+# Files, each with the compressed picture that it holds; None for other kinds of files.
+Outputs = Generator[tuple[bytes, Encoded | None] | Failure, None, None]
 
 
-def encoded(jobs: Sequence[Job], how: Encoding) -> Records:
+def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
     """Compress each picture to a record, or to a `Failure`; ModelError."""
-    if jobs:
+    if jobs and (how.model or not installed_models()):
         load(how.model)  # so that an unknown model is reported only once
     pictures = read_pictures(jobs, how)
     code = partial(encode, how=how)
-    return outcomes(pictures, len(jobs), code, how.processes)
+    return outcomes(pictures, len(jobs), code, how.processes, quiet)
 
 
 def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None) -> Files:
@@ -52,7 +66,7 @@ def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | Non
     if steps_done is not None:
         records = _with_warnings(jobs, records, steps_done)
     code = partial(decode, model=args.model, steps_done=steps_done, max_work=args.max_work)
-    return outcomes(records, len(jobs), code, args.jobs)
+    return outcomes(records, len(jobs), code, args.jobs, getattr(args, "quiet", False))
 
 
 def _with_warnings(
@@ -71,19 +85,29 @@ def compress(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, PICTURES, errors)
     jobs = files.with_targets(found, args, several, SUFFIX)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, _packed(encoded(jobs, Encoding.of(args))), args.force, errors)
+    _write(jobs, _packed(encoded(jobs, Encoding.of(args), args.quiet)), args, errors)
 
 
-def _packed(records: Records) -> Files:
+def _packed(records: Records) -> Outputs:
     """Turn each record into the bytes of a file, or into a `Failure` if it is too long."""
     with closing(records):
         for item in records:
-            file: bytes | Failure
+            if isinstance(item, Failure):
+                yield item
+                continue
             try:
-                file = item if isinstance(item, Failure) else pack(*item)
+                file = pack(item.model_hash, item.record)
             except FileFormatError as error:
-                file = Failure(error)
-            yield file
+                yield Failure(error)
+            else:
+                yield file, item
+
+
+def _plain(files: Files) -> Outputs:
+    """Files that hold no compressed pictures."""
+    with closing(files):
+        for file in files:
+            yield file if isinstance(file, Failure) else (file, None)
 
 
 def decompress(args: argparse.Namespace, errors: Errors) -> None:
@@ -113,7 +137,7 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
             suffix = ".jpg" if pictures[0].jpeg else ".png"
             jobs.append(pictures[0]._replace(target=job.target.with_suffix(suffix)))
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, decoded(jobs, args, args.steps_done), args.force, errors)
+    _write(jobs, _plain(decoded(jobs, args, args.steps_done)), args, errors)
 
 
 def extract(args: argparse.Namespace, errors: Errors) -> None:
@@ -130,7 +154,7 @@ def extract(args: argparse.Namespace, errors: Errors) -> None:
     chosen = files.matching(pictures, args.names, errors)
     jobs = files.unpacked(chosen, _folder(job, args.out, errors), errors)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, decoded(jobs, args), args.force, errors)
+    _write(jobs, _plain(decoded(jobs, args)), args, errors)
 
 
 def _folder(job: Job, out: str | None, errors: Errors) -> Path:
@@ -145,24 +169,29 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, {BPG}, errors)
     jobs = files.with_targets(found, args, several, ".png")
     files.check_targets(jobs, args.force, errors)
-    if jobs:
+    if jobs and args.model:
         load(args.model)
     how = {"steps": args.steps, "sample": args.sample, "mirrored": args.mirrored}
     code = partial(work.enhance, model=args.model, **how)
-    results = outcomes(work.read_files(jobs), len(jobs), code, args.jobs)
-    _write(jobs, results, args.force, errors)
+    results = outcomes(work.read_files(jobs), len(jobs), code, args.jobs, args.quiet)
+    _write(jobs, _plain(results), args, errors)
 
 
-def _write(jobs: Sequence[Job], results: Files, force: bool, errors: Errors) -> None:
-    """Write each file atomically; report failures."""
+def _write(jobs: Sequence[Job], results: Outputs, args: argparse.Namespace, errors: Errors) -> None:
+    """Write each file atomically; report it, or the failure."""
+    if args.json and any(job.target is None for job in jobs):
+        args.parser.error("--json prints to stdout, as the picture would be: name a file with -o")
+    reporting = Reporting(args, len(jobs))
     with closing(results):
-        for number, (job, file) in enumerate(zip(jobs, results, strict=True)):
-            if isinstance(file, Failure):
-                errors.report(job, file)
-            elif job.target is None:
+        for number, (job, result) in enumerate(zip(jobs, results, strict=True)):
+            if isinstance(result, Failure):
+                errors.report(job, result)
+                continue
+            file, coded = result
+            if job.target is None:
                 sys.stdout.buffer.write(file)
                 sys.stdout.buffer.flush()
-            elif obstacle := files.in_the_way(job.target, force):  # created meanwhile
+            elif obstacle := files.in_the_way(job.target, args.force):  # created meanwhile
                 errors.report(job.target, obstacle)
             else:
                 try:
@@ -179,8 +208,8 @@ def _write(jobs: Sequence[Job], results: Files, force: bool, errors: Errors) -> 
                     errors.refuse(
                         job.target, f"{sentence(error)}; {left} pictures were not processed"
                     )
-                sizes = f"{job.size:,} → {len(file):,} bytes"
-                print(f"{shown(job)} → {shown(job.target)}: {sizes}")
+                reporting.written(job, len(file), coded)
+    reporting.finish()
 
 
 def test(args: argparse.Namespace, errors: Errors) -> None:
@@ -200,15 +229,47 @@ def test(args: argparse.Namespace, errors: Errors) -> None:
                 print(f"{shown(job)}: ok{count}")
 
 
-def models(_: argparse.Namespace, errors: Errors) -> None:
+def models(args: argparse.Namespace, errors: Errors) -> None:
     """`italic models`."""
     for path in installed_models():
         try:
-            model, size = load(str(path)), path.stat().st_size
+            declared, model, size = declaration(path), load(str(path)), path.stat().st_size
+            about = f"{size:,} bytes  {model.steps} steps  {model.hash.hex()}  {shown(path)}"
+            lines = [f"{shown(model.name)}  {about}", f"  {_purpose(model, declared)}"]
+            lines += _speeds(model) if args.measure else []
         except (OSError, ValueError) as error:
             errors.report(path, error)
         else:
-            about = f"{size:,} bytes  {model.steps} steps  {model.hash.hex()}  {shown(path)}"
-            print(f"{shown(model.name)}  {about}")
+            print("\n".join(lines), flush=True)
     if not installed_models():
         print(f"no models are installed; {SEARCH_PATH} can name further folders")
+    elif not args.measure:
+        print(
+            "More --steps take longer and give smaller files; --time-budget takes as many as fit. "
+            "--measure shows the speed of this machine."
+        )
+
+
+def _purpose(model: Model, declared: Declaration | None) -> str:
+    """What a model is chosen for, as a text."""
+    if declared is None:
+        return "not chosen by itself: name it with --model"
+    if declared.purpose == "enhancement":
+        qps = ", ".join(map(str, sorted(model.base_qps.values())))
+        return f"enhancement of BPG files of qualities near qp {qps}"
+    least, most = declared.pixels
+    most_text = "" if most == NO_LIMIT else f" to {most:,}"
+    return (
+        f"compression of pictures of {least:,}{most_text} pixels{'' if most_text else ' or more'}"
+    )
+
+
+def _speeds(model: Model) -> list[str]:
+    """The measured speed with some numbers of steps; a budget has to be at least the time."""
+    from italic.compressor.time_budget import speed
+
+    lines = []
+    for steps in (step for step in MEASURED_STEPS if step <= max(model.steps, 2) * 4):
+        seconds = speed(model, steps)
+        lines.append(f"  --steps {steps}: {seconds:.2f} s per megapixel")
+    return lines

@@ -7,13 +7,10 @@ from collections import Counter
 
 from italic.cli.jobs import SUFFIX, find, is_archive, pictures_in
 from italic.cli.messages import Errors, shown
+from italic.cli.reporting import SAMPLES
 from italic.cli.work import Failure, read_records
-from italic.coding.files.container import MAX_AREA, Chunk, Colour, Method, Record
+from italic.coding.files.container import MAX_AREA, Chunk, Method, Record
 from italic.coding.model_files.installed import file_of_hash
-
-# Samples per pixel of the original; one for the kinds that are not listed.
-SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}
-SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGBA16: 4}
 
 
 def info(args: argparse.Namespace, errors: Errors) -> None:

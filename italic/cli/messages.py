@@ -58,8 +58,8 @@ def sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def progress_bar(total: int, text: str) -> Iterator[Report]:
-    """A progress bar on stderr, if stderr is a terminal.
+def progress_bar(total: int, text: str, quiet: bool = False) -> Iterator[Report]:
+    """A progress bar on stderr, if stderr is a terminal and the command is not quiet.
 
     The result is a callback with the arguments: finished items of `total`, items in progress, and
     the finished fraction of those.
@@ -71,7 +71,7 @@ def progress_bar(total: int, text: str) -> Iterator[Report]:
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-        disable=not sys.stderr.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(text, total=total)
         yield lambda done, more=0, share=0.0: bar.update(task, completed=done + more * share)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +22,34 @@ from italic.processes.local import in_processes
 if TYPE_CHECKING:
     from italic.coding.files.pictures import Picture
     from italic.coding.model_files.model import Model
+    from italic.compressor.compression import Compressed
 
 BATCH = 64  # maximum number of pictures in a batch
 BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
 
 # A record with the hash of its model, which is zeros if it needs none.
 CodedPicture = tuple[bytes, Record]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A compressed picture, without its model, so that processes can pass it on.
+
+    Attributes:
+        model_hash: hash of the model that the record needs; zeros if it needs none.
+        record: its record.
+        model: name of the model; None if the record needs none.
+        seconds: time of its coding and verification; of a batch, its share.
+        png: bytes of the same samples as a PNG file; None if PNG can't hold them.
+    """
+
+    model_hash: bytes
+    record: Record
+    model: str | None
+    seconds: float
+    png: int | None
+
+
 Result = TypeVar("Result")
 
 
@@ -35,7 +58,7 @@ class Encoding:
     """How pictures are coded: the common options of `compress` and `archive`.
 
     Attributes:
-        model: name or path of the model; None for the default model.
+        model: name or path of the model; None to choose one for each picture by its size.
         steps: number of steps; None for the model's default.
         seconds: time budget for each picture, instead of `steps`.
         verify: decode and compare each picture.
@@ -112,27 +135,47 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
             yield Failure(sentence(error)), 0
 
 
-def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[CodedPicture]:
+def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encoded]:
     """Compress each picture to a record, and verify it if asked for; ValueError."""
-    from italic.compressor.compression import compress_pictures, decompress_records, hash_for
+    from italic.compressor.compression import compress_each
 
-    chosen, fraction = load(how.model), 0.5 if how.verify else 1.0
-    records = compress_pictures(
-        pictures, chosen, how.steps, lambda x: report(fraction * x), how.seconds
+    fraction = 0.5 if how.verify else 1.0
+    compressed = compress_each(
+        pictures, how.model, how.steps, lambda x: report(fraction * x), how.seconds
     )
+    start = time.perf_counter()
     if how.verify:
         try:
-            copies = decompress_records(
-                records, chosen, lambda x: report(0.5 + 0.5 * x), max_work=math.inf
-            )
-            if not all(map(same_picture, pictures, copies)):
-                raise ValueError("it decodes to another picture")
+            _verify(pictures, compressed, lambda x: report(0.5 + 0.5 * x))
         except ValueError as error:
             raise ValueError(
                 f"the verification failed ({error}), so nothing was written: this is an error of "
                 "ITALIC, please report it"
             ) from error
-    return [(hash_for(record, chosen), record) for record in records]
+    verification = (time.perf_counter() - start) / len(pictures)
+    return [
+        Encoded(
+            each.model_hash,
+            each.record,
+            None if each.model is None else each.model.name,
+            each.seconds + verification,
+            each.png,
+        )
+        for each in compressed
+    ]
+
+
+def _verify(pictures: list[Picture], compressed: list[Compressed], report: Report) -> None:
+    """Decode the records by the models that made them, and compare; ValueError."""
+    from italic.compressor.compression import decompress_records
+
+    for model in dict.fromkeys(each.model for each in compressed):
+        members = [number for number, each in enumerate(compressed) if each.model is model]
+        records = [compressed[number].record for number in members]
+        copies = decompress_records(records, model, report, max_work=math.inf)
+        originals = [pictures[number] for number in members]
+        if not all(map(same_picture, originals, copies)):
+            raise ValueError("it decodes to another picture")
 
 
 def same_picture(a: Picture, b: Picture) -> bool:
@@ -169,7 +212,7 @@ def decode(
     return [files[number] for number in range(len(items))]
 
 
-def enhance(files: list[bytes], report: Report, model: str, **options: Any) -> list[bytes]:
+def enhance(files: list[bytes], report: Report, model: str | None, **options: Any) -> list[bytes]:
     """Enhance each BPG file to a PNG file; ValueError.
 
     `options` are those of `italic.compressor.enhancement.enhance`: steps, sample, mirrored.
@@ -179,7 +222,8 @@ def enhance(files: list[bytes], report: Report, model: str, **options: Any) -> l
 
     enhanced = []
     for number, file in enumerate(files, 1):
-        enhanced.append(to_png(from_array(enhance(file, load(model), **options))))
+        chosen = load(model) if model else None
+        enhanced.append(to_png(from_array(enhance(file, chosen, **options))))
         report(number / len(files))
     return enhanced
 
@@ -189,13 +233,14 @@ def outcomes(
     total: int,
     code: Callable[..., list[Result]],
     processes: int,
+    quiet: bool = False,
 ) -> Generator[Result | Failure, None, None]:
     """Apply `code` to items, given with their pixels, in batches; yield results in order.
 
-    The result of an item that can't be processed is a `Failure`.
+    The result of an item that can't be processed is a `Failure`. `quiet` hides the progress bar.
     """
     batches = _batches(items, max(1, min(BATCH, total // processes)))
-    with progress_bar(total, "coding") as report:
+    with progress_bar(total, "coding", quiet) as report:
         if processes > 1:
             ended = Failure("the process that coded it was killed, perhaps for lack of memory")
             yield from in_processes(partial(attempt, code), batches, processes, ended, report)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import reprlib
-import zlib
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
 
-from italic.coding.base_codes.bpg import BPGError
 from italic.coding.files import classical, jpeg
 from italic.coding.files.container import (
     DEFAULT_MAX_PIXELS,
@@ -27,11 +25,15 @@ from italic.coding.files.container import (
     pack,
     unpack,
 )
-from italic.coding.files.pictures import Picture, from_array, join, read, split
-from italic.coding.model_files.model import Model, load_model, model_of
-from italic.coding.streams.codec import Coded, Observer
+from italic.coding.files.pictures import Picture, from_array, join, read
+from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import file_bytes, whole_number
-from italic.compressor.time_budget import steps_within
+from italic.compressor.rivals import Rival, checksum, size
+
+# PyTorch takes seconds to import, and what classical codecs code does not need it.
+if TYPE_CHECKING:
+    from italic.coding.model_files.model import Model
+    from italic.coding.streams.codec import Coded, Observer
 
 BATCH = 64  # maximum number of pictures coded together
 BATCH_PIXELS = 2**20  # maximum number of their pixels, unless a single picture has more
@@ -41,12 +43,28 @@ WORK, WORK_PER_BYTE = 2**18, 2**8
 
 Progress = Callable[[float], None]  # called with the finished fraction, 0 to 1
 
-# Classical codecs for the main picture. Each raises an exception if the picture exceeds its limits.
-_ENCODERS: dict[Method, Callable[[np.ndarray], bytes | bytearray]] = {
-    Method.PNG: partial(imagecodecs.png_encode, level=9),
-    Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
-    Method.JPEG_XL: partial(imagecodecs.jpegxl_encode, lossless=True, effort=7),
-}
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed picture.
+
+    Attributes:
+        record: its record.
+        model: the model that the record needs; None if it needs none.
+        model_hash: the hash of that model; zeros if it needs none.
+        seconds: time that the picture took; of a batch, its share.
+        png: bytes of the same samples as a PNG file, without metadata; None if PNG can't hold them.
+    """
+
+    record: Record
+    model: Model | None
+    model_hash: bytes
+    seconds: float
+    png: int | None
+
+    def to_file(self) -> bytes:
+        """The bytes of a file of this picture; FileFormatError if it is too long."""
+        return pack(self.model_hash, self.record)
 
 
 def compress(
@@ -56,7 +74,8 @@ def compress(
 
     Args:
         array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
-        model: a model, its name or the path of its file; None for the default model.
+        model: a model, its name or the path of its file; None for the one that declares to be for
+            pictures of this size.
         steps: from 1 (fast) to the number of pixels (small file); None for the model's default.
             The number is halved until decoders accept the work, see `decompress`.
 
@@ -68,11 +87,8 @@ def compress(
             whole number of 1 or more.
     """
     picture = from_array(array)
-    if steps is not None:
-        steps = whole_number("steps", steps)
-    chosen = load_model(model)
-    (record,) = compress_pictures([picture], chosen, steps)
-    return to_file(record, chosen)
+    (compressed,) = compress_each([picture], model, steps)
+    return compressed.to_file()
 
 
 def decompress(
@@ -130,6 +146,78 @@ def decompress_jpeg(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
     return jpeg.file_of(record)
 
 
+def compress_each(
+    pictures: Sequence[Picture],
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    seconds: float | None = None,
+) -> list[Compressed]:
+    """Compress pictures, those of the same size in batches.
+
+    Classical codecs come first. The estimator codes the pictures that it may code in fewer bytes,
+    and stops when it can't. Its model is not loaded before there is such a picture.
+
+    Args:
+        pictures: pictures of any kinds and sizes.
+        model: a model, its name or the path of its file; None to choose one for each picture by its
+            size, see `model_for_pixels`.
+        steps: number of steps; None for the model's default. The number of pixels is its upper
+            bound.
+        progress: called after each part of the estimator's work.
+        seconds: time budget of the estimator for each picture, above 0. It replaces `steps`: the
+            largest number of steps that fits is used.
+
+    Returns:
+        For each picture the record of the estimator or of a classical codec, whichever is smaller.
+
+    Raises:
+        ValueError: there is no such model (`ModelError`), `steps` is not a whole number of 1 or
+            more, or `seconds` is not above 0.
+    """
+    if steps is not None:
+        steps = whole_number("steps", steps)
+    if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
+        raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
+    if model is not None:
+        from italic.coding.model_files.model import load_model
+
+        model = load_model(model)
+    rivals, times = [], []
+    for picture in pictures:
+        start = time.perf_counter()
+        rivals.append(Rival(picture))
+        times.append(time.perf_counter() - start)
+    tried = [member for member, rival in enumerate(rivals) if rival.promising]
+    track = _ProgressTracker(progress, sum(rivals[i].main[..., 0].size for i in tried))
+    by_model: dict[str | Path | Model, list[int]] = {}
+    for member in tried:
+        named = model or model_for_pixels(rivals[member].main[..., 0].size)
+        by_model.setdefault(named, []).append(member)
+    records: dict[int, tuple[Record, Model]] = {}
+    for named, members in by_model.items():
+        from italic.coding.model_files.model import load_model
+
+        chosen = load_model(named)
+        for batch in _batches([rivals[member].main.shape[:2] for member in members]):
+            group = [members[place] for place in batch]
+            start = time.perf_counter()
+            found = _estimated([rivals[i] for i in group], chosen, steps, seconds, track)
+            for member, record in zip(group, found, strict=True):
+                times[member] += (time.perf_counter() - start) / len(group)
+                if record is not None:
+                    records[member] = record, chosen
+    compressed = []
+    for member, rival in enumerate(rivals):
+        estimated, chosen = records.get(member, (None, None))
+        start = time.perf_counter()
+        record = rival.finish(estimated)
+        taken = times[member] + time.perf_counter() - start
+        needed = chosen if record is estimated else None
+        compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
+    return compressed
+
+
 def compress_pictures(
     pictures: Sequence[Picture],
     model: Model,
@@ -137,78 +225,67 @@ def compress_pictures(
     progress: Progress | None = None,
     seconds: float | None = None,
 ) -> list[Record]:
-    """Compress pictures in batches of the same size.
+    """The records of pictures compressed with one model; arguments as for `compress_each`."""
+    return [each.record for each in compress_each(pictures, model, steps, progress, seconds)]
 
-    Args:
-        pictures: pictures of any kinds and sizes.
-        model: the model.
-        steps: number of steps; None for the model's default. The number of pixels is its upper
-            bound.
-        progress: called after each part of the work.
-        seconds: time budget for each picture, above 0. It replaces `steps`: the largest number of
-            steps that fits is used.
 
-    Returns:
-        A record for each picture, of the estimator or a classical codec, whichever is smaller.
+def _estimated(
+    rivals: Sequence[Rival],
+    model: Model,
+    steps: int | None,
+    seconds: float | None,
+    track: _ProgressTracker,
+) -> list[Record | None]:
+    """Code pictures of one size by the estimator; None for those that it can't code in fewer bytes.
 
-    Raises:
-        ValueError: `steps` is not a whole number of 1 or more, or `seconds` is not above 0.
+    The number of steps is halved until decoders accept the work, which they limit by the bytes.
     """
-    if steps is not None:
-        steps = whole_number("steps", steps)
-    if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
-        raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
-    parts = [split(picture) for picture in pictures]
-    track = _ProgressTracker(progress, sum(main[..., 0].size for _, main, _ in parts))
-    records = {
-        number: jpeg.encode(picture)
-        for number, picture in enumerate(pictures)
-        if picture.jpeg is not None
+    from italic.coding.base_codes.bpg import BPGError
+    from italic.compressor.time_budget import steps_within
+
+    height, width = rivals[0].main.shape[:2]
+    requested = steps or model.steps
+    if seconds is not None:
+        requested = steps_within(seconds, height, width, model)
+    number = min(requested, height * width, MAX_STEPS)
+    limits = [
+        size(rival.record) - sum(len(content) for _, content in rival.chunks) for rival in rivals
+    ]
+    records: list[Record | None] = [None] * len(rivals)
+    # A selected stream is at most as long as its limit, so more work is never accepted.
+    waiting = {
+        member: _affordable(number, limit, height * width, model)
+        for member, limit in enumerate(limits)
     }
-    for batch in _batches([main.shape[:2] for _, main, _ in parts]):
-        members = [member for member in batch if member not in records]
-        if not members:
-            continue
-        height, width = parts[members[0]][1].shape[:2]
-        requested = steps or model.steps
-        if seconds is not None:
-            requested = steps_within(seconds, height, width, model)
-        number = min(requested, height * width, MAX_STEPS)
-        for member in members:
-            colour, main, chunks = parts[member]
-            raw = Record(
-                Method.RAW,
+    while number := max(waiting.values(), default=0):
+        group = [member for member, steps in waiting.items() if steps == number]
+        mains = np.stack([rivals[member].main for member in group])
+        within = [limits[member] for member in group]
+        coded: Sequence[Coded | None] = [None] * len(group)
+        with suppress(BPGError):  # too large for BPG: the classical codecs remain
+            codec = model.codec(number)
+            coded = codec.encode_within(mains, within, track.observer(len(group)))
+        waiting |= dict.fromkeys(group, 0)
+        for member, item in zip(group, coded, strict=True):
+            if item is None:
+                continue
+            rival = rivals[member]
+            record = Record(
+                Method.ESTIMATOR,
                 height,
                 width,
-                _checksum(main),
-                colour,
-                tuple(chunks),
-                stream=main.tobytes(),
+                checksum(rival.main),
+                rival.colour,
+                tuple(rival.chunks),
+                number,
+                base=item.base,
+                stream=item.stream,
             )
-            records[member] = min([raw, *_classical(main, raw)], key=_size)
-        # A selected stream is at most this long, and decoders limit the work by its bytes.
-        waiting = {
-            member: _affordable(number, records[member], height * width, model)
-            for member in members
-        }
-        while number := max(waiting.values(), default=0):
-            group = [member for member, steps in waiting.items() if steps == number]
-            mains = np.stack([parts[member][1] for member in group])
-            coded: Sequence[Coded] = []
-            with suppress(BPGError):  # too large for BPG: the classical codecs remain
-                coded = model.codec(number).encode(mains, track.observer(len(group)))
-            waiting |= dict.fromkeys(group, 0)
-            for member, item in zip(group, coded, strict=bool(coded)):
-                best = records[member]
-                estimated = replace(
-                    best, method=Method.ESTIMATOR, steps=number, base=item.base, stream=item.stream
-                )
-                if _size(estimated) > _size(best):
-                    continue
-                waiting[member] = _affordable(number, estimated, height * width, model)
-                if waiting[member] == number:
-                    records[member], waiting[member] = estimated, 0
-    return [records[member] for member in range(len(parts))]
+            bytes_coded = len(item.base) + len(item.stream)
+            waiting[member] = _affordable(number, bytes_coded, height * width, model)
+            if waiting[member] == number:
+                records[member], waiting[member] = record, 0
+    return records
 
 
 def decompress_records(
@@ -250,17 +327,21 @@ def decompress_records(
         batch = [records[member] for member in members]
         if method in JPEG_METHODS:
             continue  # decoded below, without a main picture
+        decoded: Sequence[np.ndarray] | np.ndarray
         if method == Method.ESTIMATOR:
             if model is None:
                 raise ValueError("the record needs the model that made it, but none was given")
+            from italic.coding.streams.codec import Coded
+
             coded = [Coded(record.base, record.stream) for record in batch]
             observer = track.observer(len(batch))
             codec = model.codec(steps, plan)
             decoded = codec.decode(coded, height, width, observer, steps_done)
         else:
-            decoded = np.stack(
-                [classical.decode(method, record.stream, height, width) for record in batch]
-            )
+            decoded = [
+                classical.decode(method, record.stream, height, width, record.colour)
+                for record in batch
+            ]
         mains.update(zip(members, decoded, strict=True))
     return [
         jpeg.decode(record)
@@ -281,8 +362,11 @@ def model_for(
         ModelError: the records need another model than `model`, or `model` is None and the model
             that they need is not installed.
     """
-    needed = any(record.method == Method.ESTIMATOR for record in records)
-    return model_of(model_hash, model) if needed else None
+    if all(record.method != Method.ESTIMATOR for record in records):
+        return None
+    from italic.coding.model_files.model import model_of
+
+    return model_of(model_hash, model)
 
 
 def to_file(record: Record, model: Model) -> bytes:
@@ -290,9 +374,10 @@ def to_file(record: Record, model: Model) -> bytes:
     return pack(hash_for(record, model), record)
 
 
-def hash_for(record: Record, model: Model) -> bytes:
+def hash_for(record: Record, model: Model | None) -> bytes:
     """The hash of the model that made a record; zeros if the record needs no model."""
-    return model.hash if record.method == Method.ESTIMATOR else bytes(8)
+    needed = model is not None and record.method == Method.ESTIMATOR
+    return model.hash if needed else bytes(8)
 
 
 def from_file(
@@ -304,41 +389,34 @@ def from_file(
     """Decompress a file of one picture; arguments and errors as for `decompress`."""
     max_pixels = whole_number("max_pixels", max_pixels)
     model_hash, record = unpack(file_bytes(data), max_pixels)
-    chosen = None if model is None else load_model(model)
+    chosen = None
+    if model is not None:
+        from italic.coding.model_files.model import load_model
+
+        chosen = load_model(model)
     needed = model_for(model_hash, [record], chosen)
     (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
-
-
-def _classical(main: np.ndarray, raw: Record) -> Iterator[Record]:
-    for method, encode in _ENCODERS.items():
-        try:
-            yield replace(raw, method=method, stream=bytes(encode(main)))
-        except Exception:  # the picture exceeds the codec's size limits; raw samples remain
-            continue
 
 
 def _work(record: Record, model: Model) -> int:
     return model.network.work(record.height * record.width, record.steps)
 
 
-def _size(record: Record) -> int:
-    return len(record.stream) + len(record.base)
-
-
-def _affordable(steps: int, record: Record, pixels: int, model: Model) -> int:
-    """The steps, halved until decoders accept the work for the bytes of a record; may be 0."""
-    while steps and model.network.work(pixels, steps) > _default_max_work(record):
+def _affordable(steps: int, coded: int, pixels: int, model: Model) -> int:
+    """The steps, halved until decoders accept the work for a number of bytes; may be 0."""
+    while steps and model.network.work(pixels, steps) > _default_max_work(coded):
         steps //= 2
     return steps
 
 
-def _default_max_work(record: Record) -> int:
-    return WORK + WORK_PER_BYTE * _size(record)
+def _default_max_work(coded: int) -> int:
+    return WORK + WORK_PER_BYTE * coded
 
 
 def _check_work(record: Record, model: Model, max_work: float | None) -> None:
-    work, most = _work(record, model), _default_max_work(record) if max_work is None else max_work
+    coded = len(record.base) + len(record.stream)
+    work, most = _work(record, model), _default_max_work(coded) if max_work is None else max_work
     if work > most:
         raise ValueError(
             f"decoding the picture takes work for {work} pixels ({record.height} × {record.width} "
@@ -361,16 +439,12 @@ def _check_steps(record: Record, steps_done: int) -> None:
 
 
 def _joined(record: Record, main: np.ndarray) -> Picture:
-    if not record.agrees(_checksum(main)):
+    if not record.agrees(checksum(main)):
         raise FileFormatError(
             "the decoded picture is not the one that was coded: the file is damaged, or it was "
             "written on a machine whose arithmetic is not IEEE 754"
         )
     return join(record.colour, main, list(record.chunks))
-
-
-def _checksum(main: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(main).data)
 
 
 def _batches(kinds: Sequence[Hashable]) -> Iterator[list[int]]:

@@ -34,6 +34,11 @@ def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
     return max(1, min(most, few + math.floor((seconds * fraction - first) / slope)))
 
 
+def speed(model: Model, steps: int) -> float:
+    """Measured time in seconds per megapixel in a number of steps."""
+    return _seconds(model, TRIAL_SIDE, TRIAL_SIDE, steps) * 1e6 / TRIAL_SIDE**2
+
+
 def _seconds(model: Model, height: int, width: int, steps: int) -> float:
     """Time in seconds that the network takes for all steps of an image."""
     codec = model.codec(steps)

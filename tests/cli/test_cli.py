@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +28,9 @@ from PIL import Image, PngImagePlugin
 import italic
 from italic.atomic import TEMPORARY
 from italic.cli import commands, main, shards, work
-from italic.cli.info import SAMPLES
 from italic.cli.jobs import find, renamed
 from italic.cli.messages import Errors
+from italic.cli.reporting import SAMPLES
 from italic.cli.work import Failure, outcomes, same_picture
 from italic.coding.base_codes import bpg
 from italic.coding.exact import make_exact
@@ -44,7 +47,7 @@ from italic.coding.files.container import (
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.model import Recipe, load_model, save_model
-from italic.compressor import compression
+from italic.compressor import compression, time_budget
 from italic.compressor.enhancement import enhance
 from italic.models.rnan import RNAN
 from italic.processes.local import in_processes
@@ -134,6 +137,43 @@ def test_a_folder_and_back(model: str, here: Path, capsys: Capture) -> None:
     assert tree("back") == ["a.png", "b.png", "sub/c.png"]
     for name in ("a.png", "b.bmp", "sub/c.webp"):
         assert_equal(f"photos/{name}", Path("back", name).with_suffix(".png"))
+
+
+def test_what_is_said_of_each_file_and_of_all(model: str, here: Path, capsys: Capture) -> None:
+    Image.new("RGB", (40, 30), "red").save("photos/flat.png")
+    options = ("photos", "-o", "small", "--force", "--model", model)
+    assert run("compress", *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    sizes = {name: Path("small", name).stat().st_size for name in tree("small")}
+    rate = 8 * sizes["b.italic"] / np.asarray(Image.open("photos/b.bmp")).size
+    assert f" of PNG), {rate:.3f} bpsp, tiny in 4 steps, " in lines[1]
+    assert ": JPEG XL, " not in lines[0] and "of PNG" not in lines[0]
+    total = sum(sizes.values())
+    before = sum(Path(name).stat().st_size for name in glob("photos/**/*.[pbw]*", recursive=True))
+    change = f"{100 * (total / before - 1):+.1f} %"
+    assert lines[4].startswith(f"4 files: {before:,} → {total:,} bytes ({change}), ")
+    flat = sizes["flat.italic"]
+    assert lines[6] == f"  estimator: 3 files, {total - flat:,} bytes"
+
+    assert run("compress", *options, "--json") == 0
+    *files, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert files[0].keys() == {
+        *("input", "output", "input_bytes", "output_bytes", "png_bytes", "width", "height"),
+        *("colour", "method", "model", "steps", "bpsp", "seconds"),
+    }
+    assert [file["method"] for file in files[:2]] == ["estimator"] * 2
+    assert files[2]["model"] is None and files[2]["steps"] is None and files[2]["width"] == 40
+    assert summary["summary"]["methods"]["estimator"]["files"] == 3
+    assert summary["summary"]["output_bytes"] == total
+
+    assert run("compress", *options, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert run("decompress", "small", "-o", "back", "--json") == 0
+    *files, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert files[0]["input_bytes"] == sizes["a.italic"] and summary["summary"]["files"] == 4
+    assert run("compress", "photos/a.png", "-o", "-", "--model", model, "--json") == 2
+    assert "--json prints to stdout" in capsys.readouterr().err
 
 
 def test_beside_the_input_by_default(model: str, here: Path) -> None:
@@ -264,10 +304,10 @@ def test_outputs_that_cannot_be_written(
 def test_outputs_that_are_created_meanwhile(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made(*_: object) -> Iterator[bytes]:
+    def made(*_: object) -> Iterator[tuple[bytes, None]]:
         Path("small").mkdir()
         Path("small/b.italic").write_text("mine")
-        yield from (b"1", b"2", b"3")
+        yield from ((b"1", None), (b"2", None), (b"3", None))
 
     monkeypatch.setattr(commands, "_packed", made)
     assert run("compress", "photos", "-o", "small", "--model", model) == 1
@@ -362,7 +402,7 @@ def test_all_kinds_and_metadata(model: str, here: Path) -> None:
 
 def test_steps_and_time(model: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = []
-    monkeypatch.setattr(compression, "steps_within", lambda *args: trials.append(args) or 7)
+    monkeypatch.setattr(time_budget, "steps_within", lambda *args: trials.append(args) or 7)
 
     def steps(*options: str) -> list[int]:
         arguments = ["photos", "-o", "x", "--force", "--model", model, *options]
@@ -497,7 +537,7 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
     base = {"qp": 40, "chroma": "420"}
     save_model(here / "bpg.safetensors", network, Recipe(NETWORK, base, 2, "nested", "power", 1.0))
     image = np.asarray(Image.open("photos/a.png"))
-    for name, qp in (("a", 40), ("sub/b", 30)):
+    for name, qp in (("a", 40), ("sub/b", 36)):
         Path(f"coded/{name}.bpg").parent.mkdir(parents=True, exist_ok=True)
         Path(f"coded/{name}.bpg").write_bytes(bpg.encode(image, qp))
     chosen = ("--model", "bpg.safetensors")
@@ -580,8 +620,11 @@ def test_models(model: str, here: Path, capsys: Capture, monkeypatch: pytest.Mon
     monkeypatch.setenv(SEARCH_PATH, os.pathsep.join([str(Path(model).parent), str(here)]))
     assert run("models") == 1
     captured = capsys.readouterr()
-    assert [line.split()[0] for line in captured.out.splitlines()][-2:] == ["other", "tiny"]
+    lines = captured.out.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != " "][-3:-1] == ["other", "tiny"]
     assert "4 steps" in captured.out and model in captured.out
+    assert lines[1] == "  compression of pictures of 1 pixels or more" and "--measure" in lines[-1]
+    assert lines[-2] == "  not chosen by itself: name it with --model"
     assert "broken.safetensors is damaged" in captured.err
 
 
@@ -869,7 +912,8 @@ def test_processes(model: str, here: Path, capsys: Capture) -> None:
         texts.append(
             (captured.out, captured.err, [Path("small", n).read_bytes() for n in tree("small")])
         )
-    assert texts[0] == texts[1]
+    (out, *rest), (other, *others) = texts
+    assert rest == others and re.sub(r"[\d.]+ s\n", "", out) == re.sub(r"[\d.]+ s\n", "", other)
 
 
 def deadly(batch: list[bytes]) -> list[bytes]:
@@ -1089,7 +1133,7 @@ def test_progress(model: str, here: Path, capsys: Capture, monkeypatch: pytest.M
     monkeypatch.setenv("TERM", "xterm")
     assert run("compress", "photos", "-o", "small", "--model", model) == 0
     captured = capsys.readouterr()
-    assert "coding" in captured.err and len(captured.out.splitlines()) == 3
+    assert "coding" in captured.err and len(captured.out.splitlines()) == 5
 
 
 def test_progress_grows(model: str, here: Path) -> None:

@@ -20,6 +20,7 @@ from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.files.container import Colour, FileFormatError, Method, Record, unpack
 from italic.coding.files.pictures import from_array, read, to_png
+from italic.coding.model_files import model as model_module
 from italic.coding.model_files.model import (
     SEARCH_PATH,
     Model,
@@ -30,8 +31,9 @@ from italic.coding.model_files.model import (
 )
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
-from italic.compressor import compression, time_budget
+from italic.compressor import compression, rivals, time_budget
 from italic.compressor.compression import (
+    compress_each,
     compress_pictures,
     decompress_records,
     from_file,
@@ -80,7 +82,9 @@ def installed(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def no_classical_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The untrained estimator would be worse than the classical codecs."""
-    monkeypatch.setattr(compression, "_ENCODERS", {})
+    monkeypatch.setattr(rivals, "FAST", {})
+    monkeypatch.setattr(rivals, "SLOW", {})
+    monkeypatch.setattr(rivals, "_layouts", lambda _, __, main, chunks: [(main, chunks)])
 
 
 def smooth(count: int, height: int, width: int) -> np.ndarray:
@@ -374,3 +378,29 @@ def test_exif_that_pillow_cannot_read_is_kept(model: Model, exif: bytes) -> None
     with Image.open(BytesIO(data)) as image:
         image.load()
         image.save(BytesIO(), "ITALIC", model="tiny", steps=1)
+
+
+def test_the_estimator_stops_when_it_cannot_win(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is applied to few of the steps of a picture that a classical codec codes well."""
+    seen: list[float] = []
+    grating = (np.arange(64)[:, None] * 37 + np.arange(64) * 91).astype(np.uint8)
+    flat = np.stack([grating, grating // 3, 255 - grating], 2)
+    monkeypatch.setattr(rivals, "GRAPHICS_BITS", 0)
+    (record,) = compress_pictures([from_array(flat)], model, 16, progress=seen.append)
+    assert record.method != Method.ESTIMATOR and 0 < seen[-1] < 0.5
+
+
+def test_models_are_not_loaded_for_pictures_without_use_for_them(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(model_module, "load_model", lambda name: loaded.append(name) or model)
+    monkeypatch.setattr(compression, "model_for_pixels", lambda pixels: f"for {pixels}")
+    flat, photograph = np.zeros((32, 32, 3), np.uint8), smooth(1, 16, 16)[0]
+    (one,) = compress_each([from_array(flat)])
+    assert one.model is None and one.png is not None and one.png > 0 and not loaded
+    two = compress_each([from_array(each) for each in (flat, photograph, photograph[:8])])
+    assert loaded == ["for 256", "for 128"] and [each.seconds > 0 for each in two] == [True] * 3
+    assert np.array_equal(italic.decompress(two[1].to_file(), model), photograph)

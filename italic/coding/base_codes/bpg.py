@@ -54,6 +54,7 @@ __all__ = [
     "Encoder",
     "check_image",
     "check_settings",
+    "chroma",
     "decode",
     "encode",
     "encoder_version",
@@ -128,6 +129,12 @@ def quality(data: bytes) -> int:
     """
     header, tools, hevc = _open(data)
     return slice_qp(split_nals(hevc), tools.sao, header.chroma_format) + INTRA_OFFSET
+
+
+def chroma(data: bytes) -> str:
+    """The chroma format of a .bpg file: grey, 420, 422 or 444; BPGError if it is damaged."""
+    header, _, _ = _open(data)
+    return ("grey", "420", "422", "444")[header.chroma_format]
 
 
 @cache

@@ -25,10 +25,11 @@ from italic.coding import exact
 from italic.coding.base_codes.base import BPG, BaseCode
 from italic.coding.files.container import Plan
 from italic.coding.model_files.installed import (
-    ENHANCER,
+    DEFAULT,
     SEARCH_PATH,
     SUFFIX,
     WEIGHTS,
+    declarations,
     file_named,
     file_of_hash,
     installed_models,
@@ -43,9 +44,10 @@ from italic.models.network import Network
 
 FORMAT = 3  # version of model files and of the streams coded with them
 SUPPORTED_FORMATS = (2, FORMAT)  # in format 2 all networks are of the kind rnan
-DEFAULT = "cifar10"
-# A BPG file whose qp is lower than all training qps by more than this does not gain by enhancement.
-MAX_QP_DIFFERENCE = 10
+# Enhancement makes a BPG file worse if its qp is lower than all training qps by more than the first
+# number, or if its chroma format is another one and its qp lower than the second number. Measured:
+# docs/results.md, "Enhancement".
+MAX_QP_DIFFERENCE, OTHER_CHROMA_QP = 6, 34
 
 
 class ModelError(ValueError):
@@ -83,23 +85,40 @@ class Model:
         """New coders of its base codes."""
         return self.recipe.bases
 
-    def enhancer(self, steps: int, qp: int) -> Codec:
-        """A codec with the BPG base code whose qp is nearest to the given one.
+    @property
+    def base_qps(self) -> dict[int, int]:
+        """The qps of its BPG base codes, by their indices among its base codes."""
+        return {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+
+    def enhancer(self, steps: int, qp: int, chroma: str | None = None) -> Codec:
+        """A codec with the BPG base code whose qp is nearest to that of a BPG file.
+
+        Args:
+            steps: number of steps.
+            qp: qp of the file.
+            chroma: chroma format of the file: grey, 420, 422 or 444; None if it is not known.
 
         Raises:
-            ModelError: the model has no BPG base code, or all of them are much coarser than `qp`.
+            ModelError: the model has no BPG base code, or enhancement would make the file worse.
         """
-        rungs = {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+        rungs = self.base_qps
         if not rungs:
             raise ModelError(
-                f"the model '{self.name}' has no BPG base code: expected one that has, such as "
-                f"{ENHANCER}"
+                f"the model '{self.name}' has no BPG base code: expected one that has, see: italic "
+                "models"
             )
         rung = min(rungs, key=lambda rung: abs(rungs[rung] - qp))
         if qp < rungs[rung] - MAX_QP_DIFFERENCE:
             raise ModelError(
                 f"the model '{self.name}' can't improve a BPG file of qp {qp}: it was trained on "
                 f"qp {', '.join(map(str, sorted(rungs.values())))}"
+            )
+        trained = self.recipe.base["chroma"] if self.recipe.base else None
+        if qp < OTHER_CHROMA_QP and chroma not in (None, "grey", trained):
+            raise ModelError(
+                f"the model '{self.name}' can't improve a BPG file of chroma format {chroma} and "
+                f"qp {qp}: it was trained on {trained}, and helps others from qp "
+                f"{OTHER_CHROMA_QP}"
             )
         return self.codec(steps, rung=rung)
 
@@ -167,6 +186,31 @@ def load_model(name: str | Path | Model | None = None) -> Model:
         f"installed models: {', '.join(sorted(installed))}"
         + (f"; the file of this name is ./{name}" if Path(name).is_file() else "")
     )
+
+
+def enhancer_for(qp: int) -> Model:
+    """The installed model for the enhancement of BPG files of a quality.
+
+    Of the models that declare to be for enhancement, it is the one with the nearest qp; of several,
+    the one trained on the fewest qps.
+
+    Raises:
+        ModelError: there is no such model.
+        CardError: a model card is damaged.
+    """
+    names = [name for name, each in declarations().items() if each.purpose == "enhancement"]
+    models = [model for model in map(load_model, names) if model.base_qps]
+    if not models:
+        raise ModelError(
+            "no installed model declares to be for the enhancement of BPG files: name one with a "
+            "BPG base code by --model"
+        )
+
+    def distance(model: Model) -> tuple[int, int]:
+        qps = model.base_qps.values()
+        return min(abs(qp - each) for each in qps), len(qps)
+
+    return min(models, key=distance)
 
 
 def model_of(hash: bytes, model: Model | None = None) -> Model:

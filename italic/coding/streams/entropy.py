@@ -131,6 +131,11 @@ class Writer:
         self._low, self._width = int(low), int(width)
         return pixels
 
+    @property
+    def size(self) -> int:
+        """Bytes of the stream that are written so far, rounded down to whole words."""
+        return 4 * self._count
+
     def finish(self) -> bytes:
         """Return the stream: the words, and the shortest tail that lies in the interval."""
         tail, length = _shortest(self._low, self._width)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from italic.coding.files import limited
-from italic.coding.files.classical import decode
-from italic.coding.files.container import FileFormatError, Method
-from italic.coding.files.pictures import png_chunks
+from italic.coding.files.classical import decode, layout_of
+from italic.coding.files.container import Colour, FileFormatError, Method
+from italic.coding.files.pictures import big_endian, png_chunks
 
 ENCODERS: dict[Method, Callable[[np.ndarray], bytes]] = {
     Method.RAW: np.ndarray.tobytes,
@@ -42,6 +42,29 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_every_codec_gives_the_samples_back(method: Method, size: tuple[int, int]) -> None:
     image = noise(*size)
     assert np.array_equal(decode(method, encoded(method, image), *size), image)
+
+
+@pytest.mark.parametrize("colour", Colour)
+def test_samples_of_a_picture_come_back_in_their_layout(colour: Colour) -> None:
+    itemsize, channels = layout_of(colour)
+    shape = (9, 13) if channels == 1 else (9, 13, channels)
+    samples = np.random.default_rng(0).integers(0, 256**itemsize, shape, f"u{itemsize}")
+    streams = {
+        Method.RAW: big_endian(samples).tobytes(),
+        Method.PNG: bytes(imagecodecs.png_encode(samples)),
+        Method.JPEG_XL: bytes(imagecodecs.jpegxl_encode(samples, lossless=True, effort=3)),
+    }
+    if colour == Colour.RGB_ALPHA:
+        streams[Method.WEBP] = encoded(Method.WEBP, samples)
+    for method, stream in streams.items():
+        decoded = decode(method, stream, 9, 13, colour)
+        assert decoded.dtype == samples.dtype and np.array_equal(decoded, samples)
+        main = noise(9, 13)
+        assert np.array_equal(decode(method, encoded(method, main), 9, 13, colour), main)
+        if colour != Colour.RGB and method != Method.WEBP:
+            for other in {Colour.RGB, Colour.RGBA16} - {colour}:
+                with pytest.raises(FileFormatError, match="is damaged"):
+                    decode(method, stream, 9, 13, other)
 
 
 def test_jpeg_xl_of_a_side_above_2_18_has_boxes() -> None:

@@ -148,11 +148,16 @@ def test_an_enhancer_takes_the_base_code_of_the_nearest_quality(saved: Path) -> 
         return Model("m", "0" * 64, Recipe(NETWORK, base, 2, "nested", "equal", 0.0), network)
 
     ladder = model({"qps": [None, 29, 20, 40], "chroma": "420"})
-    for qp, rung in ((10, 2), (24, 2), (26, 1), (36, 3), (54, 3)):
+    for qp, rung in ((14, 2), (24, 2), (26, 1), (36, 3), (54, 3)):
         codec = ladder.enhancer(3, qp)
         assert (codec.rung, codec.steps) == (rung, 3) and codec.base.qp == [0, 29, 20, 40][rung]
     with pytest.raises(ModelError, match=r"'m' can't improve .* of qp 9: .* on qp 20, 29, 40"):
         ladder.enhancer(3, 9)
+    for chroma in ("420", "grey"):
+        assert ladder.enhancer(3, 20, chroma).rung == 2
+    assert ladder.enhancer(3, 34, "444").rung == 1
+    with pytest.raises(ModelError, match="of chroma format 444 and qp 33: it was trained on 420"):
+        ladder.enhancer(3, 33, "444")
     with pytest.raises(ModelError, match="of qp 29: it was trained"):
         load_model(saved).enhancer(1, 29)
     for base in (None, {"qps": [None], "chroma": "420"}):

@@ -6,19 +6,35 @@ inverts `split`.
 """
 
 from italic.coding.files.pictures.errors import PictureError
-from italic.coding.files.pictures.picture import METADATA_LIMIT, Picture, from_array
+from italic.coding.files.pictures.picture import (
+    LAYOUTS,
+    METADATA_LIMIT,
+    Picture,
+    big_endian,
+    from_array,
+    native,
+)
 from italic.coding.files.pictures.png import to_png
 from italic.coding.files.pictures.png_chunks import PNG_SIGNATURE, png_chunks
 from italic.coding.files.pictures.reading import read
-from italic.coding.files.pictures.splitting import join, split, without_samples
+from italic.coding.files.pictures.splitting import (
+    chunks_beside_samples,
+    join,
+    split,
+    without_samples,
+)
 
 __all__ = [
+    "LAYOUTS",
     "METADATA_LIMIT",
     "PNG_SIGNATURE",
     "Picture",
     "PictureError",
+    "big_endian",
+    "chunks_beside_samples",
     "from_array",
     "join",
+    "native",
     "png_chunks",
     "read",
     "split",

@@ -81,6 +81,14 @@ def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes
     return colour, main, chunks
 
 
+def chunks_beside_samples(
+    colour: Colour, chunks: Iterable[tuple[Chunk, bytes]]
+) -> list[tuple[Chunk, bytes]]:
+    """The chunks of `split` that do not hold samples: palette, transparency and metadata."""
+    samples = {Chunk.LOW_BYTES, Chunk.ALPHA} if LAYOUTS[colour][2] else {Chunk.LOW_BYTES}
+    return [chunk for chunk in chunks if chunk[0] not in samples]
+
+
 def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) -> Picture:
     """Invert `split`.
 
@@ -89,12 +97,18 @@ def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) 
 
     Args:
         colour: kind of the samples.
-        main: main picture, uint8 (H, W, 3).
+        main: main picture, uint8 (H, W, 3); or the samples of the picture, see `Picture.samples`.
+            Then there are no chunks of samples.
         chunks: types and contents of the chunks.
 
     Raises:
         PictureError: a chunk is damaged, missing, unknown, or inconsistent with the others.
     """
+    if colour != Colour.RGB and (main.dtype != np.uint8 or main.shape[2:] != (3,)):
+        reader = _ChunkReader(chunks)
+        picture = Picture(main, **reader.all_but_samples(colour))
+        reader.finish()
+        return picture
     reader = _ChunkReader(chunks)
     rest = reader.all_but_samples(colour)
     size, colours, alpha = LAYOUTS[colour]

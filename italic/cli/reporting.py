@@ -1,0 +1,135 @@
+"""What a command says about each file that it has written, and about all of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from italic.cli.jobs import Job
+from italic.cli.messages import shown
+from italic.coding.files.container import Colour, Method
+
+if TYPE_CHECKING:
+    from italic.cli.work import Encoded
+
+METHODS = {
+    Method.ESTIMATOR: "estimator",
+    Method.RAW: "raw samples",
+    Method.PNG: "PNG",
+    Method.WEBP: "WebP",
+    Method.JPEG_XL: "JPEG XL",
+    Method.JPEG: "JPEG file as it is",
+    Method.JPEG_TRANSCODED: "JPEG file by JPEG XL",
+}
+# Samples per pixel of the original; one for the kinds that are not listed.
+SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}
+SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGBA16: 4}
+
+
+class Reporting:
+    """Prints a line for each file and a summary of several files, as text or as JSON.
+
+    With `--json` each file is one object on a line: `input` and `output`, names of the files;
+    `input_bytes` and `output_bytes`. Compressed files have in addition `png_bytes` (of the same
+    samples; null if PNG can't hold them), `width`, `height`, `colour`, `method`, `model` and
+    `steps` (null without the estimator), `bpsp` (bits of the output per sample of the picture) and
+    `seconds` (coding and verification). The last line has the key `summary`, whose value has
+    `files`, `input_bytes`, `output_bytes`, `seconds` (of the whole command) and, after
+    compression, `methods`: files and bytes by method.
+
+    Args:
+        args: options of the command.
+        files: number of files to process; a summary follows if there are several.
+    """
+
+    def __init__(self, args: argparse.Namespace, files: int) -> None:
+        self._quiet, self._json, self._several = args.quiet, args.json, files > 1
+        self._start = time.perf_counter()
+        self._files = self._before = self._after = 0
+        self._methods: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # files, bytes
+
+    def written(self, job: Job, size: int, coded: Encoded | None) -> None:
+        """Report a file of `size` bytes; `coded` tells how it was compressed."""
+        self._files += 1
+        self._before += job.size
+        self._after += size
+        if coded is not None:
+            counts = self._methods[METHODS[coded.record.method]]
+            counts[0] += 1
+            counts[1] += size
+        if self._json:
+            about = {
+                "input": str(job.path),
+                "output": str(job.target),
+                "input_bytes": job.size,
+                "output_bytes": size,
+            }
+            print(json.dumps(about | (_facts(coded, size) if coded else {})))
+        elif not self._quiet:
+            text = f"{shown(job)} → {shown(job.target)}: {job.size:,} → {size:,} bytes"
+            print(text + (_details(job, coded, size) if coded else ""))
+
+    def finish(self) -> None:
+        """Print the summary."""
+        if self._quiet or not self._several or not self._files:
+            return
+        seconds = time.perf_counter() - self._start
+        if self._json:
+            summary: dict[str, Any] = {
+                "files": self._files,
+                "input_bytes": self._before,
+                "output_bytes": self._after,
+                "seconds": round(seconds, 3),
+            }
+            if self._methods:
+                summary["methods"] = {
+                    name: {"files": count, "output_bytes": size}
+                    for name, (count, size) in sorted(self._methods.items())
+                }
+            print(json.dumps({"summary": summary}))
+            return
+        text = f"{self._files:,} files: {self._before:,} → {self._after:,} bytes"
+        if self._methods:
+            text += f" ({_change(self._after, self._before)})"
+        print(f"{text}, {seconds:.1f} s")
+        for name, (count, size) in sorted(self._methods.items()):
+            print(f"  {name}: {count:,} files, {size:,} bytes")
+
+
+def _facts(coded: Encoded, size: int) -> dict[str, Any]:
+    record = coded.record
+    return {
+        "png_bytes": coded.png,
+        "width": record.width,
+        "height": record.height,
+        "colour": record.colour.name.lower(),
+        "method": record.method.name.lower(),
+        "model": coded.model,
+        "steps": record.steps or None,
+        "bpsp": round(_rate(coded, size), 4),
+        "seconds": round(coded.seconds, 3),
+    }
+
+
+def _details(job: Job, coded: Encoded, size: int) -> str:
+    record = coded.record
+    method = METHODS[record.method]
+    if record.steps:
+        method = f"{shown(coded.model)} in {record.steps} step{'s'[: record.steps > 1]}"
+    changes = _change(size, job.size)
+    if coded.png is not None and job.path.suffix.lower() != ".png":
+        changes += f", {_change(size, coded.png)} of PNG"
+    return f" ({changes}), {_rate(coded, size):.3f} bpsp, {method}, {coded.seconds:.2f} s"
+
+
+def _rate(coded: Encoded, size: int) -> float:
+    """Bits per sub-pixel of the picture."""
+    record = coded.record
+    return 8 * size / (record.height * record.width * SAMPLES.get(record.colour, 1))
+
+
+def _change(after: int, before: int) -> str:
+    return f"{100 * (after / max(1, before) - 1):+.1f} %"

@@ -1,0 +1,167 @@
+"""Records of pictures by classical codecs, which the estimator has to beat. PyTorch is not needed.
+
+Fast settings come first. A test on their results tells pictures that the estimator cannot code in
+fewer bytes: graphics and noise. Slow settings follow where a classical codec is likely to win.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+
+import imagecodecs
+import numpy as np
+
+from italic.coding.files import jpeg
+from italic.coding.files.container import Chunk, Colour, Method, Record
+from italic.coding.files.pictures import Picture, big_endian, chunks_beside_samples, split
+
+# A picture is a drawing, a screenshot or the like if WebP takes fewer bits per sample than this, or
+# if a larger share of the pixels equals the left neighbour. It is noise if it is not small and no
+# codec takes fewer bits than this. Measured: docs/results.md, "Pictures that are not tried".
+GRAPHICS_BITS, GRAPHICS_EQUAL = 0.8, 0.6
+NOISE_BITS, NOISE_PIXELS = 7.5, 2**12
+# Largest numbers of pixels for slow settings. JPEG XL of effort 9 takes 1 to 2.5 s per megapixel of
+# graphics and 5 of photographs, WebP at its slowest 2 to 10.
+SLOW_GRAPHICS, SLOW_PHOTOGRAPH, SLOW_WEBP = 2**21, 2**20, 2**18
+# An estimator's record this much smaller than JPEG XL of effort 7 stays smaller than effort 9.
+MARGIN = 0.04
+
+Samples = np.ndarray
+Encoder = Callable[[Samples], bytes | bytearray]
+
+_JPEG_XL = partial(imagecodecs.jpegxl_encode, lossless=True, numthreads=1)
+# Each raises an exception if the picture exceeds the limits of the codec.
+FAST: dict[Method, Encoder] = {
+    Method.PNG: partial(imagecodecs.png_encode, level=9),
+    Method.WEBP: partial(imagecodecs.webp_encode, lossless=True),
+    Method.JPEG_XL: partial(_JPEG_XL, effort=7),
+}
+SLOW: dict[Method, Encoder] = {
+    Method.WEBP: partial(imagecodecs.webp_encode, lossless=True, level=100, method=6),
+    Method.JPEG_XL: partial(_JPEG_XL, effort=9),
+}
+
+
+class Rival:
+    """The smallest record of a picture by a classical codec.
+
+    Args:
+        picture: the picture.
+
+    Attributes:
+        colour: kind of its samples.
+        main: its main picture, uint8 (H, W, 3).
+        chunks: the chunks beside the main picture.
+        record: the smallest record so far.
+        png: bytes of the smallest PNG record, chunks included; None if PNG failed.
+        promising: whether the estimator may code it in fewer bytes.
+    """
+
+    def __init__(self, picture: Picture) -> None:
+        self.colour, self.main, self.chunks = split(picture)
+        self._layouts = _layouts(picture, self.colour, self.main, self.chunks)
+        self.png: int | None = None
+        if picture.jpeg is not None:  # no other method gives the file back
+            self.record, self.promising = jpeg.encode(picture), False
+            return
+        self.record = min((self._record(Method.RAW, *pair) for pair in self._layouts), key=size)
+        for method in (Method.PNG, Method.WEBP):
+            self._try(FAST, method)
+        self.promising = not self._is_graphics()
+        if self.promising:
+            self._try(FAST, Method.JPEG_XL)
+            self.promising = self.rate < NOISE_BITS or self._pixels < NOISE_PIXELS
+        else:
+            slow = self._pixels <= SLOW_GRAPHICS
+            self._try(SLOW if slow else FAST, Method.JPEG_XL)
+            self._try_slow_webp()
+
+    @property
+    def rate(self) -> float:
+        """Bits of the smallest record per sample of the picture (of 16 bits: per byte of it)."""
+        return 8 * size(self.record) / self._layouts[0][0].nbytes
+
+    def finish(self, estimated: Record | None) -> Record:
+        """The smaller one of the estimator's record and that of a classical codec.
+
+        Slow settings are tried if the estimator has no record or saves little.
+        """
+        fast = self.record
+        if self.promising and (estimated is None or size(estimated) > (1 - MARGIN) * size(fast)):
+            if self._pixels <= SLOW_PHOTOGRAPH:
+                self._try(SLOW, Method.JPEG_XL)
+            self._try_slow_webp()
+        if estimated is not None and size(estimated) <= size(self.record):
+            return estimated
+        return self.record
+
+    @property
+    def _pixels(self) -> int:
+        return self.main[..., 0].size
+
+    def _is_graphics(self) -> bool:
+        equal = (self.main[:, 1:] == self.main[:, :-1]).all(axis=2)
+        many_equal = equal.size > 0 and equal.mean() > GRAPHICS_EQUAL
+        return bool(many_equal or self.rate < GRAPHICS_BITS)
+
+    def _try_slow_webp(self) -> None:
+        if self.record.method == Method.WEBP and self._pixels <= SLOW_WEBP:
+            self._try(SLOW, Method.WEBP)
+
+    def _try(self, encoders: dict[Method, Encoder], method: Method) -> None:
+        layouts = self._layouts
+        if method == Method.WEBP:  # it has no other layouts
+            main = (self.main, self.chunks)
+            layouts = [main, *(pair for pair in layouts if _is_rgba(pair[0]))]
+            layouts = layouts[-1:] if len(layouts) > 1 else layouts
+        for samples, chunks in layouts:
+            try:
+                stream = bytes(encoders[method](samples))
+            except Exception:  # the picture exceeds the codec's limits: other records remain
+                continue
+            record = self._record(method, samples, chunks, stream)
+            if method == Method.PNG:
+                self.png = min(self.png or size(record), size(record))
+            self.record = min(self.record, record, key=size)
+
+    def _record(
+        self,
+        method: Method,
+        samples: Samples,
+        chunks: list[tuple[Chunk, bytes]],
+        stream: bytes | None = None,
+    ) -> Record:
+        height, width = samples.shape[:2]
+        if stream is None:
+            stream = big_endian(samples).tobytes()
+        return Record(
+            method, height, width, checksum(samples), self.colour, tuple(chunks), stream=stream
+        )
+
+
+def _layouts(
+    picture: Picture, colour: Colour, main: Samples, chunks: list[tuple[Chunk, bytes]]
+) -> list[tuple[Samples, list[tuple[Chunk, bytes]]]]:
+    """What a classical codec can be given, with the chunks beside it; the picture comes first."""
+    whole = (picture.samples, chunks_beside_samples(colour, chunks))
+    opaque = _is_rgba(picture.samples) and bool((picture.samples[..., 3] == 255).all())
+    if opaque:  # the chunk of such an alpha channel has one byte
+        return [(main, chunks)]
+    return [whole, (main, chunks)] if colour == Colour.PALETTE else [whole]
+
+
+def _is_rgba(samples: Samples) -> bool:
+    return samples.dtype == np.uint8 and samples.shape[2:] == (4,)
+
+
+def size(record: Record) -> int:
+    """Bytes of the parts of a record that depend on how it is coded."""
+    chunks = sum(len(content) for _, content in record.chunks)
+    return len(record.stream) + len(record.base) + chunks
+
+
+def checksum(samples: Samples) -> int:
+    """CRC-32 of samples, row by row, big-endian."""
+    return zlib.crc32(big_endian(samples).data)
