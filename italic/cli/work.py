@@ -63,8 +63,8 @@ class Encoding:
         seconds: time budget for each picture, instead of `steps`.
         verify: decode and compare each picture.
         keep_metadata: store profiles, EXIF and texts.
-        whole_jpeg: keep JPEG files whole instead of their decoded pixels.
         processes: number of processes.
+        whole_jpeg: keep JPEG files whole instead of their decoded pixels.
     """
 
     model: str | None
@@ -72,14 +72,14 @@ class Encoding:
     seconds: float | None
     verify: bool
     keep_metadata: bool
-    whole_jpeg: bool
     processes: int
+    whole_jpeg: bool = True
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Encoding:
         """The options of a command line."""
-        kept = not args.drop_metadata, not args.pixels
-        return cls(args.model, args.steps, args.time_budget, args.verify, *kept, args.jobs)
+        how = (args.model, args.steps, args.time_budget, args.verify)
+        return cls(*how, not args.drop_metadata, args.jobs, not args.pixels)
 
 
 class Failure(str):

@@ -1139,9 +1139,9 @@ def test_progress(model: str, here: Path, capsys: Capture, monkeypatch: pytest.M
 def test_progress_grows(model: str, here: Path) -> None:
     args = SimpleNamespace(inputs=["photos"])
     jobs, _ = find(args, {".png", ".bmp"}, Errors())  # type: ignore[arg-type]
-    chosen = [item for item, _ in work.read_pictures(jobs, True)]
     seen: list[float] = []
     how = work.Encoding(model, 4, None, verify=True, keep_metadata=True, processes=1)
+    chosen = [item for item, _ in work.read_pictures(jobs, how)]
     assert len(work.encode(chosen, seen.append, how)) == 2  # type: ignore[arg-type]
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     assert len({round(share, 9) for share in seen}) > 2
