@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from italic.coding.model_files.model import load_model
     from italic.compressor.compression import (
+        bits,
         compress,
         compress_jpeg,
+        compress_many,
         decompress,
         decompress_jpeg,
+        decompress_many,
     )
+    from italic.compressor.enhancement import enhance
 
-__all__ = ["compress", "compress_jpeg", "decompress", "decompress_jpeg"]
+__all__ = [
+    "bits",
+    "compress",
+    "compress_jpeg",
+    "compress_many",
+    "decompress",
+    "decompress_jpeg",
+    "decompress_many",
+    "enhance",
+    "load_model",
+]
+_ELSEWHERE = {
+    "enhance": "italic.compressor.enhancement",
+    "load_model": "italic.coding.model_files.model",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import the compressor on first access, because importing PyTorch takes seconds."""
     if name in __all__:
-        from italic.compressor import compression
-
-        return getattr(compression, name)
+        module = import_module(_ELSEWHERE.get(name, "italic.compressor.compression"))
+        return getattr(module, name)
     if name == "__version__":
         from importlib.metadata import version
 

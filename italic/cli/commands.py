@@ -258,18 +258,15 @@ def _purpose(model: Model, declared: Declaration | None) -> str:
         qps = ", ".join(map(str, sorted(model.base_qps.values())))
         return f"enhancement of BPG files of qualities near qp {qps}"
     least, most = declared.pixels
-    most_text = "" if most == NO_LIMIT else f" to {most:,}"
-    return (
-        f"compression of pictures of {least:,}{most_text} pixels{'' if most_text else ' or more'}"
-    )
+    if most < NO_LIMIT:
+        return f"compression of pictures of {least:,} to {most:,} pixels"
+    size = f"{least:,} pixels or more" if least > 1 else "any size"
+    return f"compression of pictures of {size}"
 
 
 def _speeds(model: Model) -> list[str]:
-    """The measured speed with some numbers of steps; a budget has to be at least the time."""
+    """The measured time of the network with numbers of steps up to four times the default."""
     from italic.compressor.time_budget import speed
 
-    lines = []
-    for steps in (step for step in MEASURED_STEPS if step <= max(model.steps, 2) * 4):
-        seconds = speed(model, steps)
-        lines.append(f"  --steps {steps}: {seconds:.2f} s per megapixel")
-    return lines
+    numbers = (steps for steps in MEASURED_STEPS if steps <= 4 * max(model.steps, 2))
+    return [f"  --steps {steps}: {speed(model, steps):.2f} s per megapixel" for steps in numbers]

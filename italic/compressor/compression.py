@@ -146,6 +146,112 @@ def decompress_jpeg(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
     return jpeg.file_of(record)
 
 
+def compress_many(
+    arrays: Sequence[np.ndarray],
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+) -> list[bytes]:
+    """Compress pictures into files of one picture each; those of equal size are coded together.
+
+    Args:
+        arrays: pictures as for `compress`; or one array with a further axis in front.
+        model: as for `compress`.
+        steps: as for `compress`.
+
+    Returns:
+        The same bytes as `compress` of each of them.
+
+    Raises:
+        ValueError: as `compress`.
+    """
+    pictures = [from_array(array) for array in arrays]
+    return [each.to_file() for each in compress_each(pictures, model, steps)]
+
+
+def decompress_many(
+    files: Sequence[bytes],
+    model: str | Path | Model | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_work: float | None = None,
+) -> list[np.ndarray]:
+    """Decompress files of one picture each; those of equal size and model are decoded together.
+
+    Args:
+        files: the bytes of each file.
+        model: as for `decompress`.
+        max_pixels: maximum number of pixels of each picture.
+        max_work: maximum work of each picture, as for `decompress`.
+
+    Returns:
+        The array of each file.
+
+    Raises:
+        ValueError: as `decompress`.
+    """
+    most = whole_number("max_pixels", max_pixels)
+    contents = [unpack(file_bytes(data), most) for data in files]
+    chosen = _loaded(model)
+    arrays: dict[int, np.ndarray] = {}
+    for model_hash in dict.fromkeys(model_hash for model_hash, _ in contents):
+        members = [i for i, (other, _) in enumerate(contents) if other == model_hash]
+        records = [contents[member][1] for member in members]
+        needed = model_for(model_hash, records, chosen)
+        pictures = decompress_records(records, needed, max_work=max_work)
+        arrays.update(zip(members, (picture.samples for picture in pictures), strict=True))
+    return [arrays[member] for member in range(len(files))]
+
+
+def bits(
+    images: np.ndarray,
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+    per_pixel: bool = False,
+) -> float | np.ndarray:
+    """The bits that the estimator takes for images, without coding them.
+
+    The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
+    bytes more.
+
+    Args:
+        images: uint8 (H, W, 3), or a batch (B, H, W, 3).
+        model: a model, its name or the path of its file; None as for `compress`.
+        steps: number of steps; None for the model's default. The number of pixels is its upper
+            bound.
+        per_pixel: return the bits of each pixel, without those of the base code.
+
+    Returns:
+        The bits of the image; of a batch, float64 (B,). With `per_pixel`, float64 (H, W) or
+        (B, H, W).
+
+    Raises:
+        ValueError: the images have another type or shape, there is no such model, or `steps` is not
+            a whole number of 1 or more.
+    """
+    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or not images.size:
+        shape = getattr(images, "shape", type(images).__name__)
+        raise ValueError(f"expected uint8 (H, W, 3) or (B, H, W, 3), not empty; got {shape}")
+    if steps is not None:
+        steps = whole_number("steps", steps)
+    pixels = images.shape[-3] * images.shape[-2]
+    chosen = _loaded(model or model_for_pixels(pixels))
+    assert chosen is not None
+    codec = chosen.codec(min(steps or chosen.steps, pixels))
+    batch = images if images.ndim == 4 else images[None]
+    of_pixels, of_bases = codec.bits(batch)
+    found = of_pixels if per_pixel else of_pixels.sum(axis=(1, 2)) + of_bases
+    if images.ndim == 4:
+        return found
+    return found[0] if per_pixel else float(found[0])
+
+
+def _loaded(model: str | Path | Model | None) -> Model | None:
+    if model is None:
+        return None
+    from italic.coding.model_files.model import load_model
+
+    return load_model(model)
+
+
 def compress_each(
     pictures: Sequence[Picture],
     model: str | Path | Model | None = None,
@@ -166,7 +272,8 @@ def compress_each(
             bound.
         progress: called after each part of the estimator's work.
         seconds: time budget of the estimator for each picture, above 0. It replaces `steps`: the
-            largest number of steps that fits is used.
+            largest number of steps that fits is used. Slow settings of classical codecs are tried
+            only if they fit too.
 
     Returns:
         For each picture the record of the estimator or of a classical codec, whichever is smaller.
@@ -179,21 +286,18 @@ def compress_each(
         steps = whole_number("steps", steps)
     if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
         raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
-    if model is not None:
-        from italic.coding.model_files.model import load_model
-
-        model = load_model(model)
+    given = _loaded(model)
     rivals, times = [], []
     for picture in pictures:
         start = time.perf_counter()
-        rivals.append(Rival(picture))
+        rivals.append(Rival(picture, math.inf if seconds is None else seconds))
         times.append(time.perf_counter() - start)
     tried = [member for member, rival in enumerate(rivals) if rival.promising]
     track = _ProgressTracker(progress, sum(rivals[i].main[..., 0].size for i in tried))
-    by_model: dict[str | Path | Model, list[int]] = {}
+    by_model: dict[str | Model, list[int]] = {}
     for member in tried:
-        named = model or model_for_pixels(rivals[member].main[..., 0].size)
-        by_model.setdefault(named, []).append(member)
+        wanted = given or model_for_pixels(rivals[member].main[..., 0].size)
+        by_model.setdefault(wanted, []).append(member)
     records: dict[int, tuple[Record, Model]] = {}
     for named, members in by_model.items():
         from italic.coding.model_files.model import load_model
@@ -209,11 +313,11 @@ def compress_each(
                     records[member] = record, chosen
     compressed = []
     for member, rival in enumerate(rivals):
-        estimated, chosen = records.get(member, (None, None))
+        estimated, of_model = records.get(member, (None, None))
         start = time.perf_counter()
         record = rival.finish(estimated)
         taken = times[member] + time.perf_counter() - start
-        needed = chosen if record is estimated else None
+        needed = of_model if record is estimated else None
         compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
     return compressed
 
@@ -376,8 +480,9 @@ def to_file(record: Record, model: Model) -> bytes:
 
 def hash_for(record: Record, model: Model | None) -> bytes:
     """The hash of the model that made a record; zeros if the record needs no model."""
-    needed = model is not None and record.method == Method.ESTIMATOR
-    return model.hash if needed else bytes(8)
+    if model is None or record.method != Method.ESTIMATOR:
+        return bytes(8)
+    return model.hash
 
 
 def from_file(
@@ -389,12 +494,7 @@ def from_file(
     """Decompress a file of one picture; arguments and errors as for `decompress`."""
     max_pixels = whole_number("max_pixels", max_pixels)
     model_hash, record = unpack(file_bytes(data), max_pixels)
-    chosen = None
-    if model is not None:
-        from italic.coding.model_files.model import load_model
-
-        chosen = load_model(model)
-    needed = model_for(model_hash, [record], chosen)
+    needed = model_for(model_hash, [record], _loaded(model))
     (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
 

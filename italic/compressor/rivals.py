@@ -6,6 +6,7 @@ fewer bytes: graphics and noise. Slow settings follow where a classical codec is
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +23,9 @@ from italic.coding.files.pictures import Picture, big_endian, chunks_beside_samp
 # codec takes fewer bits than this. Measured: docs/results.md, "Pictures that are not tried".
 GRAPHICS_BITS, GRAPHICS_EQUAL = 0.8, 0.6
 NOISE_BITS, NOISE_PIXELS = 7.5, 2**12
-# Largest numbers of pixels for slow settings. JPEG XL of effort 9 takes 1 to 2.5 s per megapixel of
-# graphics and 5 of photographs, WebP at its slowest 2 to 10.
-SLOW_GRAPHICS, SLOW_PHOTOGRAPH, SLOW_WEBP = 2**21, 2**20, 2**18
+# Largest numbers of pixels for slow settings, and their time in seconds per pixel, at most: JPEG XL
+# of effort 9 takes 1 to 2.5 s per megapixel of graphics and 5 of photographs, WebP 2 to 10.
+SLOW_GRAPHICS, SLOW_PHOTOGRAPH, SLOW_WEBP = (2**21, 2.5e-6), (2**20, 5e-6), (2**18, 1e-5)
 # An estimator's record this much smaller than JPEG XL of effort 7 stays smaller than effort 9.
 MARGIN = 0.04
 
@@ -49,6 +50,7 @@ class Rival:
 
     Args:
         picture: the picture.
+        seconds: time that slow settings may take, each.
 
     Attributes:
         colour: kind of its samples.
@@ -59,7 +61,8 @@ class Rival:
         promising: whether the estimator may code it in fewer bytes.
     """
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, seconds: float = math.inf) -> None:
+        self._seconds = seconds
         self.colour, self.main, self.chunks = split(picture)
         self._layouts = _layouts(picture, self.colour, self.main, self.chunks)
         self.png: int | None = None
@@ -74,7 +77,7 @@ class Rival:
             self._try(FAST, Method.JPEG_XL)
             self.promising = self.rate < NOISE_BITS or self._pixels < NOISE_PIXELS
         else:
-            slow = self._pixels <= SLOW_GRAPHICS
+            slow = self._affords(*SLOW_GRAPHICS)
             self._try(SLOW if slow else FAST, Method.JPEG_XL)
             self._try_slow_webp()
 
@@ -90,12 +93,16 @@ class Rival:
         """
         fast = self.record
         if self.promising and (estimated is None or size(estimated) > (1 - MARGIN) * size(fast)):
-            if self._pixels <= SLOW_PHOTOGRAPH:
+            if self._affords(*SLOW_PHOTOGRAPH):
                 self._try(SLOW, Method.JPEG_XL)
             self._try_slow_webp()
         if estimated is not None and size(estimated) <= size(self.record):
             return estimated
         return self.record
+
+    def _affords(self, pixels: int, each: float) -> bool:
+        """Whether a slow setting is tried."""
+        return self._pixels <= pixels and self._pixels * each <= self._seconds
 
     @property
     def _pixels(self) -> int:
@@ -107,15 +114,14 @@ class Rival:
         return bool(many_equal or self.rate < GRAPHICS_BITS)
 
     def _try_slow_webp(self) -> None:
-        if self.record.method == Method.WEBP and self._pixels <= SLOW_WEBP:
+        if self.record.method == Method.WEBP and self._affords(*SLOW_WEBP):
             self._try(SLOW, Method.WEBP)
 
     def _try(self, encoders: dict[Method, Encoder], method: Method) -> None:
         layouts = self._layouts
         if method == Method.WEBP:  # it has no other layouts
-            main = (self.main, self.chunks)
-            layouts = [main, *(pair for pair in layouts if _is_rgba(pair[0]))]
-            layouts = layouts[-1:] if len(layouts) > 1 else layouts
+            rgba = [pair for pair in layouts if _is_rgba(pair[0])]
+            layouts = rgba or [(self.main, self.chunks)]
         for samples, chunks in layouts:
             try:
                 stream = bytes(encoders[method](samples))

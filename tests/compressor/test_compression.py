@@ -404,3 +404,50 @@ def test_models_are_not_loaded_for_pictures_without_use_for_them(
     two = compress_each([from_array(each) for each in (flat, photograph, photograph[:8])])
     assert loaded == ["for 256", "for 128"] and [each.seconds > 0 for each in two] == [True] * 3
     assert np.array_equal(italic.decompress(two[1].to_file(), model), photograph)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_several_pictures_give_the_files_of_each(model: Model) -> None:
+    arrays = [*smooth(3, 16, 16), smooth(1, 8, 20)[0], smooth(1, 9, 9)[0, ..., 0]]
+    files = italic.compress_many(arrays, model, 3)
+    assert files == [italic.compress(array, model, 3) for array in arrays]
+    assert files[:3] == italic.compress_many(smooth(3, 16, 16), model, 3)
+    for back, array in zip(italic.decompress_many(files), arrays, strict=True):
+        assert np.array_equal(back, array)
+    assert italic.compress_many([]) == italic.decompress_many([]) == []
+    with pytest.raises(ValueError, match="limit of 100"):
+        italic.decompress_many(files, max_pixels=100)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+def test_bits_without_coding(model: Model) -> None:
+    images = smooth(2, 16, 16)
+    totals = italic.bits(images, model, 3)
+    assert isinstance(totals, np.ndarray) and totals.shape == (2,)
+    for image, total in zip(images, totals, strict=True):
+        assert italic.bits(image, "tiny", 3) == total
+        pixels = italic.bits(image, model, 3, per_pixel=True)
+        assert isinstance(pixels, np.ndarray) and pixels.shape == (16, 16)
+        assert pixels.sum() == pytest.approx(total)
+        _, record = unpack(italic.compress(image, model, 3))
+        assert abs(8 * len(record.stream) - total) < 8.1
+    assert italic.bits(images[0, :2, :2], model, 10**6) > 0
+    for wrong in (images[..., 0], images.astype(float), images[:0], "a.png"):
+        with pytest.raises(ValueError, match="expected "):
+            italic.bits(wrong, model)
+    with pytest.raises(ValueError, match="steps must be"):
+        italic.bits(images, model, 0)
+
+
+def test_a_model_codes_images_and_takes_a_device(model: Model) -> None:
+    images = smooth(2, 16, 16)
+    for steps in (None, 3):
+        coded = model.encode(images, steps)
+        assert np.array_equal(model.decode(coded, 16, 16, steps), images)
+    assert italic.load_model("tiny", device="cpu") is italic.load_model("tiny")
+    assert italic.load_model(model, device=torch.device("cpu")) is model
+    for device in ("nothing", "cuda:99", 1.5):
+        with pytest.raises(ModelError, match=r"there is no device .*: expected a device"):
+            italic.load_model("tiny", device=device)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps"):
+        model.encode(images, 0)

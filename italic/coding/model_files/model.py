@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -37,7 +40,7 @@ from italic.coding.model_files.installed import (
 )
 from italic.coding.model_files.recipe import NETWORKS as NETWORKS  # for those who save models
 from italic.coding.model_files.recipe import Recipe, recipe_of
-from italic.coding.streams.codec import Codec
+from italic.coding.streams.codec import Codec, Coded
 from italic.errors import reason
 from italic.extensions import ExtensionError
 from italic.models.network import Network
@@ -84,6 +87,41 @@ class Model:
     def bases(self) -> list[BaseCode]:
         """New coders of its base codes."""
         return self.recipe.bases
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its network."""
+        return next(self.network.parameters()).device
+
+    def encode(self, images: np.ndarray, steps: int | None = None) -> list[Coded]:
+        """Code images of one size by the estimator alone, without the container.
+
+        Args:
+            images: uint8 (B, H, W, 3).
+            steps: number of steps, at most the number of pixels; None for the model's default.
+
+        Raises:
+            ValueError: the images have another type or shape, or the number of steps is not from 1
+                to the number of pixels.
+        """
+        return self.codec(self.steps if steps is None else steps).encode(images)
+
+    def decode(
+        self, coded: Sequence[Coded], height: int, width: int, steps: int | None = None
+    ) -> np.ndarray:
+        """Invert `encode` to uint8 (B, height, width, 3).
+
+        Args:
+            coded: results of `encode`.
+            height: height of the images.
+            width: width of the images.
+            steps: the number of steps that was given to `encode`.
+
+        Raises:
+            ValueError: a stream is damaged, or was coded with another size, model or number of
+                steps and this was detected; there is no checksum.
+        """
+        return self.codec(self.steps if steps is None else steps).decode(coded, height, width)
 
     @property
     def base_qps(self) -> dict[int, int]:
@@ -149,17 +187,26 @@ def save_model(path: Path, network: Network, recipe: Recipe) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_model(name: str | Path | Model | None = None) -> Model:
+def load_model(
+    name: str | Path | Model | None = None, device: str | torch.device | None = None
+) -> Model:
     """Load a model by its path, or an installed model by its name.
 
     Args:
         name: path or name, distinguished as in `file_named`; None for the default model. A `Model`
-            is returned unchanged.
+            is not loaded again.
+        device: device of the network as PyTorch names it, such as "cpu" or "cuda:1"; None for the
+            CPU, or the device of a `Model`. That another device than the CPU decodes what the CPU
+            has coded, or the reverse, is not promised.
 
     Raises:
-        ModelError: there is no such model, its file is damaged, or it needs a plugin that is not
-            enabled, see `italic.extensions`.
+        ModelError: there is no such model, its file is damaged, it needs a plugin that is not
+            enabled, see `italic.extensions`; or there is no such device.
     """
+    if device is not None:
+        where = _checked(device)
+        model = load_model(name)
+        return model if model.device == where else _moved(model, where)
     if isinstance(name, Model):
         return name
     if name == "" or not isinstance(name, str | Path | None):
@@ -186,6 +233,23 @@ def load_model(name: str | Path | Model | None = None) -> Model:
         f"installed models: {', '.join(sorted(installed))}"
         + (f"; the file of this name is ./{name}" if Path(name).is_file() else "")
     )
+
+
+def _checked(device: str | torch.device) -> torch.device:
+    """A device with its index, on which tensors can be made; ModelError."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"there is no device {reprlib.repr(device)}: expected a device that PyTorch can use "
+            "here, such as cpu"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _moved(model: Model, device: torch.device) -> Model:
+    """A copy of a model on another device."""
+    return replace(model, network=deepcopy(model.network).to(device))
 
 
 def enhancer_for(qp: int) -> Model:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from italic.coding.base_codes.base import BaseCode
 from italic.coding.exact import exact_arithmetic
-from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer
+from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
 from italic.models.likelihood import Mixture
 from italic.models.network import Network
 from italic.schedule import Partition, Schedule
@@ -111,10 +111,7 @@ class Codec:
     def _encode(
         self, images: np.ndarray, observer: Observer | None, limits: Sequence[int] | None
     ) -> list[Coded | None]:
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(
-                f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
-            )
+        _check(images)
         height, width = images.shape[1:3]
         base_codes = [self.base.encode(image) for image in images]
         bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
@@ -138,6 +135,34 @@ class Codec:
             item if item.bits <= 8 * most else None
             for item, most in zip(coded, limits, strict=True)
         ]
+
+    def bits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The bits that `encode` takes for images, without coding them.
+
+        Args:
+            images: uint8 (B, H, W, 3).
+
+        Returns:
+            Bits of each pixel in the streams, float64 (B, H, W), and of the base codes, int64 (B,).
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        _check(images)
+        height, width = images.shape[1:3]
+        base_codes = [self.base.encode(image) for image in images]
+        bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
+        flat = images.reshape(len(images), -1, 3)
+        counted = np.zeros(flat.shape[:2])
+
+        def count(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+            pixels = flat.take(indices, axis=1)
+            rows = zip(integer_parameters(mixture), pixels, strict=True)
+            counted[:, indices] = [bits(*row).sum(axis=1) for row in rows]
+            return pixels
+
+        self._fill(bases, count)
+        return counted.reshape(images.shape[:3]), np.array([8 * len(code) for code in base_codes])
 
     def decode(
         self,
@@ -257,6 +282,13 @@ class Codec:
             for indices, pixels in chosen:
                 known[:, torch.from_numpy(indices).to(device)] = pixels
         return image.cpu().numpy()
+
+
+def _check(images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(
+            f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
+        )
 
 
 class _HopelessError(Exception):

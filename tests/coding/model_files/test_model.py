@@ -18,8 +18,11 @@ from italic.coding.files.container import Plan
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import (
     SEARCH_PATH,
+    CardError,
+    declaration,
     file_of_hash,
     installed_models,
+    model_for_pixels,
     sha256_of,
 )
 from italic.coding.model_files.model import (
@@ -27,6 +30,7 @@ from italic.coding.model_files.model import (
     Model,
     ModelError,
     Recipe,
+    enhancer_for,
     load_model,
     model_of,
     save_model,
@@ -353,3 +357,51 @@ def test_files_of_other_formats_are_refused(copy: Path) -> None:
     save_file(load_file(copy), copy, {"italic": json.dumps({**TEXT, "format": FORMAT + 1})})
     with pytest.raises(ModelError, match=f"format {FORMAT + 1}, expected {FORMAT}: update"):
         load_model(copy)
+
+
+def card(path: Path, entry: object) -> Path:
+    """A copy of a model file with a card that declares what it is for."""
+    text = {"sha256": sha256_of(path), "for": entry}
+    path.with_suffix(".json").write_text(json.dumps(text))
+    return path
+
+
+def test_models_declare_what_they_are_for(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
+    assert [model_for_pixels(count) for count in (1, 10**9)] == ["cifar10"] * 2
+    photo = Path(shutil.copy(saved, tmp_path / "photo.safetensors"))
+    assert declaration(photo) is None and model_for_pixels(10**9) == "cifar10"
+    card(photo, {"purpose": "compression", "pixels": [1000, 5000]})
+    found = [model_for_pixels(count) for count in (999, 1000, 5000, 5001)]
+    assert found == ["cifar10", "photo", "photo", "cifar10"]
+    card(photo, {"purpose": "compression", "pixels": [1000, None]})
+    assert model_for_pixels(10**9) == "photo"
+    card(photo, {"purpose": "enhancement"})
+    assert model_for_pixels(10**9) == "cifar10" and declaration(photo) is not None
+    for wrong in (
+        *("photographs", [], {}, {"purpose": "all"}, {"purpose": "compression", "side": 3}),
+        *(
+            {"purpose": "compression", "pixels": pair}
+            for pair in (5, [1], [0, 1], [2, 1], [1, "2"])
+        ),
+    ):
+        card(photo, wrong)
+        with pytest.raises(CardError, match=r"photo\.json declares .*: expected purpose"):
+            model_for_pixels(1)
+    photo.with_suffix(".json").write_text("{")
+    with pytest.raises(CardError, match=r"photo\.json can't be read"):
+        model_for_pixels(1)
+
+
+def test_the_installed_model_for_the_quality_of_a_bpg_file(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {qp: enhancer_for(qp).name for qp in (20, 34, 36, 37, 40, 51)}
+    assert list(names.values()) == ["cifar10_fast"] * 3 + ["cifar10_enhance"] * 3
+    monkeypatch.setattr(model_files, "WEIGHTS", tmp_path)
+    with pytest.raises(ModelError, match=r"no installed model declares .* by --model"):
+        enhancer_for(40)
+    card(Path(shutil.copy(saved, tmp_path)), {"purpose": "enhancement"})
+    assert enhancer_for(20).name == "tiny"

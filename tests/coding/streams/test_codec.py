@@ -42,6 +42,36 @@ def test_what_is_decoded_is_what_was_encoded(network: RNAN, base: object, steps:
 
 
 @pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
+def test_coding_ends_when_no_image_can_stay_within_its_limit(network: RNAN, base: object) -> None:
+    originals = images(3, 16, 16)
+    codec = Codec(network, base, Schedule(), 8)  # type: ignore[arg-type]
+    coded = codec.encode(originals)
+    sizes = [item.bits // 8 for item in coded]
+    seen: list[int] = []
+
+    def within(limits: list[int]) -> list[Coded | None]:
+        seen.clear()
+        return codec.encode_within(originals, limits, lambda step, *_: seen.append(step))
+
+    assert within(sizes) == coded and seen[-1] == 7
+    assert within([sizes[0], sizes[1] - 1, sizes[2]]) == [coded[0], None, coded[2]]
+    assert within([size // 3 for size in sizes]) == [None] * 3 and seen[-1] < 4
+    assert within([0] * 3) == [None] * 3
+
+
+@pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
+def test_bits_are_those_of_the_coded_images(network: RNAN, base: object) -> None:
+    originals = images(3, 16, 16)
+    codec = Codec(network, base, Schedule(), 8)  # type: ignore[arg-type]
+    pixels, bases = codec.bits(originals)
+    assert pixels.shape == (3, 16, 16)
+    for coded, total in zip(codec.encode(originals), pixels.sum((1, 2)) + bases, strict=True):
+        assert abs(coded.bits - total) < 8.1
+    with pytest.raises(ValueError, match="expected images as uint8"):
+        codec.bits(originals[0])
+
+
+@pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
 def test_a_sample_is_what_random_bytes_decode_to(network: RNAN, base: object) -> None:
     codec = Codec(network, base, Schedule(), 4)  # type: ignore[arg-type]
     bases = [coded.base for coded in codec.encode(images(2, 16, 16))]
