@@ -109,7 +109,11 @@ class Rival:
         return self.main[..., 0].size
 
     def _is_graphics(self) -> bool:
-        equal = (self.main[:, 1:] == self.main[:, :-1]).all(axis=2)
+        samples = self._layouts[0][0]
+        if samples.dtype == np.uint8:
+            samples = self.main
+        samples = samples.reshape(*samples.shape[:2], -1)  # of 16 bits: high bytes alone are flat
+        equal = (samples[:, 1:] == samples[:, :-1]).all(axis=2)
         many_equal = equal.size > 0 and equal.mean() > GRAPHICS_EQUAL
         return bool(many_equal or self.rate < GRAPHICS_BITS)
 
