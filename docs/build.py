@@ -263,7 +263,8 @@ def command_line() -> str:
 
 
 def _inputs(command: str) -> list[str]:
-    return {"models": [], "archive": ["DIR", "-o", "OUT"]}.get(command, ["IN"])
+    required = {"models": [], "archive": ["DIR", "-o", "OUT"], "extract": ["ARCHIVE", "NAME"]}
+    return required.get(command, ["IN"])
 
 
 def api() -> dict[str, str]:

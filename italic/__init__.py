@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from italic.compressor.compression import (
         bits,
         compress,
+        compress_jpeg,
         compress_many,
         decompress,
+        decompress_jpeg,
         decompress_many,
     )
     from italic.compressor.enhancement import enhance
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "bits",
     "compress",
+    "compress_jpeg",
     "compress_many",
     "decompress",
+    "decompress_jpeg",
     "decompress_many",
     "enhance",
     "load_model",

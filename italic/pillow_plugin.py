@@ -6,7 +6,7 @@
 Supported modes are 1, L, LA, P, RGB, RGBA and I;16. Pillow has no mode for the other kinds of
 pictures; `italic decompress` converts those to PNG files. Metadata such as profile, transparency
 and texts are represented as Pillow represents them for PNG files, for reading and for writing. They
-are available before the pixels are decoded.
+are available before the pixels are decoded; those of a JPEG file as soon as they are.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from italic.coding.files import pictures
 from italic.coding.files.container import (
+    JPEG_METHODS,
     MAGIC,
     MAX_AREA,
     Colour,
@@ -77,6 +78,8 @@ class ItalicImageFile(ImageFile.ImageFile):
         if self._coded is not None:
             image = _decode(*self._coded)
             self.im, self.palette = image.im, image.palette
+            if self._coded[1].method in JPEG_METHODS:
+                self.info = image.info
             self._coded = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
@@ -92,7 +95,11 @@ def _decode(model_hash: bytes, record: Record) -> Image.Image:
     from italic.compressor.compression import decompress_records, model_for
 
     (picture,) = decompress_records([record], model_for(model_hash, [record]))
-    image = _as_png(picture)
+    image: Image.Image
+    if picture.jpeg is not None:
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(picture.jpeg))
+    else:
+        image = _as_png(picture)
     image.load()
     return image
 

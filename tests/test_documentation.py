@@ -1,5 +1,6 @@
 """The commands in README and docs/ are run, or at least checked; what they name is there."""
 
+import io
 import re
 import runpy
 import shlex
@@ -238,7 +239,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for made in ("curve/report.html", "shipped/curve.svg", "mine/curve/curve.csv", "NAME.json"):
         assert Path(made).stat().st_size
     (python,) = re.findall(r"^```python\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
-    names = {"array": gradient, "PIL": PIL}
+    jpeg = io.BytesIO()
+    PIL.Image.fromarray(gradient).save(jpeg, "JPEG")
+    names = {"array": gradient, "PIL": PIL, "jpeg": jpeg.getvalue()}
     exec(python, names)
     assert np.array_equal(names["array"], gradient)
     assert np.array_equal(np.asarray(names["image"]), gradient)

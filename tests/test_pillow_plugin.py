@@ -181,6 +181,20 @@ def test_what_pillow_cannot_hold(model: Path) -> None:
         Image.open(archive)
 
 
+def test_jpeg_files() -> None:
+    """Their metadata are there once the picture is decoded."""
+    exif = Image.Exif()
+    exif[271] = "maker"
+    for image in (images()["RGB"], images()["L"]):
+        jpeg = io.BytesIO()
+        image.save(jpeg, "JPEG", exif=exif)
+        original = Image.open(jpeg)
+        coded = Image.open(io.BytesIO(compression.compress_jpeg(jpeg.getvalue())))
+        assert (coded.size, coded.mode, coded.info) == (original.size, original.mode, {})
+        assert np.array_equal(np.asarray(coded), np.asarray(original))
+        assert coded.info == original.info and coded.getexif()[271] == "maker"
+
+
 def test_decompression_bombs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = load_model(model)
     (record,) = compression.compress_pictures([from_array(noise(16, 16))], chosen)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from italic.atomic import whole_file
@@ -10,8 +13,9 @@ from italic.cli.archive_writing import check_pictures, write_archive
 from italic.cli.jobs import PICTURES, Job, check_targets, find, in_the_way
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
-from italic.cli.work import Encoding
-from italic.coding.files.container import FileFormatError
+from italic.cli.work import Encoding, load
+from italic.coding.files.container import MAX_AREA, ArchiveReader, FileFormatError
+from italic.coding.model_files.installed import file_of_hash
 
 
 def archive(args: argparse.Namespace, errors: Errors) -> None:
@@ -27,21 +31,56 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
         )
     if not folder.is_dir():
         errors.refuse(folder, "there is no such folder")
+    if args.add and args.shards:
+        args.parser.error("--add can't be used with --shards: name one archive")
     if args.shards:
         archive_in_shards(folder, out, args, errors)
         return
     jobs, _ = find(args, PICTURES, errors)
     if errors.count:
         return
-    check_targets([*jobs, Job(folder, PurePath(), target=out)], args.force, errors)
-    how = Encoding.of(args)
-    check_pictures(jobs, how.keep_metadata, errors)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as file:
-            write_archive(file, jobs, how, errors)
-            if obstacle := in_the_way(out, args.force):  # again: it may have been created meanwhile
-                errors.refuse(out, obstacle)
-    except (OSError, FileFormatError) as error:
-        errors.refuse(out, error)
-    print(f"{shown(out)}: {len(jobs):,} pictures in {out.stat().st_size:,} bytes")
+    replaces = args.force or args.add
+    check_targets([*jobs, Job(folder, PurePath(), target=out)], replaces, errors)
+    with _existing(out, errors) if args.add else nullcontext() as old:
+        how = Encoding.of(args)
+        if old is not None:
+            how = replace(how, model=_model_for(old, how.model, out, errors))
+        check_pictures(jobs, how, errors, old)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(out) as file:
+                write_archive(file, jobs, how, errors, old)
+                if obstacle := in_the_way(out, replaces):  # again: it may have been created since
+                    errors.refuse(out, obstacle)
+        except (OSError, FileFormatError) as error:
+            errors.refuse(out, error)
+    before = f", {len(old):,} of them from before" if old else ""
+    count = len(jobs) + len(old or ())
+    print(f"{shown(out)}: {count:,} pictures in {out.stat().st_size:,} bytes{before}")
+
+
+@contextmanager
+def _existing(out: Path, errors: Errors) -> Iterator[ArchiveReader]:
+    """Open the archive to which pictures are added."""
+    with ExitStack() as stack:
+        try:
+            old = ArchiveReader(stack.enter_context(out.open("rb")), MAX_AREA)
+        except FileNotFoundError:
+            errors.refuse(out, "there is no such archive: without --add a new one is written")
+        except (OSError, FileFormatError) as error:
+            errors.refuse(out, error)
+        yield old
+
+
+def _model_for(old: ArchiveReader, model: str | None, out: Path, errors: Errors) -> str | None:
+    """The name or path of the model that made an archive; all its pictures have the same one."""
+    if old.model_hash == bytes(8):
+        return model
+    if model is None:
+        path = file_of_hash(old.model_hash)
+        if path is not None:
+            return str(path)
+    elif load(model).hash == old.model_hash:
+        return model
+    name = old.model_hash.hex()
+    errors.refuse(out, f"it was made with the model {name}: name the file of that one with --model")

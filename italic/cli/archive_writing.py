@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from italic.cli.commands import encoded
-from italic.cli.jobs import Job, renamed
+from italic.cli.jobs import Job, unpacked_name
 from italic.cli.messages import Errors, progress_bar
 from italic.cli.work import Encoding, Failure, load, read_pictures
 from italic.coding.files.container import (
@@ -27,20 +27,30 @@ from italic.coding.model_files.installed import DEFAULT
 SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
 
 
-def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> None:
-    """Refuse pictures that can't be read, stored or unpacked, before hours of work."""
-    unpacked: dict[Path, Job] = {}
+def check_pictures(
+    jobs: Sequence[Job], how: Encoding, errors: Errors, old: ArchiveReader | None = None
+) -> None:
+    """Refuse pictures that can't be read, stored or unpacked, before hours of work.
+
+    `old` is the archive to which they are added.
+    """
+    unpacked: dict[Path, object] = {}
     names = ArchiveWriter(io.BytesIO(), bytes(8))  # checks the names
-    pictures = read_pictures(jobs, keep_metadata)
+    for place, name in enumerate(old.names if old else ()):
+        names.add(name, SMALL)
+        unpacked[unpacked_name(Path(name), old is not None and old.holds_jpeg(place))] = name
+    pictures = read_pictures(jobs, how)
     with progress_bar(len(jobs), "reading") as report:
         for number, (job, (item, _)) in enumerate(zip(jobs, pictures, strict=True)):
             report(number)
-            target = renamed(Path(job.name), ".png")
+            jpeg = not isinstance(item, Failure) and item.jpeg is not None
+            target = unpacked_name(Path(job.name), jpeg)
             other = unpacked.setdefault(target, job)
             try:
                 names.add(job.name.as_posix(), SMALL)
             except FileFormatError as error:
                 errors.report(job, error)
+                continue
             if isinstance(item, Failure):
                 errors.report(job, item)
             elif other is not job:
@@ -51,11 +61,19 @@ def check_pictures(jobs: Sequence[Job], keep_metadata: bool, errors: Errors) -> 
         raise SystemExit(1)
 
 
-def write_archive(file: BinaryIO, jobs: Sequence[Job], how: Encoding, errors: Errors) -> None:
-    """Compress pictures with one model and write them as an archive to a file."""
+def write_archive(
+    file: BinaryIO,
+    jobs: Sequence[Job],
+    how: Encoding,
+    errors: Errors,
+    old: ArchiveReader | None = None,
+) -> None:
+    """Compress pictures with one model and write them as an archive, after those of `old`."""
     how = replace(how, model=how.model or DEFAULT)
     model = load(how.model)
     writer = ArchiveWriter(file, model.hash)
+    if old is not None:
+        writer.copy(old)
     with closing(encoded(jobs, how)) as results:
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Failure):

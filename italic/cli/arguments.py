@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from italic.cli.archive import archive
-from italic.cli.commands import compress, decompress, enhance, models, test
+from italic.cli.commands import compress, decompress, enhance, extract, models, test
 from italic.cli.info import info
 from italic.coding.files.container import DEFAULT_MAX_PIXELS
 
@@ -34,6 +34,18 @@ def _decompress(command: argparse.ArgumentParser) -> None:
     _add_report(command)
 
 
+def _extract(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("inputs", nargs=1, type=_name, metavar="ARCHIVE")
+    text = "names of pictures as italic info --list shows them, or patterns such as 'trees/*'"
+    add("names", nargs="+", type=_name, metavar="NAME", help=text)
+    add("-o", "--out", type=_name, metavar="DIR", help="folder; default: beside the archive")
+    add("--force", action="store_true", help="overwrite files")
+    _add_decoding(command)
+    _add_jobs(command)
+    _add_report(command)
+
+
 def _archive(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("inputs", nargs=1, type=_name, metavar="DIR")
@@ -44,6 +56,8 @@ def _archive(command: argparse.ArgumentParser) -> None:
     add("--shards", type=_whole, metavar="N", help=text)
     text = "address of the Ray cluster that writes the shards; default: a local Ray"
     add("--ray", type=_name, metavar="ADDRESS", help=text)
+    text = "add the pictures to the existing archive OUT, without coding its pictures again"
+    add("--add", action="store_true", help=text)
     add("--force", action="store_true", help="overwrite files")
     _add_encoding(command)
     _add_jobs(command)
@@ -86,7 +100,8 @@ def _models(command: argparse.ArgumentParser) -> None:
 # Each command with its description and its arguments.
 COMMANDS: dict[Callable[..., None], tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     compress: ("compress picture files", _compress),
-    decompress: ("decompress files and archives to PNG files", _decompress),
+    decompress: ("decompress files and archives to PNG files, or to their JPEG files", _decompress),
+    extract: ("decompress some pictures of an archive, by name or pattern", _extract),
     archive: ("compress all pictures of a folder into one archive, or into several", _archive),
     info: ("show the contents of compressed files without decoding them", _info),
     test: ("decode compressed files and check their integrity", _test),
@@ -159,6 +174,9 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--verify", action=flag, default=True, help=text)
     text = "do not store profiles, EXIF and texts"
     command.add_argument("--drop-metadata", action="store_true", help=text)
+    text = "code the decoded pixels of JPEG files, which takes several times the bytes; default: "
+    text += "keep the files, so that the same files come back"
+    command.add_argument("--pixels", action="store_true", help=text)
 
 
 def _name(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from italic.atomic import write_whole
 from italic.cli import jobs as files
 from italic.cli import work
-from italic.cli.jobs import BPG, PICTURES, SUFFIX, Job
+from italic.cli.jobs import BPG, JPEG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.reporting import Reporting
 from italic.cli.work import (
@@ -53,13 +53,13 @@ def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
     """Compress each picture to a record, or to a `Failure`; ModelError."""
     if jobs and (how.model or not installed_models()):
         load(how.model)  # so that an unknown model is reported only once
-    pictures = read_pictures(jobs, how.keep_metadata)
+    pictures = read_pictures(jobs, how)
     code = partial(encode, how=how)
     return outcomes(pictures, len(jobs), code, how.processes, quiet)
 
 
 def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None) -> Files:
-    """Decompress each picture to a PNG file, or to a `Failure`; ModelError."""
+    """Decompress each picture to a PNG or JPEG file, or to a `Failure`; ModelError."""
     if args.model:
         load(args.model)
     records = read_records(jobs, args.max_pixels)
@@ -113,23 +113,55 @@ def _plain(files: Files) -> Outputs:
 def decompress(args: argparse.Namespace, errors: Errors) -> None:
     """`italic decompress`."""
     found, several = files.find(args, {SUFFIX}, errors)
-    if not several and Path(args.out or "").suffix.lower() in PICTURES - {".png"}:
-        args.parser.error(f"{args.out}: the output is a PNG file: name a file in .png with -o")
+    if not several and Path(args.out or "").suffix.lower() in PICTURES - {".png", *JPEG}:
+        args.parser.error(
+            f"{args.out}: the output is a PNG or JPEG file: name a file in .png or .jpg with -o"
+        )
     jobs: list[Job] = []
     for job in files.with_targets(found, args, several, ".png"):
         pictures = files.pictures_in(job, errors)
-        if pictures == [job]:
-            jobs.append(job)
-        elif pictures is not None:
+        if pictures is None:
+            continue
+        if files.is_archive(pictures):
             if args.steps_done is not None:
                 errors.refuse(job, "it is an archive: --steps-done needs files of one picture")
-            if job.target is None:
-                errors.refuse(job, "it is an archive: name an output folder with -o")
-            named = args.out is not None and not several
-            folder = Path(args.out) if named else job.target.with_suffix("")
+            folder = _folder(job, None if several else args.out, errors)
             jobs += files.unpacked(pictures, folder, errors)
+        elif job.target is None:
+            jobs += pictures
+        elif str(job.target) == str(Path(args.out or "")):  # named by the user
+            if obstacle := files.wrong_suffix(job.target, pictures[0].jpeg):
+                errors.refuse(job, obstacle)
+            jobs += pictures
+        else:
+            suffix = ".jpg" if pictures[0].jpeg else ".png"
+            jobs.append(pictures[0]._replace(target=job.target.with_suffix(suffix)))
     files.check_targets(jobs, args.force, errors)
     _write(jobs, _plain(decoded(jobs, args, args.steps_done)), args, errors)
+
+
+def extract(args: argparse.Namespace, errors: Errors) -> None:
+    """`italic extract`."""
+    found, _ = files.find(args, {SUFFIX}, errors)
+    if len(found) != 1:
+        errors.refuse(args.inputs[0], f"it is {len(found)} files: name one archive")
+    (job,) = files.with_targets(found, args, False, ".png")
+    pictures = files.pictures_in(job, errors)
+    if pictures is None:
+        raise SystemExit(1)
+    if not files.is_archive(pictures):
+        errors.refuse(job, "it is a file of one picture, not an archive: use italic decompress")
+    chosen = files.matching(pictures, args.names, errors)
+    jobs = files.unpacked(chosen, _folder(job, args.out, errors), errors)
+    files.check_targets(jobs, args.force, errors)
+    _write(jobs, _plain(decoded(jobs, args)), args, errors)
+
+
+def _folder(job: Job, out: str | None, errors: Errors) -> Path:
+    """The output folder of an archive: the named one, or one beside the archive."""
+    if job.target is None:
+        errors.refuse(job, "it is an archive: name an output folder with -o")
+    return job.target.with_suffix("") if out is None else Path(out)
 
 
 def enhance(args: argparse.Namespace, errors: Errors) -> None:
@@ -192,7 +224,7 @@ def test(args: argparse.Namespace, errors: Errors) -> None:
             for picture, result in zip(pictures, islice(results, len(pictures)), strict=True):
                 if isinstance(result, Failure):
                     errors.report(picture, result)
-            count = "" if pictures == [job] else f", {len(pictures):,} pictures"
+            count = f", {len(pictures):,} pictures" if files.is_archive(pictures) else ""
             if errors.count == before:
                 print(f"{shown(job)}: ok{count}")
 

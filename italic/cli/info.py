@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from italic.cli.jobs import SUFFIX, find, pictures_in
+from italic.cli.jobs import SUFFIX, find, is_archive, pictures_in
 from italic.cli.messages import Errors, shown
 from italic.cli.reporting import SAMPLES
 from italic.cli.work import Failure, read_records
@@ -34,7 +34,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
             rows.append(f"{shown(picture.member)}: {_describe(record)}, {picture.size:,} bytes")
         if errors.count > before:
             continue
-        single = pictures == [job]
+        single = not is_archive(pictures)
         head = (
             f"one picture, {_describe(record)}" if single else f"archive of {len(rows):,} pictures"
         )

@@ -9,15 +9,17 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
 from italic.cli.messages import Errors
-from italic.coding.files.container import ArchiveReader, kind_of
+from italic.coding.files.container import ArchiveReader, holds_jpeg, kind_of
 
 SUFFIX = ".italic"
 BPG = ".bpg"
-PICTURES = {".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg"}
+JPEG = (".jpg", ".jpeg")
+PICTURES = {".png", ".bmp", ".tif", ".tiff", ".webp", *JPEG}
 PICTURES |= {".pnm", ".pbm", ".pgm", ".ppm"}
 
 
@@ -30,6 +32,7 @@ class Job(NamedTuple):
     data: bytes | None = None  # contents of the file, if it is stdin or another pipe
     member: str = ""  # name of the picture, if the file is an archive
     target: Path | None = None  # output file; None for stdout
+    jpeg: bool = False  # whether the picture is a JPEG file
 
     def open(self) -> BinaryIO:
         """Open the input file."""
@@ -145,18 +148,64 @@ def renamed(path: Path, suffix: str) -> Path:
     return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)
 
 
+def unpacked_name(name: Path, jpeg: bool) -> Path:
+    """Name of an unpacked picture: a PNG file, or a JPEG file under its own name."""
+    if jpeg and name.suffix.lower() in JPEG:
+        return name
+    return renamed(name, ".jpg" if jpeg else ".png")
+
+
 def pictures_in(job: Job, errors: Errors) -> list[Job] | None:
     """A job for each picture of a compressed file; report an error and return None if damaged."""
     try:
         with job.open() as file:
-            if kind_of(file.read(6)) == "picture":
-                return [job]
+            head = file.read(15)
+            if kind_of(head) == "picture":
+                return [job._replace(jpeg=holds_jpeg(head))]
             reader = ArchiveReader(file)
     except (OSError, ValueError) as error:
         errors.report(job, error)
         return None
-    entries = zip(reader.names, reader.sizes, strict=True)
-    return [job._replace(size=size, member=name) for name, size in entries]
+    return [
+        job._replace(size=size, member=name, jpeg=reader.holds_jpeg(place))
+        for place, (name, size) in enumerate(zip(reader.names, reader.sizes, strict=True))
+    ]
+
+
+def is_archive(pictures: Sequence[Job]) -> bool:
+    """Whether the result of `pictures_in` is that of an archive."""
+    return [picture.member for picture in pictures] != [""]
+
+
+def wrong_suffix(target: Path, jpeg: bool) -> str | None:
+    """The reason why a picture can't get this name, or None."""
+    suffix = target.suffix.lower()
+    if jpeg and suffix == ".png":
+        return f"it holds a JPEG file: name a file in .jpg with -o instead of {target}"
+    if not jpeg and suffix in JPEG:
+        return f"it becomes a PNG file: name a file in .png with -o instead of {target}"
+    return None
+
+
+def matching(pictures: Sequence[Job], patterns: Sequence[str], errors: Errors) -> list[Job]:
+    """The pictures of an archive whose names match one of the patterns, in their order.
+
+    A pattern is a whole name, or has wildcards: `*` for any characters, also `/`; `?`; `[…]`.
+    A pattern without a match is reported, and the program ends.
+    """
+    names = {picture.member for picture in pictures}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {pattern} & names or {name for name in names if fnmatchcase(name, pattern)}
+        if not found:
+            errors.report(
+                f"{pictures[0].path if pictures else 'the archive'}: {pattern}",
+                "no picture in the archive has such a name: italic info --list shows the names",
+            )
+        chosen |= found
+    if errors.count:
+        raise SystemExit(1)
+    return [picture for picture in pictures if picture.member in chosen]
 
 
 def unpacked(jobs: Sequence[Job], folder: Path, errors: Errors) -> list[Job]:
@@ -167,7 +216,7 @@ def unpacked(jobs: Sequence[Job], folder: Path, errors: Errors) -> list[Job]:
     """
     valid = []
     for job in jobs:
-        target = renamed(folder / job.member, ".png")
+        target = unpacked_name(folder / job.member, job.jpeg)
         try:
             inside = target.resolve().is_relative_to(folder.resolve())
         except (OSError, RuntimeError):  # the type depends on the version of Python

@@ -21,6 +21,8 @@ METHODS = {
     Method.PNG: "PNG",
     Method.WEBP: "WebP",
     Method.JPEG_XL: "JPEG XL",
+    Method.JPEG: "JPEG file as it is",
+    Method.JPEG_TRANSCODED: "JPEG file by JPEG XL",
 }
 # Samples per pixel of the original; one for the kinds that are not listed.
 SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}

@@ -84,6 +84,7 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
             "model": model.hash.hex(),
             "steps": args.steps or model.steps,
             "metadata": not args.drop_metadata,
+            "jpeg_files": not args.pixels,
         }
         if args.shards > made_of["pictures"]:
             errors.refuse(
@@ -248,7 +249,7 @@ def outcome_of(work: Work, shard: Shard) -> Outcome:
 
 def check(shard: Shard, errors: Errors) -> tuple[str, None]:
     """In a worker: refuse pictures that can't be read."""
-    check_pictures(shard.jobs(), shard.how.keep_metadata, errors)
+    check_pictures(shard.jobs(), shard.how, errors)
     return "", None
 
 

@@ -64,6 +64,7 @@ class Encoding:
         verify: decode and compare each picture.
         keep_metadata: store profiles, EXIF and texts.
         processes: number of processes.
+        whole_jpeg: keep JPEG files whole instead of their decoded pixels.
     """
 
     model: str | None
@@ -72,12 +73,13 @@ class Encoding:
     verify: bool
     keep_metadata: bool
     processes: int
+    whole_jpeg: bool = True
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Encoding:
         """The options of a command line."""
-        keep_metadata = not args.drop_metadata
-        return cls(args.model, args.steps, args.time_budget, args.verify, keep_metadata, args.jobs)
+        how = (args.model, args.steps, args.time_budget, args.verify)
+        return cls(*how, not args.drop_metadata, args.jobs, not args.pixels)
 
 
 class Failure(str):
@@ -91,16 +93,14 @@ def load(model: str | None) -> Model:
     return load_model(model)
 
 
-def read_pictures(
-    jobs: Sequence[Job], keep_metadata: bool
-) -> Iterator[tuple[Picture | Failure, int]]:
+def read_pictures(jobs: Sequence[Job], how: Encoding) -> Iterator[tuple[Picture | Failure, int]]:
     """Read each picture; yield it, or a `Failure`, with its number of pixels."""
     from italic.coding.files.pictures import read
 
     for job in jobs:
         try:
             with job.open() as file:
-                picture = read(file.read(), keep_metadata)
+                picture = read(file.read(), how.keep_metadata, how.whole_jpeg)
             yield picture, picture.samples.shape[0] * picture.samples.shape[1]
         except Exception as error:
             yield Failure(sentence(error)), 0
@@ -194,7 +194,10 @@ def decode(
     steps_done: int | None,
     max_work: int | None,
 ) -> list[bytes]:
-    """Decompress each record, given with the hash of its model, to a PNG file; ValueError."""
+    """Decompress each record, given with the hash of its model, to a file; ValueError.
+
+    The file is the JPEG file if the record holds one, otherwise a PNG file.
+    """
     from italic.coding.files.pictures import to_png
     from italic.compressor.compression import decompress_records, model_for
 
@@ -204,7 +207,8 @@ def decode(
         records = [items[number][1] for number in members]
         chosen = model_for(model_hash, records, load(model) if model else None)
         pictures = decompress_records(records, chosen, report, steps_done, max_work)
-        files.update(zip(members, map(to_png, pictures), strict=True))
+        made = (to_png(picture) if picture.jpeg is None else picture.jpeg for picture in pictures)
+        files.update(zip(members, made, strict=True))
     return [files[number] for number in range(len(items))]
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from italic.coding.files import classical
+from italic.coding.files import classical, jpeg
 from italic.coding.files.container import (
     DEFAULT_MAX_PIXELS,
+    JPEG_METHODS,
     MAX_STEPS,
     FileFormatError,
     Method,
@@ -24,7 +25,7 @@ from italic.coding.files.container import (
     pack,
     unpack,
 )
-from italic.coding.files.pictures import Picture, from_array, join
+from italic.coding.files.pictures import Picture, from_array, join, read
 from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import file_bytes, whole_number
 from italic.compressor.rivals import Rival, checksum, size
@@ -114,6 +115,35 @@ def decompress(
             another model or one that is not installed.
     """
     return from_file(data, model, max_pixels, max_work).samples
+
+
+def compress_jpeg(data: bytes) -> bytes:
+    """Compress a JPEG file so that `decompress_jpeg` gives the same file back.
+
+    Args:
+        data: the bytes of a JPEG file of 8-bit grey or colour.
+
+    Returns:
+        The bytes of the file; `decompress` gives the decoded pixels.
+
+    Raises:
+        ValueError: it is not such a file, or it is damaged.
+    """
+    return pack(bytes(8), jpeg.encode(read(file_bytes(data), whole_jpeg=True)))
+
+
+def decompress_jpeg(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
+    """Decompress the JPEG file that was given to `compress_jpeg`, bit for bit.
+
+    Args:
+        data: the bytes of the compressed file.
+        max_pixels: maximum number of pixels; larger pictures are refused.
+
+    Raises:
+        ValueError: the file is damaged, holds no JPEG file, or the picture exceeds the limit.
+    """
+    _, record = unpack(file_bytes(data), whole_number("max_pixels", max_pixels))
+    return jpeg.file_of(record)
 
 
 def compress_many(
@@ -399,6 +429,8 @@ def decompress_records(
     for members in _batches(kinds):
         height, width, method, steps, plan = kinds[members[0]]
         batch = [records[member] for member in members]
+        if method in JPEG_METHODS:
+            continue  # decoded below, without a main picture
         decoded: Sequence[np.ndarray] | np.ndarray
         if method == Method.ESTIMATOR:
             if model is None:
@@ -416,7 +448,9 @@ def decompress_records(
             ]
         mains.update(zip(members, decoded, strict=True))
     return [
-        _joined(record, mains[member])
+        jpeg.decode(record)
+        if record.method in JPEG_METHODS
+        else _joined(record, mains[member])
         if steps_done in (None, record.steps)
         else from_array(mains[member])
         for member, record in enumerate(records)
@@ -505,7 +539,7 @@ def _check_steps(record: Record, steps_done: int) -> None:
 
 
 def _joined(record: Record, main: np.ndarray) -> Picture:
-    if checksum(main) != record.checksum:
+    if not record.agrees(checksum(main)):
         raise FileFormatError(
             "the decoded picture is not the one that was coded: the file is damaged, or it was "
             "written on a machine whose arithmetic is not IEEE 754"

@@ -14,6 +14,7 @@ from functools import partial
 import imagecodecs
 import numpy as np
 
+from italic.coding.files import jpeg
 from italic.coding.files.container import Chunk, Colour, Method, Record
 from italic.coding.files.pictures import Picture, big_endian, chunks_beside_samples, split
 
@@ -65,6 +66,9 @@ class Rival:
         self.colour, self.main, self.chunks = split(picture)
         self._layouts = _layouts(picture, self.colour, self.main, self.chunks)
         self.png: int | None = None
+        if picture.jpeg is not None:  # no other method gives the file back
+            self.record, self.promising = jpeg.encode(picture), False
+            return
         self.record = min((self._record(Method.RAW, *pair) for pair in self._layouts), key=size)
         for method in (Method.PNG, Method.WEBP):
             self._try(FAST, method)
@@ -105,7 +109,11 @@ class Rival:
         return self.main[..., 0].size
 
     def _is_graphics(self) -> bool:
-        equal = (self.main[:, 1:] == self.main[:, :-1]).all(axis=2)
+        samples = self._layouts[0][0]
+        if samples.dtype == np.uint8:
+            samples = self.main
+        samples = samples.reshape(*samples.shape[:2], -1)  # of 16 bits: high bytes alone are flat
+        equal = (samples[:, 1:] == samples[:, :-1]).all(axis=2)
         many_equal = equal.size > 0 and equal.mean() > GRAPHICS_EQUAL
         return bool(many_equal or self.rate < GRAPHICS_BITS)
 

@@ -40,6 +40,7 @@ from italic.coding.files.container import (
     ArchiveWriter,
     Colour,
     FileFormatError,
+    archive_file,
     pack,
     unpack,
 )
@@ -238,7 +239,7 @@ def test_suffixes() -> None:
         ["compress", "photos/a.png", "--time-budget", "-1"],
         ["compress", "photos/a.png", "--time-budget", "soon"],
         ["compress", "photos/a.png", "--jobs", "x"],
-        ["decompress", "a.italic", "-o", "a.jpg"],
+        ["decompress", "a.italic", "-o", "a.webp"],
         ["decompress", "a.italic", "--steps-done", "-1"],
         ["enhance"],
         ["enhance", "a.bpg", "--steps", "0"],
@@ -739,7 +740,10 @@ def test_an_empty_archive(model: str, here: Path, capsys: Capture) -> None:
     assert "ok, 0 pictures" in capsys.readouterr().out
 
 
-def test_an_archive_with_a_damaged_picture(model: str, here: Path, capsys: Capture) -> None:
+def test_an_archive_with_a_damaged_picture(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_file, "GROUP", 1)  # every picture is a group
     assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
     damage("all.italic", 100)
     capsys.readouterr()
@@ -749,6 +753,147 @@ def test_an_archive_with_a_damaged_picture(model: str, here: Path, capsys: Captu
     assert len(err.splitlines()) == 1
     assert run("decompress", "all.italic", "-o", "out") == 1
     assert tree("out") == ["b.png", "sub/c.png"]
+
+
+def test_pictures_extracted_from_an_archive(model: str, here: Path, capsys: Capture) -> None:
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    assert run("extract", "all.italic", "sub/c.webp", "-o", "one") == 0
+    assert run("extract", "all.italic", "?.*", "sub/*", "b.bmp", "-o", "some") == 0
+    assert (tree("one"), tree("some")) == (["sub/c.png"], ["a.png", "b.png", "sub/c.png"])
+    assert_equal("photos/sub/c.webp", "one/sub/c.png")
+    assert run("extract", "all.italic", "b.bmp") == 0
+    assert tree("all") == ["b.png"]
+    capsys.readouterr()
+    before = tree()
+    assert run("extract", "all.italic", "a.png", "d.png", "x/*", "-o", "none") == 1
+    assert [line.split(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "d.png",
+        "x/*",
+    ]
+    assert run("extract", "all.italic", "b.bmp") == 1
+    assert "exists already; --force overwrites it" in capsys.readouterr().err
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    assert run("extract", "a.italic", "a.png") == 1
+    assert "not an archive: use italic decompress" in capsys.readouterr().err
+    assert run("extract", "gone.italic", "a.png") == 1
+    assert run("extract", "all.italic") == 2
+    assert tree() == sorted([*before, "a.italic"])
+
+
+def test_pictures_added_to_an_archive(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(Path(model).with_stem("other"))
+    assert run("archive", "photos", "-o", "all.italic", "--model", other) == 0
+    old = Path("all.italic").read_bytes()
+    noisy(Path("more/d.png"), 7)
+    noisy(Path("more/a.webp"), 8)
+    capsys.readouterr()
+    assert run("archive", "more", "-o", "all.italic", "--add") == 1
+    assert "more/a.webp: it and a.png would both be unpacked to a.png" in capsys.readouterr().err
+    Path("more/a.webp").rename("more/a.png")
+    assert run("archive", "more", "-o", "all.italic", "--add") == 1
+    assert "already holds a picture 'a.png'" in capsys.readouterr().err
+    Path("more/a.png").unlink()
+    assert run("archive", "more", "-o", "all.italic", "--add", "--model", model) == 1
+    assert "name the file of that one with --model" in capsys.readouterr().err
+    assert run("archive", "more", "-o", "new.italic", "--add") == 1
+    assert "there is no such archive" in capsys.readouterr().err
+    assert run("archive", "more", "-o", "all.italic", "--add", "--shards", "2") == 2
+    with monkeypatch.context() as patch:  # as if it were killed
+        patch.setattr(ArchiveWriter, "finish", lambda _: sys.exit(9))
+        assert run("archive", "more", "-o", "all.italic", "--add") == 9
+    assert Path("all.italic").read_bytes() == old and not Path("new.italic").exists()
+    capsys.readouterr()
+    coded = []
+    with monkeypatch.context() as patch:
+        encode = work.encode
+        patch.setattr(
+            commands,
+            "encode",
+            lambda items, *rest, **how: coded.extend(items) or encode(items, *rest, **how),
+        )
+        assert run("archive", "more", "-o", "all.italic", "--add") == 0  # with the same model
+    assert len(coded) == 1
+    assert "all.italic: 4 pictures in" in (out := capsys.readouterr().out)
+    assert out.endswith(", 3 of them from before\n")
+    with open("all.italic", "rb") as file:
+        assert ArchiveReader(file).names == ("a.png", "b.bmp", "sub/c.webp", "d.png")
+    assert run("decompress", "all.italic", "-o", "back") == 0
+    assert_equal("more/d.png", "back/d.png")
+    assert_equal("photos/b.bmp", "back/b.png")
+
+
+# JPEG files.
+
+
+@pytest.fixture
+def photo(here: Path) -> bytes:
+    """A JPEG file with metadata, photo.jpg."""
+    exif = Image.Exif()
+    exif[271] = "maker"
+    ramp = np.add.outer(np.arange(160), np.arange(160)).astype(np.uint8)
+    Image.fromarray(ramp).convert("RGB").save("photo.jpg", exif=exif, quality=95)
+    return Path("photo.jpg").read_bytes()
+
+
+def test_a_jpeg_file_and_back(model: str, photo: bytes, capsys: Capture) -> None:
+    assert run("compress", "photo.jpg", "--model", model) == 0
+    assert Path("photo.italic").stat().st_size < len(photo)
+    assert run("decompress", "photo.italic", "--force") == 0
+    assert run("decompress", "photo.italic", "-o", "out/") == 0
+    assert run("decompress", "photo.italic", "-o", "named") == 0
+    for copy in ("photo.jpg", "out/photo.jpg", "named"):
+        assert Path(copy).read_bytes() == photo
+    capsys.readouterr()
+    assert [run(command, "photo.italic") for command in ("info", "test")] == [0, 0]
+    out = capsys.readouterr().out
+    assert "one picture, 160 × 160 pixels, RGB, JPEG TRANSCODED\n" in out and ": ok\n" in out
+    assert run("decompress", "photo.italic", "-o", "photo.png") == 1
+    assert "it holds a JPEG file: name a file in .jpg with -o" in capsys.readouterr().err
+    assert run("decompress", "photo.italic", "-o", "x", "--steps-done", "1") == 1
+    assert "without steps" in capsys.readouterr().err
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    assert run("decompress", "a.italic", "-o", "a.jpg") == 1
+    assert "it becomes a PNG file: name a file in .png with -o" in capsys.readouterr().err
+
+
+def test_a_jpeg_file_without_metadata_or_as_pixels(model: str, photo: bytes) -> None:
+    options = ("photo.jpg", "--model", model, "--force")
+    assert run("compress", *options, "--drop-metadata") == 0
+    assert run("decompress", "photo.italic", "-o", "bare.jpg") == 0
+    with Image.open("bare.jpg") as bare, Image.open("photo.jpg") as full:
+        assert bare.tobytes() == full.tobytes() and full.getexif() and not bare.getexif()
+    assert run("compress", *options, "--pixels") == 0
+    assert run("decompress", "photo.italic", "-o", "back.png") == 0
+    assert_equal("photo.jpg", "back.png")
+
+
+def test_jpeg_files_in_an_archive(model: str, photo: bytes, capsys: Capture) -> None:
+    for name in ("a.jpg", "sub/d.JPEG"):
+        Path("photos", name).write_bytes(photo)
+    options = ("archive", "photos", "-o", "all.italic", "--model", model)
+    assert run(*options) == 0  # a.jpg and a.png do not collide
+    assert run("test", "all.italic") == 0
+    assert run("decompress", "all.italic", "-o", "back") == 0
+    assert tree("back") == ["a.jpg", "a.png", "b.png", "sub/c.png", "sub/d.JPEG"]
+    assert Path("back/a.jpg").read_bytes() == Path("back/sub/d.JPEG").read_bytes() == photo
+    assert run(*options, "--pixels", "--force") == 1
+    assert "would both be unpacked to a.png" in capsys.readouterr().err
+
+
+def test_jpeg_files_from_python(photo: bytes) -> None:
+    data = italic.compress_jpeg(photo)
+    assert len(data) < len(photo) and italic.decompress_jpeg(data) == photo
+    assert np.array_equal(italic.decompress(data), np.asarray(Image.open("photo.jpg")))
+    with pytest.raises(ValueError, match="expected a picture that was read from a JPEG file"):
+        italic.compress_jpeg(Path("photos/a.png").read_bytes())
+    with pytest.raises(ValueError, match="truncated"):
+        italic.compress_jpeg(photo[:-300])
+    with pytest.raises(ValueError, match="is not a JPEG file"):
+        italic.decompress_jpeg(italic.compress(np.zeros((4, 4), np.uint8)))
+    with pytest.raises(ValueError, match="25600 pixels, more than the limit of 100"):
+        italic.decompress_jpeg(data, max_pixels=100)
 
 
 # Processes, signals, disks and pipes.
@@ -991,9 +1136,9 @@ def test_progress(model: str, here: Path, capsys: Capture, monkeypatch: pytest.M
 def test_progress_grows(model: str, here: Path) -> None:
     args = SimpleNamespace(inputs=["photos"])
     jobs, _ = find(args, {".png", ".bmp"}, Errors())  # type: ignore[arg-type]
-    chosen = [item for item, _ in work.read_pictures(jobs, True)]
     seen: list[float] = []
     how = work.Encoding(model, 4, None, verify=True, keep_metadata=True, processes=1)
+    chosen = [item for item, _ in work.read_pictures(jobs, how)]
     assert len(work.encode(chosen, seen.append, how)) == 2  # type: ignore[arg-type]
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     assert len({round(share, 9) for share in seen}) > 2

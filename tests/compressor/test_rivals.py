@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -113,3 +114,21 @@ def test_slow_settings_are_for_pictures_that_the_estimator_does_not_win(
     assert rival.finish(close) is close and rival.finish(None) == fast and len(tried) == 1
     monkeypatch.setattr(rivals, "SLOW_GRAPHICS", (64, 0))
     assert Rival(from_array(np.zeros((64, 64, 3), np.uint8))).record.stream != b"1"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bits_are_not_above_jpeg_xl(channels: int) -> None:
+    """Of a picture in linear light, in which all 16 bits are used."""
+    y, x = np.mgrid[:48, :48][..., None]
+    light = 0.15 + 0.1 * np.sin(x / 25 + y / (25 + np.arange(channels)))
+    noise = np.random.default_rng(0).normal(0, 0.0005, light.shape)
+    samples = np.round(65535 * (light + noise).clip(0, 1) ** 2.4).astype(np.uint16)
+    picture = from_array(samples)
+    rival = Rival(picture)
+    assert rival.promising  # though many high bytes are equal
+    found = rival.finish(None)
+    assert np.array_equal(decoded(found).samples, picture.samples)
+    for effort in (7, 9):
+        assert size(found) <= len(
+            imagecodecs.jpegxl_encode(picture.samples, lossless=True, effort=effort)
+        )

@@ -18,8 +18,8 @@ from torch import nn
 from italic.coding.base_codes import bpg
 from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import make_exact
-from italic.coding.files import container, pictures
-from italic.coding.files.container import ArchiveReader, ArchiveWriter, Method, Record
+from italic.coding.files import container, jpeg, pictures
+from italic.coding.files.container import ArchiveReader, ArchiveWriter, Colour, Method, Record
 from italic.coding.files.pictures import Picture
 from italic.coding.model_files.model import (
     NETWORKS,
@@ -136,6 +136,17 @@ def coded(picture: Picture, method: Method, model: Model) -> Record:
     return replace(raw, method=method, stream=bytes(encode[method]()))
 
 
+def jpeg_records() -> Iterator[Record]:
+    """Records of small JPEG files, in both forms."""
+    for picture in small_pictures():
+        if picture.colour in (Colour.GRAY, Colour.RGB):
+            file = bytes(imagecodecs.jpeg8_encode(picture.samples, level=50))
+            record = jpeg.encode(pictures.read(file, whole_jpeg=True))
+            transcoded = structures.varint(len(file)) + imagecodecs.jpegxl_encode_jpeg(file)
+            yield replace(record, method=Method.JPEG, stream=file)
+            yield replace(record, method=Method.JPEG_TRANSCODED, stream=transcoded)
+
+
 def corpus(folder: Path) -> list[Layer]:
     """All layers of all valid files; models are saved to `folder` (ITALIC_MODELS)."""
     os.environ[SEARCH_PATH] = str(folder)
@@ -160,7 +171,11 @@ def corpus(folder: Path) -> list[Layer]:
                 file = bpg.unpack(record.base, *size, **BASE)
                 whole = replace(record, base=bytes([bpg.WHOLE]) + file)
                 layers += picture_layers(whole, model.hash)
-    layers += archive_layers({f"a/{i}.png": record for i, record in enumerate(archived[:6])}, plain)
+    for record in jpeg_records():
+        layers += picture_layers(record, plain.hash)
+        archived += [record] if record.method == Method.JPEG_TRANSCODED else []
+    archived = [*archived[:6], archived[-1]]
+    layers += archive_layers({f"a/{i}.png": record for i, record in enumerate(archived)}, plain)
     layers += archive_layers({}, plain)
     layers += bpg_layers()
     layers += model_layers([folder / f"{model.name}.safetensors" for model in (based, lattice)])
@@ -248,31 +263,30 @@ def archive_layers(records: dict[str, Record], model: Model) -> Iterator[Layer]:
     header, bodies, index = file[:14], file[14 : -16 - size], file[-16 - size : -16]
     truth = open_archive(file)
 
-    def rebuilt(bodies: bytes, index: bytes) -> bytes:
+    def rebuilt(bodies: bytes, plain: bytes) -> bytes:
+        index = zlib.compress(plain, 0)  # so that it is never too short for its contents
         checksum = zlib.crc32(index, zlib.crc32(header)).to_bytes(4, "little")
         length = len(index).to_bytes(8, "little")
         return header + bodies + index + length + checksum + container.END_MAGIC
 
     yield Layer("file", "archive", file, bytes, truth)
-    entries = structures.entries(ArchiveReader(io.BytesIO(file)))
+    entries = ArchiveReader(io.BytesIO(file)).index
     yield Layer(
         "index",
         "archive",
         zlib.decompress(index),
-        lambda data: rebuilt(bodies, zlib.compress(data)),
+        lambda data: rebuilt(bodies, data),
         truth,
-        structure=lambda rng: rebuilt(bodies, zlib.compress(structures.index(rng, entries))),
+        structure=lambda rng: rebuilt(bodies, structures.index(rng, entries)),
     )
-    start = 0
-    for record in records.values():
-        data = record.to_bytes()
-        before, after = bodies[:start], bodies[start + len(data) + 4 :]
+    parts = [record.parts()[1] for record in records.values()]
+    for place, part in enumerate(parts):
 
-        def wrap(data: bytes, before: bytes = before, after: bytes = after) -> bytes:
-            return rebuilt(before + with_crc(data) + after, index)
+        def wrap(data: bytes, place: int = place) -> bytes:
+            changed = [*parts[:place], data, *parts[place + 1 :]]
+            return rebuilt(b"".join(changed), structures.with_bodies(entries, changed))
 
-        yield Layer("record", "archive", data, wrap, truth, record)
-        start += len(data) + 4
+        yield Layer("record", "archive", part, wrap, truth)
 
 
 def bpg_layers() -> Iterator[Layer]:

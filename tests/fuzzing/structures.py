@@ -12,14 +12,15 @@ import zlib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from italic.coding.base_codes import hevc_headers
 from italic.coding.base_codes.hevc_headers import START_CODE, BitReader, BitWriter, CodingTools
-from italic.coding.files import container
 from italic.coding.files.container import Method, Record
+from italic.coding.files.container.archive_file import Index, shared
 
 Random = np.random.Generator
 
@@ -61,7 +62,7 @@ def record(rng: Random, good: Record, others: Sequence[Record]) -> bytes:
             "height": large(rng, 14),
             "width": large(rng, 14),
             "steps": large(rng, 16),
-            "method": int(rng.integers(5)),
+            "method": int(rng.integers(len(Method))),
             "colour": int(rng.integers(10)),
             "plan": (int(rng.integers(3)), int(rng.integers(2**16))),
             "checksum": zlib.crc32(other.stream),
@@ -96,23 +97,45 @@ def record(rng: Random, good: Record, others: Sequence[Record]) -> bytes:
 # --- The index of an archive
 
 
-def index(rng: Random, entries: Sequence[tuple[str, int]]) -> bytes:
-    """An uncompressed index with up to three changes of its entries."""
-    listed = [(name.encode(), size) for name, size in entries]
+def index(rng: Random, good: Index) -> bytes:
+    """An uncompressed index with up to three changes of its fields."""
+    columns = {name: [*column] for name, column in vars(good).items()}
+    names = [name.encode() for name in columns.pop("names")]
     for _ in range(rng.integers(1, 4)):
-        place = int(rng.integers(len(listed) + 1))
-        name, size = listed[place] if place < len(listed) else (b"new", large(rng, 31))
+        name = pick(rng, list(columns))
+        column, place = columns[name], int(rng.integers(len(columns[name]) + 1))
         deep = b"/".join([b"a"] * large(rng, 11))
-        names = [deep, b"a" * large(rng, 13), b"..", b"/a", b"a//b", b"\xff", b"a\0b", b"", name]
-        changed = pick(
-            rng, [(pick(rng, names), size), (name, large(rng, 32)), (name + b"/b", size)]
-        )
-        before, after = listed[:place], listed[place + 1 :]
-        removed, inserted = before + after, [*before, changed, *listed[place:]]
-        listed = pick(rng, [removed, inserted, [*before, changed, *after], listed[::-1]])
-    body = b"".join(block(name) + varint(size) for name, size in listed)
-    count = len(listed) if rng.integers(8) else large(rng, 32)
-    return varint(count) + body * pick(rng, [1, 1, 1, 1, large(rng, 10)])
+        odd = [deep, b"a" * large(rng, 13), b"..", b"/a", b"a//b", b"\xff", b"a\0b", b"", b"new"]
+        if rng.integers(2) and names:
+            names[int(rng.integers(len(names)))] = pick(rng, [*odd, *names])
+        elif name == "heads":
+            column.insert(place, rng.bytes(int(rng.integers(12))))
+        elif rng.integers(2) and column:
+            column[place - 1] = pick(rng, [large(rng, 16), pick(rng, column)])
+        else:  # another number of pictures or groups
+            column[place:place] = column[:1] * int(rng.integers(3))
+    return index_bytes(names, columns, bool(rng.integers(2)))
+
+
+def index_bytes(names: Sequence[bytes], columns: dict[str, list], whole: bool) -> bytes:
+    """An index with these columns; `whole` names share nothing with the ones before."""
+    parts = [varint(len(columns["heads"])), *map(block, columns["heads"]), varint(len(names))]
+    starts = [0 if whole else shared(*pair) for pair in pairwise([b"", *names])]
+    parts += [*map(varint, starts), bytes(len(names))]
+    parts += [block(name[count:]) for name, count in zip(names, starts, strict=True)]
+    parts += map(varint, columns["kinds"])
+    parts.append(bytes(length & 255 for length in columns["lengths"]))
+    parts += [varint(length >> 8) for length in columns["lengths"]]
+    parts += [(check & 65535).to_bytes(2, "little") for check in columns["checks"]]
+    parts += [varint(len(columns["groups"])), *map(varint, columns["groups"])]
+    return b"".join(parts + [crc.to_bytes(4, "little") for crc in columns["checksums"]])
+
+
+def with_bodies(good: Index, bodies: Sequence[bytes]) -> bytes:
+    """An index of the same pictures with other bodies, each in a group of its own."""
+    columns = {**vars(good), "lengths": list(map(len, bodies)), "groups": [1] * len(bodies)}
+    columns["checksums"] = list(map(zlib.crc32, bodies))
+    return index_bytes([name.encode() for name in columns.pop("names")], columns, True)
 
 
 # --- JPEG XL
@@ -338,8 +361,3 @@ def model(rng: Random, good: bytes) -> bytes:
     header["__metadata__"]["italic"] = json.dumps(settings)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + bytes(data)
-
-
-def entries(reader: container.ArchiveReader) -> list[tuple[str, int]]:
-    """Names and sizes of an archive's pictures."""
-    return list(zip(reader.names, reader.sizes, strict=True))

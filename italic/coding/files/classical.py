@@ -155,7 +155,7 @@ def _jpeg_xl_codestream(
     codestream = data.removeprefix(boxes)
     head = codestream[:_JPEG_XL_HEAD].ljust(_JPEG_XL_HEAD, b"\0")
     bits = f"{int.from_bytes(head[2:], 'little'):0{8 * (_JPEG_XL_HEAD - 2)}b}"[::-1]
-    found, place = _jpeg_xl_size(bits)
+    found, place = jpeg_xl_size(bits)
     if head.startswith(b"\xff\x0a") and found == (height, width):
         for layout in (MAIN, whole):
             metadata = _jpeg_xl_metadata(layout).match(bits, place)
@@ -166,7 +166,7 @@ def _jpeg_xl_codestream(
     )
 
 
-def _jpeg_xl_size(bits: str) -> tuple[tuple[int, int], int]:
+def jpeg_xl_size(bits: str) -> tuple[tuple[int, int], int]:
     """Height and width at the start of a codestream, and the position of its metadata in bits."""
     place = 0
 

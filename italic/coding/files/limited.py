@@ -1,16 +1,18 @@
-"""Decode JPEG XL in a separate process with limits on memory and time that depend on the size.
+"""Decode JPEG XL and JPEG in a separate process with limits on memory and time by the size.
 
 A few kilobytes can make libjxl compute for hours, whatever the size of the picture: channels can be
 split repeatedly, and this is coded after an entropy-coded tree, so that a check of the headers
 can't exclude it. Hidden frames can't be refused either, since libjxl's encoder uses one for letters
-that occur repeatedly in a lossless picture. The operating system therefore enforces the limits. The
-process starts with the first picture, also decodes all later ones, and ends with the parent process
-or when it exceeds a limit. Memory is limited on Linux only.
+that occur repeatedly in a lossless picture. A JPEG file can have thousands of scans of a few bytes,
+each of which takes as long as the whole picture. The operating system therefore enforces the
+limits. The process starts with the first picture, also decodes all later ones, and ends with the
+parent process or when it exceeds a limit. Memory is limited on Linux only.
 """
 
 from __future__ import annotations
 
 import atexit
+import io
 import math
 import os
 import signal
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from PIL import Image
 
 # The limits, in addition to the memory that the process already has, are several times what libjxl
 # needs for photographs. libjxl pads rows to whole vectors, so a row counts as at least this number
@@ -32,8 +35,10 @@ MEMORY, MEMORY_PER_PIXEL = 2**26, 64  # bytes
 SECONDS, SECONDS_PER_PIXEL = 1.0, 1e-5  # CPU time
 
 READY = b"R"  # first byte of the process, after it has loaded its libraries
-# Height, width, channels, bytes in a sample, length, memory in bytes, time in seconds.
-_REQUEST = struct.Struct("<IIBBQQd")
+# Task, height, width, channels, bytes in a sample; length of the last box, of the answer and of the
+# data; memory in bytes, time in seconds.
+_REQUEST = struct.Struct("<BIIBBIQQQd")
+_CODESTREAM, _TRANSCODED, _JPEG = range(3)  # tasks: by what is decoded
 
 
 def decode_jpeg_xl(
@@ -53,11 +58,49 @@ def decode_jpeg_xl(
             exceeds the limits of memory or time.
         OSError: the process can't be started.
     """
-    pixels = math.ceil(height * max(width, SHORTEST_ROW) * max(1, channels * itemsize / 3))
-    memory, seconds = MEMORY + MEMORY_PER_PIXEL * pixels, SECONDS + SECONDS_PER_PIXEL * pixels
-    request = _REQUEST.pack(height, width, channels, itemsize, len(data), memory, seconds) + data
-    samples = _process.ask(request, itemsize * channels * height * width)
-    return np.frombuffer(samples, f"u{itemsize}").reshape(height, width, channels)
+    shape = (height, width, channels)
+    samples = _ask(_CODESTREAM, data, shape, itemsize, math.prod(shape) * itemsize)
+    return np.frombuffer(samples, f"u{itemsize}").reshape(shape)
+
+
+def reconstruct_jpeg(data: bytes, height: int, width: int, length: int, last: int) -> bytes:
+    """Reconstruct a JPEG file from a JPEG XL file.
+
+    Args:
+        data: the JPEG XL file.
+        height: height of its codestream.
+        width: width of its codestream.
+        length: expected bytes of the JPEG file.
+        last: bytes of the last box of the JPEG XL file, which holds the end of the codestream.
+
+    Raises:
+        ValueError, OSError: as for `decode_jpeg_xl`.
+    """
+    return _ask(_TRANSCODED, data, (height, width, 3), 1, length, last)
+
+
+def decode_jpeg(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Decode a JPEG file of the shape (height, width) or (height, width, 3) to uint8.
+
+    Raises:
+        ValueError, OSError: as for `decode_jpeg_xl`.
+    """
+    samples = _ask(_JPEG, data, (*shape, 1)[:3], 1, math.prod(shape))
+    return np.frombuffer(samples, np.uint8).reshape(shape)
+
+
+def _ask(
+    task: int, data: bytes, shape: tuple[int, ...], itemsize: int, answer: int, last: int = 0
+) -> bytes:
+    """Have the process do a task; `answer` is the number of bytes that it may answer."""
+    height, width, channels = shape
+    pixels = height * max(width, SHORTEST_ROW) * max(1, channels * itemsize / 3)
+    memory = MEMORY + math.ceil(MEMORY_PER_PIXEL * pixels)
+    if task == _TRANSCODED:
+        memory += 4 * answer
+    seconds = SECONDS + SECONDS_PER_PIXEL * pixels
+    request = (task, *shape, itemsize, last, answer, len(data), memory, seconds)
+    return _process.ask(_REQUEST.pack(*request) + data, answer)
 
 
 def pid() -> int | None:
@@ -86,7 +129,7 @@ class _Process:
                 stdin.write(request)
                 stdin.flush()
                 if _read(stdout, 1) == b"\0":
-                    raise ValueError("libjxl can't decode it, or further bytes follow its end")
+                    raise ValueError("it can't be decoded, or further bytes follow its end")
                 return _read(stdout, size)
             except (BrokenPipeError, EOFError):
                 self.end()
@@ -173,38 +216,68 @@ def _serve() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may ignore or block it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     imagecodecs.jpegxl_version()  # loads the library
+    Image.preinit()
     source, target = sys.stdin.buffer, sys.stdout.buffer
     target.write(READY)
     target.flush()
     with suppress(EOFError):
         while True:
             head = _REQUEST.unpack(_read(source, _REQUEST.size))
-            height, width, channels, itemsize, length, memory, seconds = head
+            task, height, width, channels, itemsize, last, answer, length, memory, seconds = head
+            shape = (height, width) if channels == 1 else (height, width, channels)
             data = _read(source, length)
             _limit_memory(memory)
             signal.setitimer(signal.ITIMER_PROF, seconds)
-            shape = (height, width) if channels == 1 else (height, width, channels)
-            samples = np.empty(shape, f"u{itemsize}")
-            try:
-                imagecodecs.jpegxl_decode(data, numthreads=1, out=samples)
-            except (RuntimeError, ValueError):
-                target.write(b"\0")
-            else:
+            decoded: bytes | None
+            if task == _JPEG:
+                decoded = _by_pillow(data)
+            elif task == _TRANSCODED:
+                decoded = _reconstructed(data)
                 # If the data decode without their last byte, that byte is beyond the end.
-                target.write(b"\0" if _decodes(data[:-1]) else b"\1" + samples.tobytes())
+                box = struct.pack(">I", last - 1) + data[len(data) - last + 4 : -1]
+                if decoded is not None and _reconstructed(data[:-last] + box) is not None:
+                    decoded = None
+            else:
+                decoded = _samples(data, shape, itemsize)
+                # libjxl refuses truncated data as soon as it has read the lengths.
+                if decoded is not None and _samples(data[:-1], shape, itemsize) is not None:
+                    decoded = None
+            valid = decoded is not None and len(decoded) == answer
+            target.write(b"\1" + decoded if valid and decoded is not None else b"\0")
             signal.setitimer(signal.ITIMER_PROF, 0)
             target.flush()
 
 
-def _decodes(data: bytes) -> bool:
-    """Whether it decodes; libjxl refuses truncated data as soon as it has read the lengths."""
+def _samples(data: bytes, shape: tuple[int, ...], itemsize: int) -> bytes | None:
+    """The samples of a JPEG XL codestream; None if it is damaged or has another shape."""
+    import imagecodecs
+
+    samples = np.empty(shape, f"u{itemsize}")
+    try:
+        imagecodecs.jpegxl_decode(data, numthreads=1, out=samples)
+    except (RuntimeError, ValueError):
+        return None
+    return samples.tobytes()
+
+
+def _reconstructed(data: bytes) -> bytes | None:
+    """The JPEG file that a JPEG XL file holds; None if it is damaged."""
     import imagecodecs
 
     try:
-        imagecodecs.jpegxl_decode(data, numthreads=1)
+        return bytes(imagecodecs.jpegxl_decode_jpeg(data, numthreads=1))
     except (RuntimeError, ValueError):
-        return False
-    return True
+        return None
+
+
+def _by_pillow(data: bytes) -> bytes | None:
+    """The samples of a JPEG file; None if it is damaged."""
+    Image.MAX_IMAGE_PIXELS = None  # the size has been checked
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return image.tobytes()
+    except Exception:  # Pillow raises exceptions of many types
+        return None
 
 
 def _limit_memory(extra: int) -> None:

@@ -1,4 +1,4 @@
-"""Version 3 of the file format: files of one picture, and archives with random access.
+"""The file format: files of one picture (version 3), archives with random access (version 4).
 
 This package converts between bytes and dataclasses as specified in docs/format.md; it does not
 decode pictures. Files that are damaged, malicious or of another format raise a `FileFormatError`.
@@ -10,6 +10,7 @@ from italic.coding.files.container.fields import FileFormatError
 from italic.coding.files.container.header import MAGIC, VERSION, kind_of
 from italic.coding.files.container.record import (
     DEFAULT_MAX_PIXELS,
+    JPEG_METHODS,
     MAX_AREA,
     MAX_STEPS,
     Chunk,
@@ -18,11 +19,12 @@ from italic.coding.files.container.record import (
     Plan,
     Record,
 )
-from italic.coding.files.container.single import pack, unpack
+from italic.coding.files.container.single import holds_jpeg, pack, unpack
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "END_MAGIC",
+    "JPEG_METHODS",
     "MAGIC",
     "MAX_AREA",
     "MAX_STEPS",
@@ -35,6 +37,7 @@ __all__ = [
     "Method",
     "Plan",
     "Record",
+    "holds_jpeg",
     "kind_of",
     "pack",
     "unpack",

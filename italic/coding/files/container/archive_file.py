@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import BinaryIO
 
@@ -13,18 +16,99 @@ from italic.coding.files.container.fields import (
     FileFormatError,
     block,
     check_crc,
-    checked,
     varint,
 )
 from italic.coding.files.container.header import HEADER, MAGIC, file_header, read_header
-from italic.coding.files.container.record import DEFAULT_MAX_PIXELS, SMALLEST_RECORD, Record
+from italic.coding.files.container.record import (
+    DEFAULT_MAX_PIXELS,
+    JPEG_METHODS,
+    Record,
+)
 
 END_MAGIC = MAGIC[::-1]
 MAX_NAME = 4096  # bytes: the longest path of Linux
 MAX_PARTS = 32  # of a name: otherwise a few bytes of an index could create very many folders
-MAX_INDEX = 2**26  # bytes, decompressed
+MAX_INDEX = 2**26  # bytes, decompressed, and of all names
+# The index is at most this many times as long as when compressed, plus the slack: a small file must
+# not list millions of pictures.
+MAX_RATIO = 4
+SLACK = 2**16  # bytes; zlib adds less than this to an index that it cannot make smaller
+GROUP = 2**15  # bytes of the records under one CRC-32, unless it is a single record
 _TRAILER = struct.Struct("<QI4s")
-_INDEX_SLACK = 2**16  # bytes; zlib adds less than this to an index that it cannot make smaller
+_CHECK = struct.Struct("<H")  # low bits of a record's checksum
+_SMALLEST_ENTRY = 8  # bytes of a picture in the index
+_COPIED = 2**20  # bytes of records that are copied at a time
+
+
+@dataclass
+class Index:
+    """The index of an archive, a column for each field of the pictures."""
+
+    heads: list[bytes] = field(default_factory=list)  # different heads of records
+    names: list[str] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)  # positions in `heads`
+    lengths: list[int] = field(default_factory=list)  # of the bodies, in bytes
+    checks: list[int] = field(default_factory=list)  # low 16 bits of the checksums
+    groups: list[int] = field(default_factory=list)  # numbers of pictures
+    checksums: list[int] = field(default_factory=list)  # of the bodies of each group
+
+    def to_bytes(self) -> bytes:
+        """Serialise the index; see docs/format.md."""
+        parts = [varint(len(self.heads))]
+        for head in self.heads:
+            parts += block(head)
+        parts.append(varint(len(self.names)))
+        first, last, middles, before = [], [], [], b""
+        for name in map(str.encode, self.names):
+            first.append(shared(before, name))
+            most = min(len(before), len(name)) - first[-1]
+            last.append(min(most, shared(before[::-1], name[::-1])))
+            middles += block(name[first[-1] : len(name) - last[-1]])
+            before = name
+        parts += map(varint, [*first, *last])
+        parts += middles
+        parts += map(varint, self.kinds)
+        parts.append(bytes(length & 255 for length in self.lengths))
+        parts += [varint(length >> 8) for length in self.lengths]
+        parts += map(_CHECK.pack, self.checks)
+        parts += map(varint, [len(self.groups), *self.groups])
+        parts += map(CHECKSUM.pack, self.checksums)
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, bodies: int) -> Index:
+        """Parse and check the index of an archive whose bodies have that many bytes."""
+        cursor = Cursor(data, "the archive's index")
+        heads = [cursor.block() for _ in range(cursor.varint())]
+        count = cursor.varint()
+        if count > len(data) // _SMALLEST_ENTRY:
+            raise _damaged(f"it lists {count} pictures, more than fit into {len(data)} bytes")
+        first, last = cursor.varints(count), cursor.varints(count)
+        names = _read_names(first, last, cursor)
+        kinds, low = cursor.varints(count), cursor.take(count)
+        lengths = [high << 8 | byte for high, byte in zip(cursor.varints(count), low, strict=True)]
+        checks = [check for (check,) in _CHECK.iter_unpack(cursor.take(_CHECK.size * count))]
+        groups = cursor.varints(cursor.varint())
+        rest = cursor.take(CHECKSUM.size * len(groups))
+        checksums = [checksum for (checksum,) in CHECKSUM.iter_unpack(rest)]
+        cursor.finish()
+        if any(kind >= len(heads) for kind in kinds):
+            raise _damaged("a picture has a head that is not in it")
+        if sum(lengths) != bodies:
+            raise _damaged(f"it lists {sum(lengths)} bytes of records, but the file has {bodies}")
+        index = cls(heads, names, kinds, lengths, checks, groups, checksums)
+        index._check_groups()
+        return index
+
+    def _check_groups(self) -> None:
+        if sum(self.groups) != len(self.names):
+            raise _damaged(f"its groups have {sum(self.groups)} of {len(self.names)} pictures")
+        start = 0
+        for count in self.groups:
+            size = sum(self.lengths[start : start + count])
+            if count == 0 or (count > 1 and size > GROUP):
+                raise _damaged(f"a group has {count} pictures of {size} bytes")
+            start += count
 
 
 class ArchiveWriter:
@@ -41,8 +125,11 @@ class ArchiveWriter:
     def __init__(self, file: BinaryIO, model_hash: bytes) -> None:
         self._file = file
         self._header = file_header("archive", model_hash)
+        self._index = Index()
         self._names: set[str] = set()
-        self._entries = bytearray()
+        self._kinds: dict[bytes, int] = {}  # positions in the index's heads
+        self._size = 0  # bytes of the index and of all names, at most
+        self._group = 0  # bytes of the last group
         self._finished = False
         file.write(self._header)
 
@@ -59,29 +146,77 @@ class ArchiveWriter:
                 full. Nothing is written then, and further pictures can be added.
         """
         self._check_open()
-        encoded = _encode_name(name)
-        if name in self._names:
-            raise FileFormatError(f"the archive already holds a picture {name!r}: rename one")
-        data = record.to_bytes()
-        entry = b"".join([*block(encoded), varint(len(data))])
-        if len(varint(len(self._names) + 1)) + len(self._entries) + len(entry) > MAX_INDEX:
-            raise FileFormatError(
-                f"the archive is full: with {len(self._names)} pictures its index has the "
-                f"{MAX_INDEX >> 20} MiB that the format allows; write another archive"
-            )
-        self._file.write(data)
-        self._file.write(CHECKSUM.pack(zlib.crc32(data)))
-        self._names.add(name)
-        self._entries += entry
+        head, body = record.parts()
+        varint(len(body))  # checks the length
+        self._enter(name, head, len(body), record.checksum & 0xFFFF)
+        index = self._index
+        if index.groups and self._group + len(body) <= GROUP:
+            index.groups[-1] += 1
+            index.checksums[-1] = zlib.crc32(body, index.checksums[-1])
+            self._group += len(body)
+        else:
+            index.groups.append(1)
+            index.checksums.append(zlib.crc32(body))
+            self._group = len(body)
+        self._file.write(body)
+
+    def copy(self, reader: ArchiveReader) -> None:
+        """Write all pictures of another archive, without decoding them.
+
+        Raises:
+            FileFormatError: a name is in this archive already, or the other archive is damaged.
+                Then this archive can't be finished.
+        """
+        self._check_open()
+        other = reader.index
+        for name, kind, length, check in zip(
+            other.names, other.kinds, other.lengths, other.checks, strict=True
+        ):
+            self._enter(name, other.heads[kind], length, check)
+        self._index.groups += other.groups
+        self._index.checksums += other.checksums
+        self._group = GROUP  # the next picture begins a group
+        try:
+            for part in reader.bodies():
+                self._file.write(part)
+        except FileFormatError:
+            self._finished = True
+            raise
 
     def finish(self) -> None:
         """Write the index; an archive without it can't be read."""
         self._check_open()
-        index = zlib.compress(varint(len(self._names)) + self._entries, 9)
+        plain = self._index.to_bytes()
+        index = zlib.compress(plain, 9)
+        if len(plain) > MAX_RATIO * len(index) + SLACK:
+            index = zlib.compress(plain, 0)
         checksum = zlib.crc32(index, zlib.crc32(self._header))
         self._file.write(index)
         self._file.write(_TRAILER.pack(len(index), checksum, END_MAGIC))
         self._finished = True
+
+    def _enter(self, name: str, head: bytes, length: int, check: int) -> None:
+        """Enter a picture into the index."""
+        encoded = _encode_name(name)
+        if name in self._names:
+            raise FileFormatError(f"the archive already holds a picture {name!r}: rename one")
+        # The name, four numbers of up to 5 bytes, check, group and its CRC-32; perhaps a new head.
+        size = len(encoded) + 32 + (0 if head in self._kinds else len(head) + 5)
+        if self._size + size > MAX_INDEX:
+            raise FileFormatError(
+                f"the archive is full: with {len(self._names)} pictures its index has the "
+                f"{MAX_INDEX >> 20} MiB that the format allows; write another archive"
+            )
+        self._size += size
+        self._names.add(name)
+        index = self._index
+        kind = self._kinds.setdefault(head, len(index.heads))
+        if kind == len(index.heads):
+            index.heads.append(head)
+        index.names.append(name)
+        index.kinds.append(kind)
+        index.lengths.append(length)
+        index.checks.append(check)
 
     def _check_open(self) -> None:
         if self._finished:
@@ -101,7 +236,7 @@ class ArchiveReader:
     Attributes:
         model_hash: the first 8 bytes of the model's SHA-256.
         names: names of the pictures, in the order of the file.
-        sizes: sizes of their records in bytes, without the CRC-32 that follows each record.
+        sizes: sizes of their records in bytes, without the part in the index.
 
     Raises:
         FileFormatError: it is not an archive, or is damaged.
@@ -123,24 +258,29 @@ class ArchiveReader:
                 f"the archive is truncated or was not finished: its last bytes are {magic!r}, "
                 f"expected {END_MAGIC!r}"
             )
-        records = size - HEADER.size - _TRAILER.size - length  # bytes of all records and CRCs
-        if records < 0 or length > MAX_INDEX + _INDEX_SLACK:
+        bodies = size - HEADER.size - _TRAILER.size - length  # bytes of all bodies
+        if bodies < 0 or length > MAX_INDEX + SLACK:
             raise FileFormatError(
                 f"the archive is damaged: its index of {length} bytes is longer than the file or "
                 "the format allows"
             )
-        index = self._read(HEADER.size + records, length)
-        check_crc("the archive's index", zlib.crc32(index, zlib.crc32(header)), checksum)
-        entries = _read_index(_decompress(index), records)
-        self.names = tuple(entries)
-        self.sizes = tuple(entries.values())
-        self._places = dict(zip(entries, range(len(entries)), strict=True))
-        steps = (size + CHECKSUM.size for size in self.sizes)
-        self._offsets = tuple(accumulate(steps, initial=HEADER.size))
+        compressed = self._read(HEADER.size + bodies, length)
+        check_crc("the archive's index", zlib.crc32(compressed, zlib.crc32(header)), checksum)
+        self.index = Index.from_bytes(_decompress(compressed), bodies)
+        self.names = tuple(self.index.names)
+        self.sizes = tuple(self.index.lengths)
+        self._places = dict(zip(self.names, range(len(self.names)), strict=True))
+        self._offsets = tuple(accumulate(self.sizes, initial=HEADER.size))
+        self._starts = tuple(accumulate(self.index.groups, initial=0))  # first pictures of groups
+        self._checked: set[int] = set()  # groups whose CRC-32 is right
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.names)
+
+    def holds_jpeg(self, place: int) -> bool:
+        """Whether the picture at an index in `names` is a JPEG file."""
+        return self.index.heads[self.index.kinds[place]][:1] in map(_byte, JPEG_METHODS)
 
     def read(self, picture: str | int) -> Record:
         """Read a picture by its name or its index in `names`.
@@ -148,14 +288,47 @@ class ArchiveReader:
         Raises:
             KeyError: there is no such name.
             IndexError: there is no such index.
-            FileFormatError: the record is damaged, or the picture is too large.
+            FileFormatError: the group of the record is damaged, or the picture is too large.
         """
         place = self._places[picture] if isinstance(picture, str) else range(len(self))[picture]
-        data = self._read(self._offsets[place], self.sizes[place] + CHECKSUM.size)
+        index = self.index
         try:
-            return Record.from_bytes(checked("its record", memoryview(data)), self._max_pixels)
+            self._check(bisect_right(self._starts, place) - 1)
+            return Record.from_parts(
+                index.heads[index.kinds[place]],
+                index.checks[place],
+                self._read(self._offsets[place], self.sizes[place]),
+                self._max_pixels,
+            )
         except FileFormatError as error:
             raise FileFormatError(f"picture {self.names[place]!r}: {error}") from None
+
+    def bodies(self) -> Iterable[bytes]:
+        """The bytes of all records, in parts.
+
+        Raises:
+            FileFormatError: a group is damaged.
+        """
+        for group in range(len(self.index.groups)):
+            yield from self._group(group)
+
+    def _check(self, group: int) -> None:
+        """Check the CRC-32 of a group; FileFormatError."""
+        if group not in self._checked:
+            for _ in self._group(group):
+                pass
+            self._checked.add(group)
+
+    def _group(self, group: int) -> Iterable[bytes]:
+        """The bytes of a group, in parts; FileFormatError after the last if they are damaged."""
+        start, end = (self._offsets[place] for place in self._starts[group : group + 2])
+        checksum = 0
+        for offset in range(start, end, _COPIED):
+            part = self._read(offset, min(_COPIED, end - offset))
+            checksum = zlib.crc32(part, checksum)
+            yield part
+        what = "its record" if self.index.groups[group] == 1 else "its record or a neighbour"
+        check_crc(what, checksum, self.index.checksums[group])
 
     def _read(self, offset: int, count: int) -> bytes:
         self._file.seek(offset)
@@ -168,19 +341,34 @@ class ArchiveReader:
         return data
 
 
+def shared(a: bytes, b: bytes) -> int:
+    """Number of equal bytes at the start of both."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((place for place, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
+def _byte(number: int) -> bytes:
+    return bytes([number])
+
+
+def _damaged(reason: str) -> FileFormatError:
+    return FileFormatError(f"the archive's index is damaged: {reason}")
+
+
 def _decompress(index: bytes) -> bytes:
     """Decompress the index, at most the size that the format allows."""
+    most = min(MAX_INDEX, MAX_RATIO * len(index) + SLACK)
     decompressor = zlib.decompressobj()
     try:
-        data = decompressor.decompress(index, MAX_INDEX + 1)
+        data = decompressor.decompress(index, most + 1)
     except zlib.error as error:
         raise FileFormatError(
             f"the archive is damaged: its index can't be decompressed ({error})"
         ) from None
-    if len(data) > MAX_INDEX:
+    if len(data) > most:
         raise FileFormatError(
-            f"the archive is damaged: its index exceeds the {MAX_INDEX >> 20} MiB that the format "
-            "allows"
+            f"the archive is damaged: its index exceeds the {most} bytes that the format allows "
+            f"for {len(index)} compressed bytes"
         )
     if not decompressor.eof or decompressor.unused_data:
         raise FileFormatError(
@@ -189,32 +377,23 @@ def _decompress(index: bytes) -> bytes:
     return data
 
 
-def _read_index(data: bytes, records: int) -> dict[str, int]:
-    """Parse the index: sizes of the records by name.
-
-    The records and their CRCs must fill `records` bytes.
-    """
-    cursor = Cursor(data, "the archive's index")
-    count = cursor.varint()
-    if count > records // (SMALLEST_RECORD + CHECKSUM.size):
-        raise FileFormatError(
-            f"the archive's index is damaged: it lists {count} pictures, more than fit into "
-            f"{records} bytes"
-        )
-    entries: dict[str, int] = {}
-    for _ in range(count):
-        name = _decode_name(cursor.block())
-        if name in entries:
-            raise FileFormatError(f"the archive's index is damaged: it has {name!r} twice")
-        entries[name] = cursor.varint()
-    cursor.finish()
-    total = sum(entries.values()) + CHECKSUM.size * count
-    if total != records:
-        raise FileFormatError(
-            f"the archive's index is damaged: it lists {total} bytes of records, but the file has "
-            f"{records}"
-        )
-    return entries
+def _read_names(first: list[int], last: list[int], cursor: Cursor) -> list[str]:
+    """The names, from the bytes that each shares with the start and the end of the one before."""
+    names: dict[str, None] = {}
+    before, total = b"", 0
+    for start, end in zip(first, last, strict=True):
+        if start + end > len(before):
+            raise _damaged("a name has more in common with the one before than this has bytes")
+        encoded = before[:start] + cursor.block() + before[len(before) - end :]
+        total += len(encoded)
+        if total > MAX_INDEX:
+            raise _damaged(f"its names have more than {MAX_INDEX} bytes")
+        name = _decode_name(encoded)
+        if name in names:
+            raise _damaged(f"it has {name!r} twice")
+        names[name] = None
+        before = encoded
+    return list(names)
 
 
 def _encode_name(name: str) -> bytes:

@@ -34,6 +34,10 @@ class Cursor:
         self._position = end
         return taken
 
+    def rest(self) -> bytes:
+        """All bytes that are left."""
+        return self.take(len(self._data) - self._position)
+
     def unsigned(self, count: int) -> int:
         """An unsigned little-endian integer of `count` bytes."""
         return int.from_bytes(self.take(count), "little")
@@ -51,6 +55,14 @@ class Cursor:
         raise FileFormatError(
             f"{self._what} is damaged: it has a number of 2^32 or more, or not in its shortest form"
         )
+
+    def varints(self, count: int) -> list[int]:
+        """Integers below 2^32; errors as for `varint`."""
+        if count > len(self._data) - self._position:  # before a list of this length is made
+            raise FileFormatError(
+                f"{self._what} is damaged: it has fewer than {count} numbers left"
+            )
+        return [self.varint() for _ in range(count)]
 
     def block(self) -> bytes:
         """Bytes that are preceded by their length."""

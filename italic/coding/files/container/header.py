@@ -8,11 +8,13 @@ from typing import Literal
 from italic.coding.files.container.fields import FileFormatError
 
 MAGIC = b"\x89ITL"
-VERSION = 3
+VERSION = 3  # of files of one picture
+ARCHIVE_VERSION = 4
 _OLD_MAGIC = b"ITALIC"
 HEADER = struct.Struct("<4sBB8s")
 Kind = Literal["picture", "archive"]
 _KINDS: tuple[Kind, ...] = ("picture", "archive")
+_VERSIONS = (VERSION, ARCHIVE_VERSION)  # by kind
 
 
 def kind_of(data: bytes) -> Kind:
@@ -25,10 +27,13 @@ def kind_of(data: bytes) -> Kind:
         FileFormatError: it is not an ITALIC file, or has another version.
     """
     old = 1 if data[:6] == _OLD_MAGIC else 2 if data[:5] == MAGIC + b"\2" else None
+    if data[:6] == MAGIC + b"\3\1":
+        old = 3
     if old is not None:
+        expected = ARCHIVE_VERSION if old == 3 else VERSION
         raise FileFormatError(
             f"the file has format version {old} of an earlier ITALIC, but expected version "
-            f"{VERSION}: decode it with the program that wrote it and compress it again"
+            f"{expected}: decode it with the program that wrote it and compress it again"
         )
     if data[:4] != MAGIC:
         raise FileFormatError(
@@ -37,15 +42,16 @@ def kind_of(data: bytes) -> Kind:
     if len(data) < 6:
         raise FileFormatError(f"the file is truncated: it ends after {len(data)} bytes")
     version, kind = data[4:6]
-    if version > VERSION:
+    expected = _VERSIONS[min(kind, 1)]
+    if version > max(_VERSIONS):
         raise FileFormatError(
             f"the file has format version {version} of a newer ITALIC, but expected version "
-            f"{VERSION}: update ITALIC"
+            f"{expected}: update ITALIC"
         )
-    if version < VERSION or kind >= len(_KINDS):
+    if version != expected or kind >= len(_KINDS):
         raise FileFormatError(
             f"the file is damaged: it has version {version} and kind {kind}, expected version "
-            f"{VERSION} and kind 0 or 1"
+            f"{VERSION} and kind 0, or version {ARCHIVE_VERSION} and kind 1"
         )
     return _KINDS[kind]
 
@@ -54,7 +60,8 @@ def file_header(kind: Kind, model_hash: bytes) -> bytes:
     """Build the header; FileFormatError if the model's hash does not have 8 bytes."""
     if len(model_hash) != 8:
         raise FileFormatError(f"the model's hash has {len(model_hash)} bytes: expected 8")
-    return HEADER.pack(MAGIC, VERSION, _KINDS.index(kind), model_hash)
+    number = _KINDS.index(kind)
+    return HEADER.pack(MAGIC, _VERSIONS[number], number, model_hash)
 
 
 def read_header(data: bytes, kind: Kind) -> bytes:

@@ -19,13 +19,15 @@ _PLANS = ("own", "equal", "power")
 
 
 class Method(IntEnum):
-    """How the main picture is coded."""
+    """How the main picture is coded, or from `JPEG` on how a JPEG file is coded."""
 
     ESTIMATOR = 0
     RAW = 1
     PNG = 2
     WEBP = 3
     JPEG_XL = 4
+    JPEG = 5  # the JPEG file itself
+    JPEG_TRANSCODED = 6  # the JPEG file, by JPEG XL
 
 
 class Colour(IntEnum):
@@ -41,6 +43,9 @@ class Colour(IntEnum):
     RGBA16 = 7
     GRAY_ALPHA16 = 8
     BILEVEL = 9
+
+
+JPEG_METHODS = (Method.JPEG, Method.JPEG_TRANSCODED)
 
 
 class Chunk(IntEnum):
@@ -98,7 +103,8 @@ class Record:
         method: coding method of the main picture.
         height: height in pixels, 1 to 2^31 - 1; the picture has at most 2^32 pixels.
         width: width in pixels, 1 to 2^31 - 1.
-        checksum: CRC-32 of the main picture's samples, uint8, row by row, red green blue.
+        checksum: CRC-32 of the main picture's samples, uint8, row by row, red green blue; with a
+            method of `JPEG_METHODS`, of the JPEG file.
         colour: kind of the original picture's samples.
         chunks: types (0 to 255) and contents of the chunks, in the order of the file, at most 32;
             only TEXT and OTHER may occur several times.
@@ -107,6 +113,7 @@ class Record:
         plan: step sizes of the estimator; `Plan()` for the other methods.
         base: base code of the estimator; empty for the other methods.
         stream: stream of the estimator, or data of the classical codec.
+        short: whether `checksum` has its low 16 bits alone, as in an archive.
 
     Raises:
         FileFormatError: a value can't be stored in the format.
@@ -122,13 +129,15 @@ class Record:
     plan: Plan = Plan()
     base: bytes = b""
     stream: bytes = b""
+    short: bool = False
 
     def __post_init__(self) -> None:
         _member(Method, self.method)
         _member(Colour, self.colour)
         _check_size(self.height, self.width, MAX_AREA)
-        if not 0 <= self.checksum < 2**32:
-            raise FileFormatError(f"the checksum is {self.checksum}: expected 0 to 2^32 - 1")
+        bits = 16 if self.short else 32
+        if not 0 <= self.checksum < 2**bits:
+            raise FileFormatError(f"the checksum is {self.checksum}: expected 0 to 2^{bits} - 1")
         self._check_chunks()
         if self.method == Method.ESTIMATOR:
             most = min(self.height * self.width, MAX_STEPS)
@@ -137,6 +146,11 @@ class Record:
                     f"the record has {self.steps} steps: expected 1 to {most}, which is the number "
                     f"of pixels or {MAX_STEPS}"
                 )
+        elif self.method in JPEG_METHODS and (self.chunks or self.colour > Colour.GRAY):
+            raise FileFormatError(
+                f"the record of a JPEG file has {len(self.chunks)} chunks and colour "
+                f"{self.colour:d}: expected no chunks and colour 0 or 1"
+            )
         elif self.steps or self.base or self.plan != Plan():
             raise FileFormatError(
                 f"the record has steps, a plan or a base code, but its method is {self.method}: "
@@ -158,12 +172,83 @@ class Record:
                 )
             seen.add(kind)
 
-    def to_bytes(self) -> bytes:
-        """Serialise the record, without the CRC-32 that follows it in files.
+    def agrees(self, checksum: int) -> bool:
+        """Whether a CRC-32 equals that of the record, as far as the record holds it."""
+        return checksum & (0xFFFF if self.short else 0xFFFFFFFF) == self.checksum
+
+    def shortened(self) -> Record:
+        """The record as an archive holds it, with a short checksum."""
+        return replace(self, checksum=self.checksum & 0xFFFF, short=True)
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """Serialise the record for an archive: its head, without the checksum, and its body.
 
         Raises:
             FileFormatError: a number or a length is 2^32 or more.
         """
+        head = [bytes([self.method]), varint(self.height), varint(self.width)]
+        head += [bytes([self.colour]), varint(len(self.chunks))]
+        head.append(bytes(kind for kind, _ in self.chunks))
+        body = [part for _, content in self.chunks for part in block(content)]
+        if self.method == Method.ESTIMATOR:
+            head += [*self._steps(), bytes([bool(self.base)])]
+            body += block(self.base) if self.base else []
+        return b"".join(head), b"".join([*body, self.stream])
+
+    @classmethod
+    def from_parts(
+        cls, head: bytes, checksum: int, body: bytes, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> Record:
+        """Parse the head and the body of a record in an archive; the inverse of `parts`.
+
+        Args:
+            head: the head.
+            checksum: the low 16 bits of the checksum.
+            body: the body.
+            max_pixels: maximum number of pixels; larger pictures are refused.
+
+        Raises:
+            FileFormatError: the record is damaged, or its picture is too large.
+        """
+        cursor = Cursor(head, "the head of the record")
+        method = _member(Method, cursor.unsigned(1))
+        height, width = cursor.varint(), cursor.varint()
+        _check_size(height, width, max_pixels)
+        colour = _member(Colour, cursor.unsigned(1))
+        kinds = cursor.take(_count_of_chunks(cursor))
+        steps, plan, base, based = 0, Plan(), b"", 0
+        if method == Method.ESTIMATOR:
+            steps, plan = cursor.varint(), _read_plan(cursor)
+            based = cursor.unsigned(1)
+            if based > 1:
+                raise FileFormatError(f"the record has base code {based}: expected 0 or 1")
+        cursor.finish()
+        cursor = Cursor(body, "the record")
+        chunks = tuple((kind, cursor.block()) for kind in kinds)
+        if based:
+            base = cursor.block()
+            if not base:
+                raise FileFormatError("the record has an empty base code, but its head names one")
+        fields = (method, height, width, checksum, colour, chunks, steps, plan, base)
+        return cls(*fields, cursor.rest(), short=True)
+
+    def _steps(self) -> list[bytes]:
+        """The number of steps and the plan."""
+        parts = [varint(self.steps), bytes([_PLANS.index(self.plan.kind)])]
+        if self.plan.kind == "power":
+            parts.append(round(100 * self.plan.exponent).to_bytes(2, "little"))
+        return parts
+
+    def to_bytes(self) -> bytes:
+        """Serialise the record for a file of one picture, without the CRC-32 that follows it.
+
+        Raises:
+            FileFormatError: a number or a length is 2^32 or more, or the record is from an archive.
+        """
+        if self.short:
+            raise FileFormatError(
+                "the record of an archive has a short checksum: a file of one picture needs 32 bits"
+            )
         parts = [
             bytes([self.method]),
             varint(self.height),
@@ -175,15 +260,12 @@ class Record:
         for kind, content in self.chunks:
             parts += [bytes([kind]), *block(content)]
         if self.method == Method.ESTIMATOR:
-            parts += [varint(self.steps), bytes([_PLANS.index(self.plan.kind)])]
-            if self.plan.kind == "power":
-                parts.append(round(100 * self.plan.exponent).to_bytes(2, "little"))
-            parts += block(self.base)
+            parts += [*self._steps(), *block(self.base)]
         return b"".join(parts + block(self.stream))
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> Record:
-        """Parse a record that fills `data`.
+        """Parse a record of a file of one picture that fills `data`.
 
         Args:
             data: the record, without the CRC-32 that follows it in files.
@@ -198,9 +280,7 @@ class Record:
         _check_size(height, width, max_pixels)
         checksum = cursor.unsigned(4)
         colour = _member(Colour, cursor.unsigned(1))
-        count = cursor.varint()
-        if count > MAX_CHUNKS:
-            raise FileFormatError(f"the record has {count} chunks: expected at most {MAX_CHUNKS}")
+        count = _count_of_chunks(cursor)
         chunks = tuple((cursor.unsigned(1), cursor.block()) for _ in range(count))
         steps, plan, base = 0, Plan(), b""
         if method == Method.ESTIMATOR:
@@ -208,6 +288,13 @@ class Record:
         stream = cursor.block()
         cursor.finish()
         return cls(method, height, width, checksum, colour, chunks, steps, plan, base, stream)
+
+
+def _count_of_chunks(cursor: Cursor) -> int:
+    count = cursor.varint()
+    if count > MAX_CHUNKS:
+        raise FileFormatError(f"the record has {count} chunks: expected at most {MAX_CHUNKS}")
+    return count
 
 
 def _read_plan(cursor: Cursor) -> Plan:

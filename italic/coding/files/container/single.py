@@ -6,7 +6,12 @@ import zlib
 
 from italic.coding.files.container.fields import CHECKSUM, FileFormatError, checked
 from italic.coding.files.container.header import HEADER, file_header, read_header
-from italic.coding.files.container.record import DEFAULT_MAX_PIXELS, SMALLEST_RECORD, Record
+from italic.coding.files.container.record import (
+    DEFAULT_MAX_PIXELS,
+    JPEG_METHODS,
+    SMALLEST_RECORD,
+    Record,
+)
 
 
 def pack(model_hash: bytes, record: Record) -> bytes:
@@ -21,6 +26,11 @@ def pack(model_hash: bytes, record: Record) -> bytes:
     """
     body = file_header("picture", model_hash) + record.to_bytes()
     return body + CHECKSUM.pack(zlib.crc32(body))
+
+
+def holds_jpeg(head: bytes) -> bool:
+    """Whether a file of one picture holds a JPEG file; `head` is the file or its first 15 bytes."""
+    return head[HEADER.size : HEADER.size + 1] in [bytes([method]) for method in JPEG_METHODS]
 
 
 def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[bytes, Record]:

@@ -50,6 +50,7 @@ class Picture:
         icc: ICC colour profile.
         exif: EXIF, starting with its TIFF header. The orientation is kept but not applied.
         chunks: types and bodies of PNG chunks: texts, colour space and pixel size.
+        jpeg: the JPEG file of these samples, if it is kept whole; it holds all metadata.
 
     Raises:
         PictureError: the values are inconsistent.
@@ -62,6 +63,7 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    jpeg: bytes | None = None
 
     def __post_init__(self) -> None:
         shape, kind = self.samples.shape, self.samples.dtype

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import UnidentifiedImageError
 
 from italic.coding.files.pictures.errors import MetadataError, PictureError
+from italic.coding.files.pictures.jpeg import JPEG_SIGNATURE, read_jpeg
 from italic.coding.files.pictures.picture import Picture
 from italic.coding.files.pictures.pillow_formats import read_by_pillow
 from italic.coding.files.pictures.png import read_png
@@ -15,7 +16,9 @@ from italic.coding.files.pictures.png_chunks import PNG_SIGNATURE
 from italic.coding.files.pictures.pnm import read_pnm
 
 
-def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
+def read(
+    source: str | Path | bytes, keep_metadata: bool = True, whole_jpeg: bool = False
+) -> Picture:
     """Read a picture file: PNG, BMP, TIFF, WebP, PNM; JPEG and lossy WebP as decoded pixels.
 
     Samples of less than 8 bits are scaled to 0..255 as PNG specifies, without loss; palette indices
@@ -28,6 +31,8 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
         source: path of the file, or its bytes.
         keep_metadata: keep profile, EXIF and texts. If false, these may be damaged, and other
             damaged chunks that do not affect the samples are ignored.
+        whole_jpeg: keep JPEG files whole, in the attribute `jpeg` of the picture, with all that
+            they hold.
 
     Raises:
         PictureError: the file can't be read, is damaged, or can't be kept exactly.
@@ -43,6 +48,8 @@ def read(source: str | Path | bytes, keep_metadata: bool = True) -> Picture:
             return read_png(data, keep_metadata)
         if data.startswith(b"P"):
             return read_pnm(data)
+        if whole_jpeg and data.startswith(JPEG_SIGNATURE):
+            return read_jpeg(data, keep_metadata)
         return read_by_pillow(data, keep_metadata)
     except MetadataError as error:
         raise PictureError(
