@@ -582,8 +582,11 @@ def test_info(model: str, here: Path, capsys: Capture) -> None:
     assert "not installed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "a.italic"], ["compress", "-o"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["info", "a.italic"], ["compress", "-o"], ["compress", "flat.png"]]
+)
 def test_no_torch_without_need(model: str, here: Path, arguments: list[str]) -> None:
+    Image.new("RGB", (40, 30), "red").save("flat.png")
     assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
     _, environment = script(model)
     program = "import atexit, sys; from italic.cli import main; atexit.register("
