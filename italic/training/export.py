@@ -17,6 +17,7 @@ from italic import run_directory
 from italic.atomic import write_whole
 from italic.coding.base_codes.base import BPG, BaseCode, Ladder, NoBase
 from italic.coding.exact import calibrated, silent_blocks
+from italic.coding.model_files.installed import declaration
 from italic.coding.model_files.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
 from italic.coding.streams.codec import Codec
 from italic.measuring.history import read_history
@@ -143,7 +144,8 @@ def _name(kind: type) -> str:
 def publish(run_dir: Path, path: Path) -> None:
     """Copy a run's model and write a model card beside it, which describes model and training.
 
-    Values that the run has not measured or logged are null in the card.
+    Values that the run has not measured or logged are null in the card. If there is a card already,
+    its declaration of what the model is for is kept, see `installed.declaration`.
 
     Args:
         run_dir: run directory of train.py.
@@ -175,6 +177,9 @@ def publish(run_dir: Path, path: Path) -> None:
         "configuration": OmegaConf.to_container(cfg, resolve=True),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    declared = declaration(path)
+    if declared is not None:
+        card["for"] = declared.to_json()
     path.with_suffix(".json").unlink(missing_ok=True)
     write_whole(path, (run_dir / MODEL).read_bytes())
     write_whole(path.with_suffix(".json"), json.dumps(card, indent=1).encode())

@@ -69,3 +69,11 @@ def test_what_a_run_has_not_measured_is_null(tmp_path: Path) -> None:
     assert card["validation_curve"] == [{"updates": 3, "seconds": None, "bpsp": 5.5}]
     card = published(tmp_path / "none" / "run", old, {})
     assert card["validation_bpsp"] is None and card["validation_curve"] == []
+
+
+def test_what_a_model_declares_to_be_for_is_kept(tmp_path: Path) -> None:
+    entry = {"purpose": "compression", "pixels": [65536, None]}
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "small.json").write_text(json.dumps({"for": entry}))
+    card = published(tmp_path / "run", {"global_step": 3, "callbacks": {}}, {})
+    assert card["for"] == entry

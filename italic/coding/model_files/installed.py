@@ -35,6 +35,11 @@ class Declaration:
     purpose: str
     pixels: tuple[int, int]
 
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the card."""
+        least, most = self.pixels
+        return {"purpose": self.purpose, "pixels": [least, None if most == NO_LIMIT else most]}
+
 
 class CardError(ValueError):
     """A model card that can't be read or declares something unknown."""

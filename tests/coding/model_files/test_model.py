@@ -379,6 +379,8 @@ def test_models_declare_what_they_are_for(
     assert found == ["cifar10", "photo", "photo", "cifar10"]
     card(photo, {"purpose": "compression", "pixels": [1000, None]})
     assert model_for_pixels(10**9) == "photo"
+    declared = declaration(photo)
+    assert declared is not None and declared.to_json()["pixels"] == [1000, None]
     card(photo, {"purpose": "enhancement"})
     assert model_for_pixels(10**9) == "cifar10" and declaration(photo) is not None
     for wrong in (
