@@ -16,8 +16,8 @@ from italic.coding.files.pictures import read
 from italic.coding.model_files import model as model_files
 from italic.compressor.enhancement import enhance
 
-SIDE = 128  # of the part of each photograph that is used
-PHOTOGRAPHS = 5  # of the folder, evenly spaced
+FIRST, SIDE = 100, 128  # first row and column, and side, of the part of a photograph that is used
+EVERY = 5  # photographs of the folder from one that is used to the next
 
 
 def main() -> None:
@@ -30,8 +30,8 @@ def main() -> None:
     model_files.MAX_QP_DIFFERENCE, model_files.OTHER_CHROMA_QP = 51, 0  # nothing is refused
     files = sorted(path for path in arguments.folder.iterdir() if path.suffix in (".png", ".webp"))
     images = [
-        np.ascontiguousarray(read(file).samples[:SIDE, :SIDE])
-        for file in files[:: max(1, len(files) // PHOTOGRAPHS)]
+        np.ascontiguousarray(read(file).samples[FIRST:, FIRST:][:SIDE, :SIDE])
+        for file in files[::EVERY]
     ]
     for qp in arguments.qps:
         columns = []
