@@ -15,6 +15,13 @@ LAST = "last.ckpt"  # the checkpoint from which a run is resumed
 BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of the run
 # Old prefixes of class names in the configurations of earlier runs → new prefixes.
 MOVED = {"italic.coding.base.": "italic.coding.base_codes.base."}
+# Keys of the group `training` in earlier runs → the group that has them now, and its class.
+MOVED_KEYS = {
+    ("learning_rate", "body_learning_rate", "weight_decay"): (
+        *("optimiser", "italic.models.optimiser.Muon"),
+    ),
+    ("warmup", "decay_from"): ("lr_schedule", "italic.models.lr_schedule.WarmupDecay"),
+}
 
 
 class RunError(RuntimeError):
@@ -38,6 +45,11 @@ def read_config(run_dir: Path) -> DictConfig:
         text = re.sub(rf"\b_target_: {re.escape(old)}", f"_target_: {new}", text)
     cfg = OmegaConf.create(text)
     assert isinstance(cfg, DictConfig)
+    for keys, (group, target) in MOVED_KEYS.items():
+        if group not in cfg:
+            training = cfg.get("training") or {}
+            found = {key: training.pop(key) for key in keys if key in training}
+            cfg[group] = {"_target_": target, **found}
     return cfg
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from italic.errors import missing_extra
+from italic.errors import SettingError, missing_extra
 
 try:
     import hydra
@@ -13,7 +13,7 @@ try:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from italic.config import quoted_paths, register
+    from italic.config import quoted_paths, refuse_moved, register
     from italic.run_directory import RunError
     from italic.training.experiment import is_refusal
     from italic.training.resuming import configure
@@ -43,8 +43,9 @@ def main() -> None:
     """Compose the configuration from the command line and train."""
     sys.argv[1:] = quoted_paths(sys.argv[1:])
     try:
+        refuse_moved(sys.argv[1:])
         name = configure(sys.argv[1:])
-    except RunError as error:
+    except (RunError, SettingError) as error:
         sys.exit(f"train.py: {error}")
     hydra.main(version_base="1.3", config_path=CONF, config_name=name)(_train)()
 

@@ -197,7 +197,7 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     assert [point["updates"] for point in curve] == [3, 6, 9]
     seconds = [0, *(point["seconds"] for point in curve), card["training_seconds"]]
     assert seconds == sorted(seconds)
-    start = [f"weights={tmp_path}/model.safetensors", "model.groups=2", "training.warmup=1000000"]
+    start = [f"weights={tmp_path}/model.safetensors", "model.groups=2", "lr_schedule.warmup=1000000"]
     trained(*settings, *start, f"hydra.run.dir={tmp_path}/larger")
     begun = float(metrics(tmp_path / "larger", 0)[-1]["val/bpsp"])
     assert begun == pytest.approx(curve[-1]["bpsp"], rel=1e-3)
@@ -235,7 +235,7 @@ def test_runs_side_by_side_of_which_one_is_refused(images: list[str], tmp_path: 
 
 
 def test_optuna_looks_for_the_least_validation_bpsp(images: list[str], tmp_path: Path) -> None:
-    space = "training.learning_rate=tag(log,interval(1e-4,1e-2))"
+    space = "optimiser.learning_rate=tag(log,interval(1e-4,1e-2))"
     optuna = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0"]
     run("train.py", "-m", *SMALL, *images, "base=none", "steps=1", *optuna, space,
         f"hydra.sweep.dir={tmp_path}")  # fmt: skip
@@ -243,7 +243,7 @@ def test_optuna_looks_for_the_least_validation_bpsp(images: list[str], tmp_path:
     assert float(first["bpsp"]) <= float(second["bpsp"])
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert found.best_value == float(first["bpsp"])
-    assert found.best_params["training.learning_rate"] == float(first["training.learning_rate"])
+    assert found.best_params["optimiser.learning_rate"] == float(first["optimiser.learning_rate"])
 
 
 def test_slurm_gets_a_job_that_trains(

@@ -13,6 +13,7 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from italic import run_directory
@@ -75,11 +76,14 @@ def train(cfg: DictConfig) -> float:
     settings = trainer_settings(cfg, start.run_dir)
     _prepare_process(cfg, start.updates)
     estimator = _estimator(start)
+    callbacks = [*callbacks_of(cfg), *experiment.build_callbacks(cfg)]
+    loggers = experiment.build_loggers(cfg, start.run_dir)
     datamodule = experiment.build_datamodule(cfg)
     if start.path is None and cfg.training.find_batch_size:
         cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
     checkpoints = Checkpoints(resumes=start.path is not None)
-    trainer = _trainer(start, settings, checkpoints)
+    trainer = _trainer(start, settings, [checkpoints, *callbacks])
+    trainer.loggers = [*_loggers(cfg, start.run_dir), *loggers]
     try:
         trainer.fit(estimator, datamodule, ckpt_path=start.path, weights_only=True)
         _report(trainer, start, checkpoints.bpsp)
@@ -133,10 +137,10 @@ def _estimator(start: Start) -> Estimator:
     return estimator
 
 
-def _trainer(start: Start, settings: dict[str, Any], checkpoints: Checkpoints) -> pl.Trainer:
-    """The trainer with its callbacks and loggers."""
-    own = [SaveConfig(start.cfg, start.run_dir), checkpoints]
-    trainer = pl.Trainer(**settings, logger=False, callbacks=[*own, *callbacks_of(start.cfg)])
+def _trainer(start: Start, settings: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+    """The trainer with its callbacks, without loggers."""
+    callbacks = [SaveConfig(start.cfg, start.run_dir), *callbacks]
+    trainer = pl.Trainer(**settings, logger=False, callbacks=callbacks)
     if HydraConfig.get().mode == RunMode.MULTIRUN and _starts_processes(trainer):
         raise RunError(
             "a run of a sweep must train in one process, because each additional process would "
@@ -145,7 +149,6 @@ def _trainer(start: Start, settings: dict[str, Any], checkpoints: Checkpoints) -
         )
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.WARNING)
-    trainer.loggers = _loggers(start.cfg, start.run_dir)
     return trainer
 
 
