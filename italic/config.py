@@ -362,9 +362,7 @@ def refuse_moved(words: Sequence[str]) -> None:
     for word in words:
         old = word.lstrip("+~").partition("=")[0]
         if old in MOVED:
-            raise SettingError(
-                f"{old} is now {MOVED[old]}: expected {MOVED[old]}=…"
-            )
+            raise SettingError(f"{old} is now {MOVED[old]}: expected {MOVED[old]}=…")
 
 
 def _quoted(word: str) -> str:

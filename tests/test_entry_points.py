@@ -197,7 +197,11 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     assert [point["updates"] for point in curve] == [3, 6, 9]
     seconds = [0, *(point["seconds"] for point in curve), card["training_seconds"]]
     assert seconds == sorted(seconds)
-    start = [f"weights={tmp_path}/model.safetensors", "model.groups=2", "lr_schedule.warmup=1000000"]
+    start = [
+        f"weights={tmp_path}/model.safetensors",
+        "model.groups=2",
+        "lr_schedule.warmup=1000000",
+    ]
     trained(*settings, *start, f"hydra.run.dir={tmp_path}/larger")
     begun = float(metrics(tmp_path / "larger", 0)[-1]["val/bpsp"])
     assert begun == pytest.approx(curve[-1]["bpsp"], rel=1e-3)

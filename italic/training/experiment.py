@@ -265,7 +265,9 @@ def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
 
 def _of_kind(item: Any, kind: type[Kind], name: str) -> Kind:
     if not isinstance(item, kind):
-        raise RunError(f"{type(item).__name__} is not {name}: expected a subclass of its {kind.__name__}")
+        raise RunError(
+            f"{type(item).__name__} is not {name}: expected a subclass of its {kind.__name__}"
+        )
     return item
 
 

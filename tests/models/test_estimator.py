@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from italic.models import optimiser
 from italic.models.estimator import BitsPerSubPixel, Estimator
-from italic.models.lr_schedule import Progress, StepDecay, WarmupDecay
+from italic.models.lr_schedule import WarmupDecay
 from italic.models.rnan import RNAN
 from italic.orders import pixel_order
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic import extensions
 from italic.errors import SettingError
+from italic.extensions import ExtensionError
 from italic.run_directory import RunError
 from italic.training.callbacks import moving_average
 from italic.training.checkpoints import Checkpoints, WholeCheckpoints
@@ -221,6 +223,7 @@ class Unbuilt(LatticeNetwork):
 class Refusing(LatticeNetwork):
     def __init__(self, **settings):
         from italic.errors import SettingError
+from italic.extensions import ExtensionError
         raise SettingError("three features at least")
 """
 
@@ -248,3 +251,70 @@ def test_errors_in_an_estimator_of_ones_own_keep_their_traceback(
     assert "must be less than or equal" in refused("train.py", *words)
     words[-1] = "+model.depth=3"
     assert "unexpected keyword argument 'depth'" in refused("train.py", *words)
+
+
+PARTS = """
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import CSVLogger
+from torch.optim import SGD
+
+class Plain(SGD): pass
+class Constant:
+    def __call__(self, progress): return 0.5
+class Rates(Callback):
+    seen = []
+    def on_train_end(self, trainer, _):
+        self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+class Csv(CSVLogger):
+    def __init__(self, save_dir): super().__init__(save_dir, name="mine")
+"""
+
+
+def test_parts_of_ones_own_are_trained_with_and_resumed_if_they_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    for place, text in {
+        "optimiser/plain": "_target_: my_parts.Plain\nlr: 0.1",
+        "lr_schedule/constant": "_target_: my_parts.Constant",
+        "callbacks/rates": "rates: {_target_: my_parts.Rates}",
+        "logger/mine": "defaults: [schema]\nothers: {mine: {_target_: my_parts.Csv}}",
+    }.items():
+        path = tmp_path / "conf" / f"{place}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    words = [*TINY, f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    own = ["optimiser=plain", "lr_schedule=constant", "callbacks=[rates]", "logger=mine"]
+    search = f"hydra.searchpath=[file://{tmp_path}/conf]"
+    assert trained(*words, *own, search) > 0
+    assert sys.modules["my_parts"].Rates.seen == [[0.05]]
+    assert (tmp_path / "run" / "mine" / "version_0" / "metrics.csv").is_file()
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    with pytest.raises(ExtensionError, match="my_parts"):
+        trained(f"resume={tmp_path}/run", "trainer.max_steps=4")
+    monkeypatch.setenv(extensions.IMPORT, "my_parts")
+    trained(f"resume={tmp_path}/run", "trainer.max_steps=4")
+
+
+def test_the_event_file_of_tensorboard_has_the_losses(tmp_path: Path) -> None:
+    board = pytest.importorskip("tensorboardX.proto.event_pb2", reason="no tensorboardX")
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    bpsp = trained(*TINY, "logger=tensorboard", "trainer.log_every_n_steps=1", *places)
+    (path,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
+    data, logged = path.read_bytes(), {}
+    while data:  # records of length (8 bytes), checksum (4), event, checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event = board.Event.FromString(data[12 : 12 + length])
+        logged |= {item.tag: item.simple_value for item in event.summary.value}
+        data = data[length + 16 :]
+    assert logged["val/bpsp"] == pytest.approx(bpsp) and logged["train/bpsp"] > 0
+
+
+def test_a_logger_without_its_package_is_refused(tmp_path: Path) -> None:
+    if find_spec("tensorboard") or find_spec("tensorboardX"):
+        pytest.skip("TensorBoard is installed")
+    with pytest.raises(RunError, match="package is not installed"):
+        trained(*TINY, "logger=tensorboard", f"hydra.run.dir={tmp_path}/run")
+    assert not (tmp_path / "run").exists()
