@@ -182,13 +182,24 @@ def build_network(cfg: DictConfig) -> Network:
 
     Raises:
         RunError: the settings of the network are invalid.
-        InexactError: the network has layers without an exact version.
+        InexactError: the network must be exact, but has layers without an exact form.
         ExtensionError: the class does not exist, or a model file could not name it.
     """
     check_code(cfg)
     network = _instantiated(cfg.model, **rungs(cfg))
-    check_layers(network)
+    if is_exact(cfg):
+        try:
+            check_layers(network)
+        except InexactError as error:
+            raise InexactError(
+                f"{error}. training.exact=false trains and validates any network, without export"
+            ) from error
     return network
+
+
+def is_exact(cfg: DictConfig) -> bool:
+    """Whether the network of a configuration has an exact form, so that it can be exported."""
+    return bool(OmegaConf.select(cfg, "training.exact", default=True))
 
 
 def rungs(cfg: DictConfig) -> dict[str, int]:

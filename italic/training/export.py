@@ -21,7 +21,7 @@ from italic.coding.model_files.model import FORMAT, NETWORKS, Model, Recipe, loa
 from italic.coding.streams.codec import Codec
 from italic.measuring.history import read_history
 from italic.models.network import Network
-from italic.run_directory import CONFIG
+from italic.run_directory import CONFIG, RunError
 from italic.training import experiment, named_code, planning
 from italic.training.meter import metered
 
@@ -38,12 +38,18 @@ def exported(run_dir: Path) -> Model:
     """The model of a run's best checkpoint, exported again if checkpoint or configuration changed.
 
     Raises:
-        RunError: the directory is not a run directory, has no checkpoint, or the checkpoint does
-            not match the configuration.
+        RunError: the directory is not a run directory, has no checkpoint, the checkpoint does not
+            match the configuration, or the network has no exact form.
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
-    named_code.check_code(run_directory.read_config(run_dir))
+    cfg = run_directory.read_config(run_dir)
+    if not experiment.is_exact(cfg):
+        raise RunError(
+            f"{run_dir} was trained with training.exact=false, so it can't be exported, coded or "
+            "evaluated by evaluate.py: its report has its estimated bits"
+        )
+    named_code.check_code(cfg)
     parts = run_directory.find_result(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
     source = hashlib.sha256(b"".join(parts) + bytes([FORMAT, VERSION])).hexdigest()
     if not (

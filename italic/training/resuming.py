@@ -29,7 +29,7 @@ MAY_CHANGE = (
 # Exceptions from `MAY_CHANGE`.
 FIXED = (
     *("datamodule.images.", "datamodule.eval_limit", "datamodule.by_heart"),
-    "training.find_batch_size",
+    *("training.find_batch_size", "training.exact"),
 )
 
 

@@ -74,6 +74,8 @@ def train(cfg: DictConfig) -> float:
     start = _start(cfg)
     cfg = start.cfg
     settings = trainer_settings(cfg, start.run_dir)
+    if not experiment.is_exact(cfg):
+        log.warning("training.exact=false: this run can't be exported, its bits are estimated")
     _prepare_process(cfg, start.updates)
     estimator = _estimator(start)
     callbacks = [*callbacks_of(cfg), *experiment.build_callbacks(cfg)]
@@ -87,7 +89,7 @@ def train(cfg: DictConfig) -> float:
     try:
         trainer.fit(estimator, datamodule, ckpt_path=start.path, weights_only=True)
         _report(trainer, start, checkpoints.bpsp)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and experiment.is_exact(cfg):
             _export(cfg, start.run_dir)
         return checkpoints.bpsp
     finally:

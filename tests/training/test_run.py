@@ -20,12 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic import extensions
+from italic.coding.exact import InexactError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.run_directory import RunError
 from italic.training.callbacks import moving_average
 from italic.training.checkpoints import Checkpoints, WholeCheckpoints
 from italic.training.experiment import build_datamodule, build_estimator, is_refusal
+from italic.training.export import exported
 from italic.training.trainer_settings import trainer_settings
 from tests.runs import ROOT, TINY, refused, trained
 from tests.test_config import composed
@@ -318,3 +320,48 @@ def test_a_logger_without_its_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="package is not installed"):
         trained(*TINY, "logger=tensorboard", f"hydra.run.dir={tmp_path}/run")
     assert not (tmp_path / "run").exists()
+
+
+INEXACT = """
+import torch
+from torch import nn
+from italic.models.base_image import fill
+from italic.models.likelihood import MixtureHead
+from italic.models.step_network import StepNetwork
+
+class Net(StepNetwork):
+    def __init__(self, features=8, components=1):
+        super().__init__()
+        self.head = MixtureHead(components)
+        self.groups = nn.Sequential(
+            nn.Conv2d(7, features, 3, padding=2, dilation=2), nn.GroupNorm(2, features), nn.SiLU(),
+            nn.Conv2d(features, self.head.channels, 1))
+
+    def forward(self, image, base, known, features=None, stride=1, rung=None, due=None):
+        guess = fill(image, base, known)
+        raw = self.groups(torch.cat([guess / 128 - 1, base / 128 - 1, known], 1))
+        if due is not None:
+            raw, guess = raw.flatten(2)[..., due], guess.flatten(2)[..., due]
+        return self.head(raw, guess), raw
+"""
+
+
+def test_a_network_without_an_exact_form_is_trained_and_estimated_but_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "my_inexact.py").write_text(INEXACT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: my_inexact.Net")
+    words = [word for word in TINY if not word.startswith(("model.", "model=", "logger"))]
+    words += ["model=mine", "logger.pictures=1", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+    words += [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    with pytest.raises(InexactError, match=r"training\.exact=false"):
+        trained(*words)
+    bpsp = trained(*words, "training.exact=false")
+    assert 0 < bpsp < 9 and "can't be exported" in caplog.text
+    assert "<table" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(RunError, match="can't be exported"):
+        exported(tmp_path / "run")
