@@ -223,9 +223,6 @@ class TrainingConfig(
 
     # decay of the exponential moving average of the weights; smaller in the first updates
     average_decay: float = 0.998
-    # whether the network must have an exact form, which export and coding need; false: it may have
-    # any layers, and its bits are estimated
-    exact: bool = True
     compile: bool = False  # whether the network is compiled with torch.compile
     # largest batch size to try: datamodule.batch_size is doubled while training fits into memory;
     # 0 keeps datamodule.batch_size

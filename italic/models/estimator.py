@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from italic.errors import SettingError, check_range
 from italic.models.lattice import LatticeNetwork
-from italic.models.likelihood import Mixture, bits_of_raw
+from italic.models.likelihood import Mixture, MixtureHead, bits_of_raw, likelihood_of
 from italic.models.lr_schedule import Progress, WarmupDecay
 from italic.models.network import Network
 from italic.models.optimiser import Muon
@@ -105,6 +105,8 @@ class Estimator(pl.LightningModule):
         distortion: weight in the loss of ½ log2 of the mean squared error of the due pixels, for
             the enhancement of BPG images; 0 for the bits alone. The term is in bits; 1 bit
             corresponds to 6.02 dB of PSNR.
+        exact: whether the network must have an exact form and a likelihood with a coder, which
+            export and coding need; otherwise its bits are estimated.
         optimiser: makes the optimiser of the network's named parameters.
         lr_schedule: the factor of all learning rates at a point of the training.
 
@@ -120,6 +122,7 @@ class Estimator(pl.LightningModule):
         unroll: int = 1,
         auxiliary: float = 0.3,
         distortion: float = 0.0,
+        exact: bool = True,
         optimiser: Callable[[Iterable[tuple[str, Tensor]]], Optimizer] = Muon,
         lr_schedule: Callable[[Progress], float] = WarmupDecay(),  # noqa: B008 (immutable)
     ) -> None:
@@ -135,7 +138,7 @@ class Estimator(pl.LightningModule):
             )
         self.network = network
         self.steps, self.unroll = steps, unroll or steps
-        self.auxiliary, self.distortion = auxiliary, distortion
+        self.auxiliary, self.distortion, self.exact = auxiliary, distortion, exact
         self.optimiser, self.lr_schedule = optimiser, lr_schedule
         self.validation_bits = BitsPerSubPixel(1 + steps)
         self.test_bits = BitsPerSubPixel(1 + steps)
@@ -178,7 +181,13 @@ class Estimator(pl.LightningModule):
         pixels = partition.order
         raw, guess = network.raw(image, base, partition, pixels, int(batch.rung[0]))
         true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)].float()
-        loss = bits_of_raw(raw.flatten(0, 1), guess.flatten(0, 1), true.flatten(0, 1)).mean()
+        if type(network.head) is MixtureHead:
+            numbers = (x.flatten(0, 1) for x in (raw, guess, true))
+            loss = bits_of_raw(*numbers, network.head.likelihood).mean()
+        else:
+            mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
+            self._check_likelihood(mixture)
+            loss = mixture.bits(true).mean()
         self.log("train/bpsp", loss, prog_bar=True)
         if self._trainer is not None and self.trainer.world_size > 1:
             # DDP waits for a gradient of every parameter, but partitions of few steps do not use
@@ -200,6 +209,7 @@ class Estimator(pl.LightningModule):
         due_bits = later_bits = torch.zeros((), device=within.device)
         squared_errors = torch.zeros(images, device=within.device)
         for step, part in self.parts(batch, self.unroll):
+            self._check_likelihood(part.mixture)
             due = part.step_of_pixel == step
             due_bits = due_bits + part.weighted_bits(due, due_weight)
             if self.distortion:
@@ -218,6 +228,11 @@ class Estimator(pl.LightningModule):
             self.log("train/log2_error", log_errors.mean())
             loss = loss + self.distortion * log_errors.sum()
         return loss / images
+
+    def _check_likelihood(self, mixture: Mixture) -> None:
+        """Refuse a likelihood without a coder in the first batch, not after the training."""
+        if self.exact:
+            likelihood_of(mixture)
 
     def validation_step(self, batch: MaskedBatch, _: int) -> None:
         """Count the bits of every step."""

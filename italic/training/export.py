@@ -129,6 +129,8 @@ def recipe(cfg: DictConfig) -> Recipe:
     if base["_target_"] in map(_name, (BPG, Ladder, NoBase)):
         del base["_target_"]
     network |= experiment.rungs(cfg)
+    if network.get("likelihood") == "logistic":
+        del network["likelihood"]  # the default, which readers of the first model files don't know
     sizes = cfg.masks.sizes
     return Recipe(
         network=network,

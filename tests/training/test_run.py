@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,12 +22,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic import extensions
 from italic.coding.exact import InexactError
+from italic.coding.model_files.model import load_model
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
-from italic.run_directory import RunError
+from italic.run_directory import RunError, read_config
 from italic.training.callbacks import moving_average
 from italic.training.checkpoints import Checkpoints, WholeCheckpoints
-from italic.training.experiment import build_datamodule, build_estimator, is_refusal
+from italic.training.experiment import build_datamodule, build_estimator, build_images, is_refusal
 from italic.training.export import exported
 from italic.training.trainer_settings import trainer_settings
 from tests.runs import ROOT, TINY, refused, trained
@@ -225,7 +227,6 @@ class Unbuilt(LatticeNetwork):
 class Refusing(LatticeNetwork):
     def __init__(self, **settings):
         from italic.errors import SettingError
-from italic.extensions import ExtensionError
         raise SettingError("three features at least")
 """
 
@@ -326,13 +327,16 @@ INEXACT = """
 import torch
 from torch import nn
 from italic.models.base_image import fill
-from italic.models.likelihood import MixtureHead
+from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.step_network import StepNetwork
 
+class Own(Mixture):
+    pass
+
 class Net(StepNetwork):
-    def __init__(self, features=8, components=1):
+    def __init__(self, features=8, components=1, own=False):
         super().__init__()
-        self.head = MixtureHead(components)
+        self.head, self.own = MixtureHead(components), own
         self.groups = nn.Sequential(
             nn.Conv2d(7, features, 3, padding=2, dilation=2), nn.GroupNorm(2, features), nn.SiLU(),
             nn.Conv2d(features, self.head.channels, 1))
@@ -342,12 +346,22 @@ class Net(StepNetwork):
         raw = self.groups(torch.cat([guess / 128 - 1, base / 128 - 1, known], 1))
         if due is not None:
             raw, guess = raw.flatten(2)[..., due], guess.flatten(2)[..., due]
-        return self.head(raw, guess), raw
+        mixture = self.head(raw, guess)
+        return Own(*mixture) if self.own else mixture, raw
+
+class Convolution(Net):  # with an exact form
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.groups = nn.Conv2d(7, self.head.channels, 3, padding=1)
 """
 
 
+@pytest.mark.parametrize("own_likelihood", [False, True])
 def test_a_network_without_an_exact_form_is_trained_and_estimated_but_not_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    own_likelihood: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "my_inexact.py").write_text(INEXACT)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -357,11 +371,28 @@ def test_a_network_without_an_exact_form_is_trained_and_estimated_but_not_export
     words = [word for word in TINY if not word.startswith(("model.", "model=", "logger"))]
     words += ["model=mine", "logger.pictures=1", f"hydra.searchpath=[file://{tmp_path}/conf]"]
     words += [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
-    with pytest.raises(InexactError, match=r"training\.exact=false"):
+    error: type[Exception]
+    refusal, error = "groups.0 has no exact form", InexactError
+    if own_likelihood:  # of a network whose layers are exact
+        words += ["model._target_=my_inexact.Convolution", "+model.own=true"]
+        refusal, error = "Own has no coder", SettingError
+    with pytest.raises(error, match=rf"{refusal}.*training\.exact=false"):
         trained(*words)
     bpsp = trained(*words, "training.exact=false")
     assert 0 < bpsp < 9 and "can't be exported" in caplog.text
-    assert "<table" in (tmp_path / "run" / "report.html").read_text()
+    assert "nothing is coded" in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.raises(RunError, match="can't be exported"):
         exported(tmp_path / "run")
+
+
+def test_a_gaussian_mixture_is_trained_exported_and_coded(tmp_path: Path) -> None:
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    bpsp = trained(*TINY, "model.likelihood=gaussian", *places)
+    model = load_model(f"{tmp_path}/run/model.safetensors")
+    assert model.recipe.network["likelihood"] == "gaussian"
+    images = build_images(read_config(tmp_path / "run")).load("validation")[:4]
+    coded = model.codec(2).encode(images)
+    assert np.array_equal(model.codec(2).decode(coded, 8, 8), images)
+    # After three updates some values are far in the tails, where the coder needs at most 22 bits.
+    assert sum(item.bits for item in coded) / images.size < bpsp

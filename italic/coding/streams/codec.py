@@ -14,7 +14,7 @@ from torch import Tensor
 from italic.coding.base_codes.base import BaseCode
 from italic.coding.exact import exact_arithmetic
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer
-from italic.models.likelihood import Mixture
+from italic.models.likelihood import Mixture, likelihood_of
 from italic.models.network import Network
 from italic.schedule import Partition, Schedule
 
@@ -87,13 +87,19 @@ class Codec:
             raise ValueError(
                 f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
             )
-        height, width = images.shape[1:3]
-        base_codes = [self.base.encode(image) for image in images]
-        bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
         writers = [Writer() for _ in images]
-        self._fill(bases, _writing(writers, images), observer)
+        base_codes = self._given(images, _writing(writers, images), observer)
         streams = [writer.finish() for writer in writers]
         return [Coded(*parts) for parts in zip(base_codes, streams, strict=True)]
+
+    def estimate(self, images: np.ndarray, observer: Observer) -> list[bytes]:
+        """Call the observer as `encode`, but write no streams, for likelihoods without a coder.
+
+        Returns:
+            The base codes of the images.
+        """
+        flat = images.reshape(len(images), -1, 3)
+        return self._given(images, lambda _, indices, __: flat.take(indices, axis=1), observer)
 
     def decode(
         self,
@@ -178,6 +184,16 @@ class Codec:
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
         return self._fill(decoded, _reading(readers))
 
+    def _given(
+        self, images: np.ndarray, choose: PixelSource, observer: Observer | None
+    ) -> list[bytes]:
+        """Fill images with their own pixels, from their base codes, which are returned."""
+        height, width = images.shape[1:3]
+        base_codes = [self.base.encode(image) for image in images]
+        bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
+        self._fill(bases, choose, observer)
+        return base_codes
+
     @torch.inference_mode()
     @exact_arithmetic()
     def _fill(
@@ -251,7 +267,9 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
 
     Raises:
         StreamError: the output of the network is not finite.
+        SettingError: the coder has no tables of this likelihood.
     """
+    likelihood = likelihood_of(mixture)
     scaled = (
         (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
         mixture.means.clamp(-4096, 4096).mul_(16),
@@ -262,4 +280,4 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
     if not all(math.isfinite(field.sum()) for field in scaled):
         raise StreamError("the network's output is not finite: its weights are damaged")
     integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
-    return [MixtureParameters(*fields) for fields in zip(*integers, strict=True)]
+    return [MixtureParameters(*fields, likelihood) for fields in zip(*integers, strict=True)]
