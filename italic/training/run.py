@@ -170,7 +170,8 @@ def _export(cfg: DictConfig, run_dir: Path) -> None:
     model = exported(run_dir)
     log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
     if cfg.logger.wandb and cfg.logger.artifact:
-        wandb.log_artifact(str(run_dir / MODEL), f"model-{run_identity(run_dir)}", "model")
+        name = f"model-{run_identity(run_dir)}"
+        wandb.log_artifact(str(run_dir / MODEL), name, "model", aliases=["best", "latest"])
 
 
 def _starts_processes(trainer: pl.Trainer) -> bool:

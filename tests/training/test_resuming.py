@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from italic.coding.base_codes.base import BPG
 from italic.extensions import ExtensionError
-from italic.run_directory import RunError, find_result, load_checkpoint, read_config
+from italic.run_directory import RunError, find_result, load_checkpoint, read_config, with_latest
 from italic.training.experiment import build_bases, build_images, build_network
 from italic.training.export import exported
 from italic.training.resuming import _typed, configure, resumed
@@ -209,3 +209,23 @@ def test_a_runs_configuration_names_nothing_but_italics_own(
     with pytest.raises(ExtensionError):
         exported(tmp_path / "run")
     assert not (tmp_path / "made").exists()
+
+
+def test_latest_is_the_run_with_a_checkpoint_that_began_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="no run with a checkpoint"):
+        with_latest(["resume=latest"])
+    for age, (name, checkpoint) in enumerate(
+        {"2026-01-02/10": False, "2026-01-01/a=b": True, "2026-01-02/09": True}.items()
+    ):
+        folder = tmp_path / "runs" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        os.utime(folder / "config.yaml", (1000 - age, 1000 - age))
+        if checkpoint:
+            (folder / "checkpoints" / "last.ckpt").touch()
+    assert with_latest(["resume=latest", "seed=1"]) == ["resume=runs/2026-01-01/a=b", "seed=1"]
+    assert with_latest(["ckpt_path=latest"]) == ["ckpt_path=runs/2026-01-01/a=b"]
+    assert with_latest(["resume=./latest", "x=latest"]) == ["resume=./latest", "x=latest"]
