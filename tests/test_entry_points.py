@@ -351,7 +351,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.batch_size=0"], "batch_size must be 1"),
         ("evaluate.py", ["weights=cifar10", "evaluate.codecs=false"],
-         "evaluate.codecs belongs to a single mode and is now evaluate.curve.codecs"),
+         "evaluate.codecs is now evaluate.curve.codecs"),
         ("evaluate.py", ["runs=nowhere"], "no run in nowhere"),
     ],
 )  # fmt: skip

@@ -75,7 +75,8 @@ class Dashboard(pl.Callback):
             return
         if self.pictures:
             pl_module.eval()
-            self.curve = _measured(trainer, pl_module)
+            progress = trainer.progress_bar_callback is not None
+            self.curve = _measured(trainer, pl_module, progress)
         self._show(trainer, validated=False, measured=True)
 
     @property
@@ -181,7 +182,9 @@ def _parts_chart(history: Sequence[Validation]) -> Any:
     )
 
 
-def _measured(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CurveRow]:
+def _measured(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, progress: bool = False
+) -> list[CurveRow]:
     images, _ = _codec(trainer, pl_module, None)
     images = images[:CURVE_IMAGES]
     steps = [steps for steps in CURVE_STEPS if steps <= images[0, ..., 0].size]
@@ -191,7 +194,6 @@ def _measured(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CurveR
 
     if not _is_exact(pl_module):
         return estimate_curve(codec_for, images, steps)
-    progress = bool(trainer.progress_bar_callback) and not trainer.training
     measured = measure_curve(codec_for, images, steps, progress=progress)
     return [measurement.row for measurement in measured]
 

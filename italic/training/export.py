@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
 
 from italic import run_directory
 from italic.atomic import write_whole
@@ -31,6 +32,7 @@ MODEL = "model.safetensors"  # in a run directory
 VERSION = 2  # version of the export; models of another version are exported again
 CALIBRATION_IMAGES = 16  # training images for calibration
 CALIBRATION_STEPS = (1, 4, 16)  # numbers of steps in which each of them is coded
+CALIBRATION_PASSES = 2  # calls of the function `calibrate` in a calibration
 PLANNING_IMAGES = 64  # training images on which the costs of segments are measured
 
 
@@ -73,13 +75,20 @@ def _export(run_dir: Path, path: Path) -> str:
 
     of_run = recipe(cfg)
 
+    bars = Progress(disable=not _shows_progress(cfg))
+    task = bars.add_task(
+        "calibration", total=CALIBRATION_PASSES * len(CALIBRATION_STEPS) * len(bases)
+    )
+
     def calibrate(floating: Network) -> None:
         for steps in CALIBRATION_STEPS:
             number = min(steps, images[0, ..., 0].size)
             for rung, base in enumerate(bases):
                 Codec(floating, base, of_run.schedule, number, rung).encode(images)
+                bars.advance(task)
 
-    exact = calibrated(network, calibrate)
+    with bars:
+        exact = calibrated(network, calibrate)
     if dead := silent_blocks(exact):
         log.warning(
             "%d residual blocks are dead and cannot recover (%s, …): use model.leak above 0 or a "
@@ -104,13 +113,19 @@ def _planned(of_run: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: Dic
     for rung, base in enumerate(bases):
         codes = [base.encode(image) for image in images]
         decoded = np.stack([base.decode(code, height, width) for code in codes])
-        costs = planning.segment_costs(exact, images, decoded, of_run.schedule, rung)
+        costs = planning.segment_costs(
+            exact, images, decoded, of_run.schedule, rung, _shows_progress(cfg)
+        )
         for steps, path in planning.plans(costs).items():
             bits = 8 * sum(map(len, codes)) + sum(costs[a, b] for a, b in pairwise(path))
             if bits < least.get(str(steps), np.inf):
                 least[str(steps)], rungs[str(steps)] = bits, rung
                 plans[str(steps)] = np.diff(nodes[path]).tolist()
     return replace(of_run, plans=plans, rungs=rungs if len(bases) > 1 else {})
+
+
+def _shows_progress(cfg: DictConfig) -> bool:
+    return OmegaConf.select(cfg, "trainer.enable_progress_bar") is not False
 
 
 def _subset(images: np.ndarray, count: int) -> np.ndarray:

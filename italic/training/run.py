@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,6 @@ def train(cfg: DictConfig) -> float:
     start = _start(cfg)
     cfg = start.cfg
     settings = trainer_settings(cfg, start.run_dir)
-    if not experiment.is_exact(cfg):
-        log.warning("training.exact=false: this run can't be exported, its bits are estimated")
     _prepare_process(cfg, start.updates)
     estimator = _estimator(start)
     callbacks = [*callbacks_of(cfg), *experiment.build_callbacks(cfg)]
@@ -119,11 +118,19 @@ def _prepare_process(cfg: DictConfig, updates: int) -> None:
     """Set the threads, the allocator and the random numbers of this process."""
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
+    _silence_lightning()
     if cfg.threads:
         # Otherwise Lightning sets it for the processes that it starts.
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
     # A resumed run must not repeat its random numbers.
     pl.seed_everything(cfg.seed + updates, workers=True, verbose=False)
+
+
+def _silence_lightning() -> None:
+    """Hide Lightning's tips and notes, and a warning about its own use of PyTorch."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
 
 
 def _estimator(start: Start) -> Estimator:

@@ -18,11 +18,13 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning_fabric.connector import _PRECISION_INPUT
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic import extensions
 from italic.coding.exact import InexactError
 from italic.coding.model_files.model import load_model
+from italic.datamodules.images import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.run_directory import RunError, read_config
@@ -386,9 +388,15 @@ def test_a_network_without_an_exact_form_is_trained_and_estimated_but_not_export
         exported(tmp_path / "run")
 
 
-def test_a_gaussian_mixture_is_trained_exported_and_coded(tmp_path: Path) -> None:
+def test_a_gaussian_mixture_is_trained_exported_and_coded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    caplog.set_level("INFO")
     bpsp = trained(*TINY, "model.likelihood=gaussian", *places)
+    loggers = {record.name.partition(".")[0] for record in caplog.records}
+    assert loggers == {"italic"}  # no tips and notes of Lightning
+    assert [str(item.message) for item in recwarn] == []
     model = load_model(f"{tmp_path}/run/model.safetensors")
     assert model.recipe.network["likelihood"] == "gaussian"
     images = build_images(read_config(tmp_path / "run")).load("validation")[:4]
@@ -396,3 +404,19 @@ def test_a_gaussian_mixture_is_trained_exported_and_coded(tmp_path: Path) -> Non
     assert np.array_equal(model.codec(2).decode(coded, 8, 8), images)
     # After three updates some values are far in the tails, where the coder needs at most 22 bits.
     assert sum(item.bits for item in coded) / images.size < bpsp
+
+
+@pytest.mark.parametrize("crop", ["null", "8"])
+def test_bad_images_are_refused_before_there_is_a_run(crop: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    words = [word for word in TINY if word != "datamodule=photos"]
+    words += ["datamodule=folder", f"datamodule.images.crop={crop}"]
+    words += [f"hydra.run.dir={tmp_path}/run", f"datamodule.images.cache_dir={tmp_path}/cache"]
+    for folder, message in (("nowhere", "does not exist"), ("images", "can't be read")):
+        for number in range(8) if folder == "images" else ():
+            (tmp_path / "images" / f"{number}.png").write_bytes(b"no image")
+        with pytest.raises(DataError, match=message):
+            trained(*words, f"datamodule.images.path={tmp_path}/{folder}")
+        assert not (tmp_path / "run").exists()
