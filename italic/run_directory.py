@@ -49,8 +49,8 @@ def read_config(run_dir: Path) -> DictConfig:
     cfg = OmegaConf.create(text)
     assert isinstance(cfg, DictConfig)
     for keys, (group, target) in MOVED_KEYS.items():
-        if group not in cfg:
-            training = cfg.get("training") or {}
+        if group not in cfg and "training" in cfg:
+            training = cfg.training
             found = {key: training.pop(key) for key in keys if key in training}
             cfg[group] = {"_target_": target, **found}
     return cfg

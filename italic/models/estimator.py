@@ -182,8 +182,8 @@ class Estimator(pl.LightningModule):
         raw, guess = network.raw(image, base, partition, pixels, int(batch.rung[0]))
         true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)].float()
         if type(network.head) is MixtureHead:
-            numbers = (x.flatten(0, 1) for x in (raw, guess, true))
-            loss = bits_of_raw(*numbers, network.head.likelihood).mean()
+            rows = raw.flatten(0, 1), guess.flatten(0, 1), true.flatten(0, 1)
+            loss = bits_of_raw(*rows, likelihood=network.head.likelihood).mean()
         else:
             mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
             self._check_likelihood(mixture)

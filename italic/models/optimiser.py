@@ -51,7 +51,8 @@ class Muon(AdamW):
         check_range("optimiser.learning_rate", learning_rate, 0)
         check_range("optimiser.body_learning_rate", body_learning_rate, 0)
         check_range("optimiser.weight_decay", weight_decay, 0)
-        matrices, others = [], []
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
         for name, parameter in parameters:
             in_body = parameter.ndim >= 2 and {"groups", "body"} & set(name.split("."))
             (matrices if in_body and body_learning_rate else others).append(parameter)

@@ -6,7 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -37,8 +37,6 @@ from italic.models.network import Network
 from italic.run_directory import RunError, find_result, load_checkpoint, read_config
 from italic.schedule import Schedule
 from italic.training.named_code import check_code, named, targets
-
-Kind = TypeVar("Kind")
 
 
 def is_refusal(error: Exception) -> bool:
@@ -256,7 +254,13 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
         RunError: one of them is not a callback of Lightning, or rejects its settings.
     """
     callbacks = [_instantiated(node) for node in cfg.get("callbacks", {}).values()]
-    return [_of_kind(item, Callback, "a callback of Lightning") for item in callbacks]
+    for item in callbacks:
+        if not isinstance(item, Callback):
+            raise RunError(
+                f"{type(item).__name__} is not a callback of Lightning: expected a subclass of its "
+                "Callback"
+            )
+    return callbacks
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
@@ -271,15 +275,13 @@ def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
         loggers = [_instantiated(node, save_dir=str(run_dir)) for node in others.values()]
     except ModuleNotFoundError as error:
         raise RunError(f"a logger's package is not installed: {error}") from error
-    return [_of_kind(item, Logger, "a logger of Lightning") for item in loggers]
-
-
-def _of_kind(item: Any, kind: type[Kind], name: str) -> Kind:
-    if not isinstance(item, kind):
-        raise RunError(
-            f"{type(item).__name__} is not {name}: expected a subclass of its {kind.__name__}"
-        )
-    return item
+    for item in loggers:
+        if not isinstance(item, Logger):
+            raise RunError(
+                f"{type(item).__name__} is not a logger of Lightning: expected a subclass of its "
+                "Logger"
+            )
+    return loggers
 
 
 def load_network(run_dir: Path) -> Network:

@@ -393,7 +393,7 @@ def test_a_gaussian_mixture_is_trained_exported_and_coded(
 ) -> None:
     places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
     caplog.set_level("INFO")
-    bpsp = trained(*TINY, "model.likelihood=gaussian", *places)
+    bpsp = trained(*TINY, "model.likelihood=gaussian", "trainer.log_every_n_steps=1", *places)
     loggers = {record.name.partition(".")[0] for record in caplog.records}
     assert loggers == {"italic"}  # no tips and notes of Lightning
     assert [str(item.message) for item in recwarn] == []

@@ -280,4 +280,6 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
     if not all(math.isfinite(field.sum()) for field in scaled):
         raise StreamError("the network's output is not finite: its weights are damaged")
     integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
-    return [MixtureParameters(*fields, likelihood) for fields in zip(*integers, strict=True)]
+    return [
+        MixtureParameters(*fields, likelihood=likelihood) for fields in zip(*integers, strict=True)
+    ]
