@@ -281,5 +281,6 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
         raise StreamError("the network's output is not finite: its weights are damaged")
     integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
     return [
-        MixtureParameters(*fields, likelihood=likelihood) for fields in zip(*integers, strict=True)
+        MixtureParameters(logits, means, log_scales, coefficients, likelihood)
+        for logits, means, log_scales, coefficients in zip(*integers, strict=True)
     ]
