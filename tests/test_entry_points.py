@@ -348,6 +348,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
         ("evaluate.py", ["weights=absent"], "no model 'absent'"),
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
+        ("evaluate.py", ["weights=cifar10", "logger=tensorboard"], "apply to trainings"),
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.batch_size=0"], "batch_size must be 1"),
         ("evaluate.py", ["weights=cifar10", "evaluate.codecs=false"],
