@@ -89,6 +89,8 @@ def configuration() -> str:
         ("datamodule", config.DataModuleConfig),
         ("datamodule.images", tuple(config.IMAGES.values())),
         ("training", config.TrainingConfig),
+        ("optimiser", tuple(config.OPTIMISERS.values())),
+        ("lr_schedule", tuple(config.LR_SCHEDULES.values())),
         ("logger", config.LoggerConfig),
     ]
     for group, schemas in groups:
@@ -109,6 +111,9 @@ def configuration() -> str:
         "Complete configurations: `experiment=NAME`; other settings may be added.",
         _choices("experiment"),
         _choices("experiment/ablation"),
+        "## callbacks",
+        "Callbacks of Lightning, one or several: `callbacks=[NAME,NAME]`.",
+        _choices("callbacks"),
         "## debug",
         "Settings that override all others: `debug=NAME`.",
         _choices("debug"),
@@ -138,7 +143,7 @@ def _table(schema: type) -> str:
     meanings = _arguments(schema)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(schema):
-        if field.name in ("_target_", "model", "base", "images"):  # separate groups
+        if field.name in ("_target_", "images", *config.CHOICES):  # separate groups
             continue
         if "Config" in str(field.type):  # a separate group too
             continue
@@ -170,6 +175,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if isinstance(value, float):
         return f"`{value:g}`"
     shown = {None: "null", True: "true", False: "false"}
+    if value == {}:
+        return "none"
     if isinstance(value, list):
         return f"`[{', '.join('null' if item is None else str(item) for item in value)}]`"
     return f"`{shown[value] if value is None or isinstance(value, bool) else value}`"
@@ -230,8 +237,8 @@ def _choices(group: str) -> str:
 
 def _choice_of(schema: type) -> str:
     """The files of conf/ that extend a schema."""
-    groups = {"model": config.MODELS, "base": config.BASES, "datamodule/images": config.IMAGES}
-    for group, schemas in groups.items():
+    for place, schemas in config.CHOICES.items():
+        group = place.replace(".", "/")
         for name, other in schemas.items():
             if other is schema:
                 extends = name if group == "model" else f"{name}_schema"

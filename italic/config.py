@@ -37,15 +37,21 @@ from italic.datamodules.step_masks import StepMasks
 from italic.errors import SettingError
 from italic.models.estimator import Estimator
 from italic.models.lattice import LatticeNetwork
-from italic.models.optimiser import multiplies_bfloat16
+from italic.models.lr_schedule import StepDecay, WarmupDecay
+from italic.models.optimiser import Adam, Muon, multiplies_bfloat16
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
 # Objects in Lightning's annotations, which no configuration contains: the types of the Trainer's
 # arguments accelerator, strategy and profiler beside names.
 OBJECTS = (Accelerator, Strategy, Profiler)
-# Keys of evaluate.py that were moved to the group of their mode: old → new.
+# Keys that were moved to another group: old → new.
 MOVED = {
+    "training.learning_rate": "optimiser.learning_rate",
+    "training.body_learning_rate": "optimiser.body_learning_rate",
+    "training.weight_decay": "optimiser.weight_decay",
+    "training.warmup": "lr_schedule.warmup",
+    "training.decay_from": "lr_schedule.decay_from",
     "evaluate.timed": "evaluate.curve.timed",
     "evaluate.codecs": "evaluate.curve.codecs",
     "evaluate.pixel": "evaluate.attention.pixel",
@@ -144,6 +150,10 @@ PhotosConfig = schema("PhotosConfig", Photos, target=True)
 FolderConfig = schema("FolderConfig", Folder, target=True)
 DownsampledConfig = schema("DownsampledConfig", DownsampledImageNet, target=True)
 TinyImageNetConfig = schema("TinyImageNetConfig", TinyImageNet, target=True)
+MuonConfig = schema("MuonConfig", Muon, leave_out={"parameters"}, target=True)
+AdamConfig = schema("AdamConfig", Adam, leave_out={"parameters"}, target=True)
+WarmupDecayConfig = schema("WarmupDecayConfig", WarmupDecay, target=True)
+StepDecayConfig = schema("StepDecayConfig", StepDecay, target=True)
 
 # The schemas by the names under which the YAML files of conf/ extend them.
 MODELS: dict[str, Any] = {"schema": ModelConfig, "lattice_schema": LatticeConfig}
@@ -154,6 +164,16 @@ IMAGES: dict[str, Any] = {
     "folder": FolderConfig,
     "imagenet32": DownsampledConfig,
     "tiny_imagenet": TinyImageNetConfig,
+}
+OPTIMISERS: dict[str, Any] = {"muon": MuonConfig, "adam": AdamConfig}
+LR_SCHEDULES: dict[str, Any] = {"warmup_decay": WarmupDecayConfig, "step": StepDecayConfig}
+# Groups whose chosen option defines their keys and types → the schemas.
+CHOICES: dict[str, dict[str, Any]] = {
+    "model": MODELS,
+    "base": BASES,
+    "datamodule.images": IMAGES,
+    "optimiser": OPTIMISERS,
+    "lr_schedule": LR_SCHEDULES,
 }
 
 
@@ -193,9 +213,13 @@ class DataModuleConfig(
 
 @dataclass
 class TrainingConfig(
-    schema("TrainingConfig", Estimator, leave_out={"network", "steps", "unroll"})  # type: ignore[misc]
+    schema(  # type: ignore[misc]
+        "TrainingConfig",
+        Estimator,
+        leave_out={"network", "steps", "unroll", "optimiser", "lr_schedule"},
+    )
 ):
-    """Losses and optimiser, and settings of the run."""
+    """Losses, and settings of the run."""
 
     # decay of the exponential moving average of the weights; smaller in the first updates
     average_decay: float = 0.998
@@ -218,6 +242,9 @@ class LoggerConfig:
     artifact: bool = False  # whether the model is uploaded as a W&B artifact after training
     # whether evaluate.py logs to the W&B run of the training; false for a separate W&B run
     same_run: bool = False
+    # loggers of Lightning beside these, by any name: _target_ and arguments of each; they get the
+    # run directory as save_dir
+    others: dict[str, Any] = field(default_factory=dict)
 
 
 # All other arguments of Lightning's Trainer; `italic.training.run` sets those that are left out.
@@ -233,9 +260,13 @@ TrainerConfig = schema(
 class TrainConfig:
     """The configuration of `train.py`."""
 
-    # The chosen option of these two groups defines their keys and types. Plugins may add options.
+    # The chosen option of these groups defines their keys and types. Plugins may add options.
     model: Any = MISSING  # the estimator
     base: Any = MISSING  # the base code
+    optimiser: Any = MISSING  # the optimiser
+    lr_schedule: Any = MISSING  # the learning rates over the training
+    # callbacks of Lightning beside the run's own, by any name: _target_ and arguments of each
+    callbacks: dict[str, Any] = field(default_factory=dict)
     datamodule: DataModuleConfig = MISSING
     masks: MasksConfig = field(default_factory=MasksConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -331,9 +362,7 @@ def refuse_moved(words: Sequence[str]) -> None:
     for word in words:
         old = word.lstrip("+~").partition("=")[0]
         if old in MOVED:
-            raise SettingError(
-                f"{old} belongs to a single mode and is now {MOVED[old]}: expected {MOVED[old]}=…"
-            )
+            raise SettingError(f"{old} is now {MOVED[old]}: expected {MOVED[old]}=…")
 
 
 def _quoted(word: str) -> str:
@@ -370,7 +399,6 @@ def register() -> None:
     store.store(group="datamodule", name="schema", node=DataModuleConfig)
     for name, model in MODELS.items():
         store.store(group="model", name=name, node=model)
-    for name, base in BASES.items():
-        store.store(group="base", name=f"{name}_schema", node=base)
-    for name, images in IMAGES.items():
-        store.store(group="datamodule/images", name=f"{name}_schema", node=images)
+    for place, choices in CHOICES.items():
+        for name, choice in choices.items() if choices is not MODELS else ():
+            store.store(group=place.replace(".", "/"), name=f"{name}_schema", node=choice)

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from italic.errors import SettingError, missing_extra
+from italic.keys import refuse_unknown
 
-try:
-    import hydra
+if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from italic.config import quoted_paths, refuse_moved, register
-    from italic.evaluation.run import evaluate
-    from italic.training.experiment import is_refusal
-except ModuleNotFoundError as error:
-    sys.exit(missing_extra("train", error))
 
 CONF = str(Path(__file__).with_name("conf"))
 
-register()
 
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
 def _evaluate(cfg: DictConfig) -> None:
     """Evaluate one or several models."""
+    from italic.evaluation.run import evaluate
+    from italic.training.experiment import is_refusal
+
     try:
         evaluate(cfg)
     except Exception as error:
@@ -34,13 +29,27 @@ def _evaluate(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Compose the configuration from the command line and evaluate."""
-    sys.argv[1:] = quoted_paths(sys.argv[1:])
+    """Compose the configuration from the command line and evaluate.
+
+    Modules are imported when they are needed, so that a wrong key is refused without waiting.
+    """
     try:
-        refuse_moved(sys.argv[1:])
+        refuse_unknown(sys.argv[1:], "EvaluateConfig")
+        import hydra
+
+        from italic.config import quoted_paths, refuse_moved, register
+        from italic.run_directory import RunError, with_latest
+    except ModuleNotFoundError as error:
+        sys.exit(missing_extra("train", error))
     except SettingError as error:
         sys.exit(f"evaluate.py: {error}")
-    _evaluate()
+    register()
+    try:
+        sys.argv[1:] = quoted_paths(with_latest(sys.argv[1:]))
+        refuse_moved(sys.argv[1:])
+    except (RunError, SettingError) as error:
+        sys.exit(f"evaluate.py: {error}")
+    hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")(_evaluate)()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def own(name: str, kind: type = object) -> Any:
     if module not in _plugin_modules and module in enabled:
         import_own(module)
     plugin = getattr(_plugin_modules.get(module), attribute, None)
-    if getattr(plugin, "__module__", None) != module:
+    # A package may also name what one of its own modules defines.
+    defined_in = str(getattr(plugin, "__module__", None))
+    if defined_in != module and not defined_in.startswith(f"{module}."):
         raise ExtensionError(
             f"{name!r} is not part of ITALIC: expected MODULE.NAME with a NAME that MODULE itself "
             "defines, and for model files and earlier runs also MODULE in the environment variable "

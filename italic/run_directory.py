@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 
 CONFIG = "config.yaml"  # the configuration with which the run was started
 CHECKPOINTS = "checkpoints"
+RUNS = Path("runs")  # folder of the runs, see conf/train.yaml
+LATEST = "latest"  # name of the latest run on the command line; a folder of this name is ./latest
 LAST = "last.ckpt"  # the checkpoint from which a run is resumed
 BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of the run
 # Old prefixes of class names in the configurations of earlier runs → new prefixes.
 MOVED = {"italic.coding.base.": "italic.coding.base_codes.base."}
+# Keys of the group `training` in earlier runs → the group that has them now, and its class.
+MOVED_KEYS = {
+    ("learning_rate", "body_learning_rate", "weight_decay"): (
+        *("optimiser", "italic.models.optimiser.Muon"),
+    ),
+    ("warmup", "decay_from"): ("lr_schedule", "italic.models.lr_schedule.WarmupDecay"),
+}
 
 
 class RunError(RuntimeError):
@@ -38,7 +48,38 @@ def read_config(run_dir: Path) -> DictConfig:
         text = re.sub(rf"\b_target_: {re.escape(old)}", f"_target_: {new}", text)
     cfg = OmegaConf.create(text)
     assert isinstance(cfg, DictConfig)
+    for keys, (group, target) in MOVED_KEYS.items():
+        if group not in cfg and "training" in cfg:
+            training = cfg.training
+            found = {key: training.pop(key) for key in keys if key in training}
+            cfg[group] = {"_target_": target, **found}
     return cfg
+
+
+def latest_run(parent: Path = RUNS) -> Path:
+    """The run with a checkpoint that was started or resumed last.
+
+    Raises:
+        RunError: the folder has no run with a checkpoint.
+    """
+    runs = [path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}")]
+    runs = [run for run in runs if (run / CONFIG).is_file()]
+    if not runs:
+        raise RunError(f"no run with a checkpoint in the folder {parent}: expected RUN_DIR")
+    return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime)
+
+
+def with_latest(words: Sequence[str]) -> list[str]:
+    """Command-line words, with the path of the latest run for resume=latest and ckpt_path=latest.
+
+    Raises:
+        RunError: as `latest_run`.
+    """
+    keys = ("resume", "ckpt_path")
+    latest = [f"{key}={LATEST}" for key in keys]
+    return [
+        f"{word.partition('=')[0]}={latest_run()}" if word in latest else word for word in words
+    ]
 
 
 def find_checkpoint(run_dir: Path) -> Path:

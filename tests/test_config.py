@@ -12,6 +12,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EarlyStopping
+from torch.optim import SGD
 
 from italic import config
 from italic.coding.base_codes.base import Ladder
@@ -19,8 +21,11 @@ from italic.config import checked_type, refuse_moved, register
 from italic.datamodules.images import Folder
 from italic.errors import SettingError
 from italic.models.lattice import LatticeNetwork
+from italic.models.lr_schedule import Progress, StepDecay
+from italic.models.optimiser import Adam, Muon
 from italic.models.rnan import RNAN
-from italic.training.experiment import build_estimator
+from italic.run_directory import RunError
+from italic.training.experiment import build_callbacks, build_estimator
 from tests.runs import ran
 
 register()
@@ -67,7 +72,13 @@ def test_evaluate_composes() -> None:
         "trainer.precision=[]",
         "trainer.strategy=[ddp]",
         "masks.min_steps=few",
-        "training.warmup=long",
+        "lr_schedule.warmup=long",
+        "lr_schedule.warmpu=3",
+        "optimiser=adam optimiser.body_learning_rate=1",  # a key of muon
+        "optimiser.learning_rate=[]",
+        "optimiser=sgd",
+        "callbacks=early_stopping callbacks.early_stopping.patiense=3",
+        "logger=tensorboard logger.others.tensorboard.nane=a",
         "datamodule.batch_sise=4",
         "trainer.max_epoch=3",
         "datamodule.images.validation=some",
@@ -76,7 +87,7 @@ def test_evaluate_composes() -> None:
 )
 def test_unknown_keys_and_wrong_types_fail_at_once(override: str) -> None:
     with pytest.raises(ConfigCompositionException):
-        composed("train", override)
+        composed("train", *override.split())
 
 
 def test_every_key_but_the_listed_ones_has_a_type() -> None:
@@ -93,6 +104,7 @@ def test_every_key_but_the_listed_ones_has_a_type() -> None:
         *trainer,
         *("MasksConfig.sizes", "EvaluationConfig.sizes", "EvaluateConfig.weights"),
         *("TrainConfig.model", "TrainConfig.base", "DataModuleConfig.images"),
+        *("TrainConfig.optimiser", "TrainConfig.lr_schedule"),
     }
 
     annotations = (complex, dict[str, int], list[Path], int | list[int], Callback | None)
@@ -109,6 +121,8 @@ KEYS = {
     config.LatticeConfig: LatticeNetwork,
     config.FolderConfig: Folder,
     config.LadderConfig: Ladder,
+    config.MuonConfig: Muon,
+    config.StepDecayConfig: StepDecay,
 }
 
 
@@ -117,7 +131,7 @@ def test_keys_are_the_arguments_of_the_constructor(kind: Any) -> None:
     cfg = OmegaConf.structured(kind)
     assert get_class(cfg._target_) is KEYS[kind]
     arguments = inspect.signature(KEYS[kind]).parameters
-    assert {*cfg} - {"_target_"} == {*arguments} - {"rungs"}
+    assert {*cfg} - {"_target_"} == {*arguments} - {"rungs", "parameters"}
     for key in {*cfg} - {"_target_"}:
         default = arguments[key].default
         if default is inspect.Parameter.empty:
@@ -130,7 +144,7 @@ def test_keys_are_the_arguments_of_the_constructor(kind: Any) -> None:
 @pytest.mark.parametrize("group, name", [pair for pair in FILES if "experiment" not in pair[0]])
 def test_files_of_a_group_hold_what_differs_from_its_schema(group: str, name: str) -> None:
     own = OmegaConf.load(CONF / group / f"{name}.yaml")
-    if group != "debug":
+    if group not in ("debug", "callbacks"):
         (extended,) = [item for item in own.pop("defaults") if isinstance(item, str)]
         declared = ConfigStore.instance().load(f"{group}/{extended}.yaml").node
         assert all(declared[key] != value for key, value in own.items())
@@ -138,11 +152,12 @@ def test_files_of_a_group_hold_what_differs_from_its_schema(group: str, name: st
 
 @pytest.mark.parametrize("old, new", config.MOVED.items())
 def test_keys_that_were_moved_are_named(old: str, new: str) -> None:
+    train, evaluate = composed("train"), composed("evaluate")
     for word in (f"{old}=1", f"++{old}=1", f"~{old}"):
         with pytest.raises(SettingError, match=f"is now {new}"):
             refuse_moved(["mode=curve", word])
     refuse_moved([f"{new}=1", "evaluate.limit=2"])
-    assert OmegaConf.select(composed("evaluate"), new, default=0) != 0
+    assert any(OmegaConf.select(cfg, new, default=0) != 0 for cfg in (train, evaluate))
 
 
 def test_any_trainer_setting_may_be_given() -> None:
@@ -178,3 +193,25 @@ def test_each_part_of_rnan_can_be_switched_off() -> None:
 def test_the_job_configuration_can_be_shown() -> None:
     shown = ran("train.py", "model=rnan_small", "steps=8", "--cfg", "job")
     assert OmegaConf.create(shown).steps == 8
+
+
+def test_optimiser_schedule_callbacks_and_loggers_are_choices() -> None:
+    chosen = "optimiser=adam lr_schedule=step callbacks=[early_stopping] logger=tensorboard"
+    cfg = composed("train", *chosen.split(), "optimiser.betas=[0.8,0.9]")
+    module = build_estimator(cfg)
+    optimiser = module.configure_optimizers()["optimizer"]
+    assert isinstance(optimiser, Adam) and optimiser.defaults["betas"] == (0.8, 0.9)
+    assert module.lr_schedule(Progress(0, 25, 0.1)) == 0.2
+    assert isinstance(build_callbacks(cfg)[0], EarlyStopping)
+    cfg.optimiser = {"_target_": "torch.optim.SGD", "lr": 0.1}
+    assert type(build_estimator(cfg).configure_optimizers()["optimizer"]) is SGD
+    for optimiser, message in (
+        ({"_target_": "torch.optim.SGD", "rate": 0.1}, "torch.optim.SGD can't be made"),
+        ({"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1}, "is not an optimiser"),
+    ):
+        cfg.optimiser = optimiser
+        with pytest.raises(RunError, match=message):
+            build_estimator(cfg)
+    cfg.callbacks = {"mine": {"_target_": "italic.models.lr_schedule.StepDecay"}}
+    with pytest.raises(RunError, match="StepDecay is not a callback of Lightning"):
+        build_callbacks(cfg)

@@ -198,7 +198,11 @@ def test_a_resumed_run_goes_on_in_its_own_directory(images: list[str], tmp_path:
     assert [point["updates"] for point in curve] == [3, 6, 9]
     seconds = [0, *(point["seconds"] for point in curve), card["training_seconds"]]
     assert seconds == sorted(seconds)
-    start = [f"weights={tmp_path}/model.safetensors", "model.groups=2", "training.warmup=1000000"]
+    start = [
+        f"weights={tmp_path}/model.safetensors",
+        "model.groups=2",
+        "lr_schedule.warmup=1000000",
+    ]
     trained(*settings, *start, f"hydra.run.dir={tmp_path}/larger")
     begun = float(metrics(tmp_path / "larger", 0)[-1]["val/bpsp"])
     assert begun == pytest.approx(curve[-1]["bpsp"], rel=1e-3)
@@ -236,7 +240,7 @@ def test_runs_side_by_side_of_which_one_is_refused(images: list[str], tmp_path: 
 
 
 def test_optuna_looks_for_the_least_validation_bpsp(images: list[str], tmp_path: Path) -> None:
-    space = "training.learning_rate=tag(log,interval(1e-4,1e-2))"
+    space = "optimiser.learning_rate=tag(log,interval(1e-4,1e-2))"
     optuna = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=0"]
     ran("train.py", "-m", *SMALL, *images, "base=none", "steps=1", *optuna, space,
         f"hydra.sweep.dir={tmp_path}")  # fmt: skip
@@ -244,7 +248,7 @@ def test_optuna_looks_for_the_least_validation_bpsp(images: list[str], tmp_path:
     assert float(first["bpsp"]) <= float(second["bpsp"])
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
     assert found.best_value == float(first["bpsp"])
-    assert found.best_params["training.learning_rate"] == float(first["training.learning_rate"])
+    assert found.best_params["optimiser.learning_rate"] == float(first["optimiser.learning_rate"])
 
 
 def test_slurm_gets_a_job_that_trains(
@@ -345,10 +349,11 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
         ("evaluate.py", ["weights=absent"], "no model 'absent'"),
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
+        ("evaluate.py", ["weights=cifar10", "logger=tensorboard"], "apply to trainings"),
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.batch_size=0"], "batch_size must be 1"),
         ("evaluate.py", ["weights=cifar10", "evaluate.codecs=false"],
-         "evaluate.codecs belongs to a single mode and is now evaluate.curve.codecs"),
+         "evaluate.codecs is now evaluate.curve.codecs"),
         ("evaluate.py", ["runs=nowhere"], "no run in nowhere"),
     ],
 )  # fmt: skip

@@ -200,6 +200,7 @@ class StepMasks(pl.LightningDataModule):
         self._sampler(images["validation"])
         for split in splits:
             self.pairs[split] = self.base_codes.pairs(images.pop(split))
+        self.images.random_crops()  # reads the images once: bad files are refused here
 
     def setup(self, stage: str) -> None:
         """Open the cached pairs of the splits of a stage, and compute the partitions."""

@@ -55,6 +55,8 @@ def evaluate(cfg: DictConfig) -> None:
         raise RunError(
             "logger.same_run=true logs to the W&B run of a training: expected ckpt_path=RUN_DIR"
         )
+    if cfg.logger.others:
+        raise RunError("other loggers than W&B apply to trainings: expected logger=csv or wandb")
     check_range("evaluate.limit", cfg.evaluate.limit, 0)
     check_range("evaluate.batch_size", cfg.evaluate.batch_size, 1)
     check_range("evaluate.pictures", cfg.evaluate.pictures, 0)

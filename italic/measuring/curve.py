@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -115,6 +116,33 @@ def measure_curve(
                 decode_ms_high=decode_ms.high,
             )
             yield Measurement(row, bits)
+
+
+def estimate_curve(
+    codec_for: Callable[[int], Codec], images: np.ndarray, steps: Sequence[int]
+) -> list[CurveRow]:
+    """The bits of the likelihood for each number of steps, without coding.
+
+    Args:
+        codec_for: as in `measure_curve`.
+        images: uint8 (N, H, W, 3).
+        steps: as in `measure_curve`.
+
+    Returns:
+        Rows without coded bpsp and times, which are NaN; `lossless` is False.
+    """
+    rows = []
+    for number in steps:
+        estimate = Estimate(len(images), images[0, ..., 0].size)
+        base_codes = codec_for(number).estimate(images, estimate)
+        base = sum(8 * len(code) for code in base_codes) / images.size
+        total = base + float(estimate.maps.sum()) / images.size
+        unknown = math.nan
+        rates = base, total, unknown, unknown, unknown
+        rows.append(
+            CurveRow(number, len(images), *rates, len(images), unknown, unknown, lossless=False)
+        )
+    return rows
 
 
 def _batches(images: Sequence[np.ndarray] | np.ndarray, most: int) -> list[list[int]]:

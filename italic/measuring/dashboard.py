@@ -17,11 +17,12 @@ from pytorch_lightning.loggers import WandbLogger
 
 from italic.coding.streams.codec import Codec
 from italic.datamodules.step_masks import StepMasks
-from italic.measuring.curve import measure_curve
+from italic.measuring.curve import estimate_curve, measure_curve
 from italic.measuring.history import Validation, read_history
 from italic.measuring.panel import make_panel
 from italic.measuring.report import write_run_report
 from italic.measuring.results import CodecRow, CurveRow
+from italic.models.estimator import Estimator
 
 CURVE_STEPS = (1, 2, 4, 8, 16, 32)
 CURVE_IMAGES = 16
@@ -58,7 +59,7 @@ class Dashboard(pl.Callback):
         if not self.pictures or trainer.sanity_checking or not trainer.is_global_zero:
             return
         images, codec = _codec(trainer, pl_module, None)
-        self.panel = make_panel(codec, images[: self.pictures])
+        self.panel = make_panel(codec, images[: self.pictures], coded=_is_exact(pl_module))
         self.validations += 1
         if self._curve_is_due:
             self.curve = _measured(trainer, pl_module)
@@ -74,7 +75,8 @@ class Dashboard(pl.Callback):
             return
         if self.pictures:
             pl_module.eval()
-            self.curve = _measured(trainer, pl_module)
+            progress = trainer.progress_bar_callback is not None
+            self.curve = _measured(trainer, pl_module, progress)
         self._show(trainer, validated=False, measured=True)
 
     @property
@@ -180,16 +182,26 @@ def _parts_chart(history: Sequence[Validation]) -> Any:
     )
 
 
-def _measured(trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CurveRow]:
+def _measured(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, progress: bool = False
+) -> list[CurveRow]:
     images, _ = _codec(trainer, pl_module, None)
+    images = images[:CURVE_IMAGES]
     steps = [steps for steps in CURVE_STEPS if steps <= images[0, ..., 0].size]
-    measured = measure_curve(
-        lambda number: _codec(trainer, pl_module, number)[1],
-        images[:CURVE_IMAGES],
-        steps,
-        progress=False,
-    )
+
+    def codec_for(number: int) -> Codec:
+        return _codec(trainer, pl_module, number)[1]
+
+    if not _is_exact(pl_module):
+        return estimate_curve(codec_for, images, steps)
+    measured = measure_curve(codec_for, images, steps, progress=progress)
     return [measurement.row for measurement in measured]
+
+
+def _is_exact(pl_module: pl.LightningModule) -> bool:
+    """Whether the network can be coded with; otherwise its bits are only estimated."""
+    assert isinstance(pl_module, Estimator)
+    return pl_module.exact
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> wandb.Table:

@@ -36,6 +36,7 @@ MARKERS = "osD^vP*"
 LINES = ("-", "--", ":")
 GREY = "#666666"
 ENVELOPE = "#e0dccb"
+MOST_MARKERS = 60  # points of a line in a chart of a training; longer lines have no markers
 WIDE = 7.0  # least width in inches of a figure with a title
 
 Label = tuple[str, tuple[float, float], str]  # text, point in data units, colour
@@ -151,25 +152,28 @@ def curve_figure(
 
 
 def losses_figure(
-    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]], size: tuple[float, float]
+    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    size: tuple[float, float],
+    name: str = "validation bpsp",
 ) -> Figure:
-    """Validation bpsp of named runs against the updates of their training.
+    """A loss, or another number, of named runs against the updates of their training.
 
     Args:
-        losses: updates and bpsp of each run.
+        losses: updates and values of each line.
         size: width and height in inches.
+        name: name of the values.
     """
     figure = Figure(figsize=size, dpi=125, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    for index, (name, points) in enumerate(losses.items()):
+    for index, (line, points) in enumerate(losses.items()):
         axes.plot(
             *points,
-            **line_style(index),
+            **line_style(index) | ({"marker": ""} if len(points[0]) > MOST_MARKERS else {}),
             markersize=4,
-            label=shown(name),
+            label=shown(line),
         )
     axes.set_xlabel("updates")
-    axes.set_ylabel("validation bpsp")
+    axes.set_ylabel(name)
     axes.grid(True, color="#e4e4e4", linewidth=0.6)
     if len(losses) > 1:
         axes.legend(fontsize=9, framealpha=0.9)
@@ -203,38 +207,42 @@ def parts_figure(parts: Mapping[str, Mapping[str, float]], size: tuple[float, fl
 
 def draw_panel(
     images: np.ndarray,
-    bases: np.ndarray,
+    bases: np.ndarray | None,
     known: np.ndarray,
     known_steps: Sequence[int],
     bits: np.ndarray,
-    samples: np.ndarray,
+    samples: np.ndarray | None,
 ) -> Figure:
     """One row per image: original, base, known pixels before some steps, sample, bits per pixel.
 
     Args:
         images: uint8 (N, H, W, 3).
-        bases: uint8 (N, H, W, 3), the base codes' reconstructions.
+        bases: uint8 (N, H, W, 3), the base codes' reconstructions; None for no such column.
         known: uint8 (N, S, H, W, 3), known pixels before each of the S shown steps.
         known_steps: numbers of the shown steps, from 1.
         bits: float (N, H, W), bits of each pixel.
-        samples: uint8 (N, H, W, 3), samples from the model, conditional on the base codes.
+        samples: uint8 (N, H, W, 3), samples from the model, conditional on the base codes; None for
+            no such column.
     """
-    columns = 4 + len(known_steps)
-    count = len(images)
+    pictures = {"original": images}
+    if bases is not None:
+        pictures["base reconstruction"] = bases
+    for number, step in enumerate(known_steps):
+        pictures[f"known before step {step}"] = known[:, number]
+    if samples is not None:
+        pictures["sample"] = samples
+    columns, count = len(pictures) + 1, len(images)
     figure = Figure(figsize=(1.6 * columns + 0.8, 1.6 * count + 0.6), dpi=110, layout="constrained")
     grid = figure.subplots(count, columns, squeeze=False)
-    known_titles = (f"known before step {step}" for step in known_steps)
-    titles = ["original", "base reconstruction", *known_titles, "sample", "bits per pixel"]
     for row in range(count):
-        shown = [images[row], bases[row], *known[row], samples[row]]
-        for column, picture in enumerate(shown):
-            grid[row, column].imshow(picture, interpolation="nearest")
+        for column, shown in enumerate(pictures.values()):
+            grid[row, column].imshow(shown[row], interpolation="nearest")
         heat = grid[row, -1].imshow(
             bits[row], vmin=0, vmax=float(bits.max()), cmap="inferno", interpolation="nearest"
         )
         for axes in grid[row]:
             axes.set_axis_off()
-    for axes, title in zip(grid[0], titles, strict=True):
+    for axes, title in zip(grid[0], [*pictures, "bits per pixel"], strict=True):
         axes.set_title(title, fontsize=9)
     figure.colorbar(heat, ax=grid[:, -1].tolist(), fraction=0.08, label="bits per pixel")
     return figure

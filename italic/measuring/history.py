@@ -26,9 +26,28 @@ class Validation(NamedTuple):
 
 def read_history(run_dir: Path) -> list[Validation]:
     """The validations of a run in chronological order, across resumes."""
+    return [_validation(row) for row in _rows(run_dir) if row.get("val/bpsp")]
+
+
+def read_training(run_dir: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """What a run logged during training: updates and values of each metric.
+
+    The metrics are training losses (`train/…`), learning rates (`lr-…`) and `train/images_per_s`.
+    """
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in _rows(run_dir):
+        for name, value in row.items():
+            if value and (name or "").startswith(("train/", "lr-")):
+                updates, values = series.setdefault(name, ([], []))
+                updates.append(float(row["step"]) + 1)
+                values.append(float(value))
+    return series
+
+
+def _rows(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of the CSV logs in chronological order."""
     logs = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda log: log.stat().st_mtime)
-    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
-    return [_validation(row) for row in rows if row.get("val/bpsp")]
+    return [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
 
 
 def _validation(row: dict[str, str]) -> Validation:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic.atomic import write_whole
 from italic.measuring import figures
-from italic.measuring.history import Validation, read_history
+from italic.measuring.history import Validation, read_history, read_training
 from italic.measuring.machine import describe_machine
 from italic.measuring.results import CodecRow, CurveRow, envelope
 from italic.run_directory import CONFIG, read_config
 
 REPORT = "report.html"
 WIDE, NARROW = (9.6, 5.6), (4.4, 4.6)  # sizes of charts in inches, for desktops and for phones
+
+LOSSES = ("train/bpsp", "train/bits_per_due_subpixel")  # in bits per sub-pixel
 
 Draw = Callable[[tuple[float, float]], Figure]
 
@@ -67,13 +71,19 @@ def write_run_report(
     """
     history = read_history(run_dir)
     sections = []
-    if curve:
-        sections.append(_curve_section({"validation": curve}, [], {}))
+    cfg = read_config(run_dir)
+    model = str(OmegaConf.select(cfg, "model._target_")).rpartition(".")[2]
+    name = f"{model}, run {run_dir.name}"
+    if curve and all(math.isnan(row.bpsp_coded) for row in curve):
+        sections.append(_estimates_section(curve))
+    elif curve:
+        sections.append(_curve_section({name: curve}, [], {}))
     if history:
-        sections += [_losses_section({run_dir.name: history}), _parts_section(history)]
+        sections += [_losses_section({name: history}, read_training(run_dir))]
+        sections += [_parts_section(history)]
     if panel is not None:
         sections.append(_panel_section({"validation images": panel}))
-    sections.append(Section("Configuration", text=OmegaConf.to_yaml(read_config(run_dir))))
+    sections.append(Section("Configuration", text=OmegaConf.to_yaml(cfg)))
     title = f"Run {Path(*run_dir.resolve().parts[-2:])}"  # DATE/TIME of runs/DATE/TIME
     _write(run_dir / REPORT, title, _facts(history), sections)
 
@@ -158,7 +168,21 @@ def _curve_section(
     return section
 
 
-def _losses_section(histories: Mapping[str, Sequence[Validation]]) -> Section:
+def _estimates_section(curve: Sequence[CurveRow]) -> Section:
+    names = ["steps", "images", "bpsp_base", "bpsp_estimated"]
+    rows = [[getattr(row, name) for name in names] for row in curve]
+    return Section(
+        "Estimated size",
+        "Bits per sub-pixel under the likelihood. With training.exact=false nothing is coded.",
+        tables=[Table(_words(names), rows, sortable=True)],
+    )
+
+
+def _losses_section(
+    histories: Mapping[str, Sequence[Validation]],
+    training: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> Section:
+    """Validation bpsp of runs; of a single run also what it logged during training."""
     points = {
         name: ([item.updates for item in history], [item.bpsp for item in history])
         for name, history in histories.items()
@@ -168,9 +192,21 @@ def _losses_section(histories: Mapping[str, Sequence[Validation]]) -> Section:
         for name, history in histories.items()
         for item in history
     ]
+    charts = [_chart(lambda size: figures.losses_figure(points, size), "validation bpsp")]
+    of_training = {
+        "training loss": [name for name in training or () if name in LOSSES],
+        "learning rate": [name for name in training or () if name.startswith("lr-")],
+        "images per second": [name for name in training or () if name == "train/images_per_s"],
+    }
+    for title, names in of_training.items():
+        if training and names:
+            lines = {name.removeprefix("train/"): training[name] for name in names}
+            if title == "training loss":
+                lines |= {f"validation, {name}": values for name, values in points.items()}
+            charts.append(_chart(partial(figures.losses_figure, lines, name=title), title))
     return Section(
         "Training",
-        charts=[_chart(lambda size: figures.losses_figure(points, size), "validation bpsp")],
+        charts=charts,
         tables=[Table(["run", "updates", "seconds", "validation bpsp"], rows, sortable=True)],
     )
 
@@ -192,8 +228,8 @@ def _panel_section(panels: Mapping[str, Figure]) -> Section:
     pictures = [Chart(_png(panel), "", f"panel of {name}") for name, panel in panels.items()]
     return Section(
         "Images",
-        "Originals, base reconstructions, known pixels before some steps, samples from the model, "
-        "and bits per pixel.",
+        "Originals, base reconstructions if there are base codes, known pixels before some steps, "
+        "samples from the model, and bits per pixel.",
         pictures=pictures,
     )
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Timer
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from italic.errors import SettingError, check_range
 from italic.models.lattice import LatticeNetwork
-from italic.models.likelihood import Mixture, bits_of_raw
+from italic.models.likelihood import Mixture, MixtureHead, bits_of_raw, likelihood_of
+from italic.models.lr_schedule import Progress, WarmupDecay
 from italic.models.network import Network
 from italic.models.optimiser import Muon
 from italic.schedule import Partition
@@ -97,16 +100,15 @@ class Estimator(pl.LightningModule):
             windows of consecutive steps.
         steps: number of steps of the validation partition.
         unroll: number of consecutive steps in a training batch; 0 for all `steps`.
-        learning_rate: learning rate of AdamW, for all parameters except the body's matrices.
-        body_learning_rate: learning rate of Muon, for the body's matrices; 0 for AdamW instead.
-        weight_decay: weight decay of AdamW.
-        warmup: number of optimiser steps of the linear learning-rate warm-up.
-        decay_from: fraction of the training after which the learning rates decay linearly to 2 %.
         auxiliary: weight in the loss of the pixels that are due after the steps of a sample. It has
             no effect on a `LatticeNetwork`: a whole partition leaves no such pixels.
         distortion: weight in the loss of ½ log2 of the mean squared error of the due pixels, for
             the enhancement of BPG images; 0 for the bits alone. The term is in bits; 1 bit
             corresponds to 6.02 dB of PSNR.
+        exact: whether the network must have an exact form and a likelihood with a coder, which
+            export and coding need; otherwise its bits are estimated.
+        optimiser: makes the optimiser of the network's named parameters.
+        lr_schedule: the factor of all learning rates at a point of the training.
 
     Raises:
         SettingError: a number is out of range; or the network is recurrent, but training would
@@ -118,22 +120,15 @@ class Estimator(pl.LightningModule):
         network: Network,
         steps: int,
         unroll: int = 1,
-        learning_rate: float = 1e-3,
-        body_learning_rate: float = 1.5e-3,
-        weight_decay: float = 0.01,
-        warmup: int = 200,
-        decay_from: float = 0.5,
         auxiliary: float = 0.3,
         distortion: float = 0.0,
+        exact: bool = True,
+        optimiser: Callable[[Iterable[tuple[str, Tensor]]], Optimizer] = Muon,
+        lr_schedule: Callable[[Progress], float] = WarmupDecay(),  # noqa: B008 (immutable)
     ) -> None:
         super().__init__()
         check_range("steps", steps, 1)
         check_range("masks.unroll", unroll, 0)
-        check_range("training.learning_rate", learning_rate, 0)
-        check_range("training.body_learning_rate", body_learning_rate, 0)
-        check_range("training.weight_decay", weight_decay, 0)
-        check_range("training.warmup", warmup, 0)
-        check_range("training.decay_from", decay_from, 0)
         check_range("training.auxiliary", auxiliary, 0)
         check_range("training.distortion", distortion, 0)
         if network.recurrent and unroll == 1 and steps > 1:
@@ -143,9 +138,8 @@ class Estimator(pl.LightningModule):
             )
         self.network = network
         self.steps, self.unroll = steps, unroll or steps
-        self.learning_rate, self.body_learning_rate = learning_rate, body_learning_rate
-        self.weight_decay, self.warmup, self.decay_from = weight_decay, warmup, decay_from
-        self.auxiliary, self.distortion = auxiliary, distortion
+        self.auxiliary, self.distortion, self.exact = auxiliary, distortion, exact
+        self.optimiser, self.lr_schedule = optimiser, lr_schedule
         self.validation_bits = BitsPerSubPixel(1 + steps)
         self.test_bits = BitsPerSubPixel(1 + steps)
         # The buffers are constants. DDP would broadcast them in every batch, which can hang in
@@ -187,7 +181,13 @@ class Estimator(pl.LightningModule):
         pixels = partition.order
         raw, guess = network.raw(image, base, partition, pixels, int(batch.rung[0]))
         true = image.flatten(1, 2)[:, torch.from_numpy(pixels).to(image.device)].float()
-        loss = bits_of_raw(raw.flatten(0, 1), guess.flatten(0, 1), true.flatten(0, 1)).mean()
+        if type(network.head) is MixtureHead:
+            rows = raw.flatten(0, 1), guess.flatten(0, 1), true.flatten(0, 1)
+            loss = bits_of_raw(*rows, likelihood=network.head.likelihood).mean()
+        else:
+            mixture = network.head(raw.movedim(-1, 1), guess.movedim(-1, 1))
+            self._check_likelihood(mixture)
+            loss = mixture.bits(true).mean()
         self.log("train/bpsp", loss, prog_bar=True)
         if self._trainer is not None and self.trainer.world_size > 1:
             # DDP waits for a gradient of every parameter, but partitions of few steps do not use
@@ -209,6 +209,7 @@ class Estimator(pl.LightningModule):
         due_bits = later_bits = torch.zeros((), device=within.device)
         squared_errors = torch.zeros(images, device=within.device)
         for step, part in self.parts(batch, self.unroll):
+            self._check_likelihood(part.mixture)
             due = part.step_of_pixel == step
             due_bits = due_bits + part.weighted_bits(due, due_weight)
             if self.distortion:
@@ -228,6 +229,11 @@ class Estimator(pl.LightningModule):
             loss = loss + self.distortion * log_errors.sum()
         return loss / images
 
+    def _check_likelihood(self, mixture: Mixture) -> None:
+        """Refuse a likelihood without a coder in the first batch, not after the training."""
+        if self.exact:
+            likelihood_of(mixture)
+
     def validation_step(self, batch: MaskedBatch, _: int) -> None:
         """Count the bits of every step."""
         self.validation_bits.update(self._bits_by_part(batch), batch.image.numel())
@@ -245,40 +251,28 @@ class Estimator(pl.LightningModule):
         self._log_parts("test", self.test_bits)
 
     def configure_optimizers(self) -> Any:
-        """One optimiser: Muon for the body's matrices, AdamW for all other parameters."""
-        body = [p for p in self._body() if p.ndim >= 2]
-        if not self.body_learning_rate:
-            body = []
-        in_body = set(map(id, body))
-        rest = [p for p in self.network.parameters() if id(p) not in in_body]
-        optimiser = Muon(body, rest, self.body_learning_rate, self.learning_rate, self.weight_decay)
+        """The optimiser, whose learning rates are set before each update."""
+        optimiser = self.optimiser(self.network.named_parameters())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._learning_rate_factor)
         return {
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _body(self) -> Iterator[nn.Parameter]:
-        """Parameters of the network's body, the modules named `groups` or `body`."""
-        for name, parameter in self.network.named_parameters():
-            if {"groups", "body"} & set(name.split(".")):
-                yield parameter
-
-    def _learning_rate_factor(self, step: int) -> float:
-        """Linear warm-up, constant, linear decay after the fraction `decay_from` of training.
-
-        The fraction is that of the updates or of the time limit, whichever is larger.
-        """
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
+    def _learning_rate_factor(self, updates: int) -> float:
+        """The factor of the learning rates of the next update."""
         if self._trainer is None:
-            return rise
-        progress = step / self.trainer.estimated_stepping_batches
+            return self.lr_schedule(Progress(updates, 0, 0.0))
+        share = updates / self.trainer.estimated_stepping_batches
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer) and callback._duration:
                 elapsed = self.trainer.strategy.broadcast(callback.time_elapsed())
-                progress = max(progress, elapsed / callback._duration)
-        fall = (1 - progress) / (1 - self.decay_from) if self.decay_from < 1 else 1.0
-        return rise * min(1.0, max(0.02, fall))
+                share = max(share, elapsed / callback._duration)
+        batches = self.trainer.num_training_batches
+        epochs = 0
+        if 0 < batches < math.inf:
+            epochs = updates // math.ceil(batches / self.trainer.accumulate_grad_batches)
+        return self.lr_schedule(Progress(updates, epochs, min(1.0, share)))
 
     def _bits_by_part(self, batch: MaskedBatch) -> Tensor:
         """Bits of the base codes and of each step, float64 (1 + steps,)."""

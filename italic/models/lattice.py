@@ -131,6 +131,7 @@ class LatticeNetwork(Network):
             0 for no non-local block.
         leak: slope of the activations below zero, a power of two up to 1.
         rungs: number of base codes that the network distinguishes; 0 for no base code.
+        likelihood: likelihood of the mixtures, logistic or gaussian.
 
     Raises:
         SettingError: a size is out of range, the window is even, or the leak is not a power of two.
@@ -150,6 +151,7 @@ class LatticeNetwork(Network):
         attention_window: int = 16,
         leak: float = 0.0625,
         rungs: int = 0,
+        likelihood: str = "logistic",
     ) -> None:
         super().__init__()
         check_range("features", features, 1, 4096)
@@ -185,7 +187,7 @@ class LatticeNetwork(Network):
             )
         self.rung_embedding = _embedding(rungs, features) if rungs > 1 else None
         self.body = nn.Sequential(*(RowBlock(features, leak) for _ in range(blocks)))
-        self.head = MixtureHead(components)
+        self.head = MixtureHead(components, likelihood)
         self.exit = FineLinear(features, self.head.channels)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)

@@ -1,4 +1,4 @@
-"""The discretised logistic mixture: the predictive distribution of every sub-pixel."""
+"""Discretised mixtures: the predictive distribution of every sub-pixel."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from italic.errors import SettingError
 from italic.models import mixture_kernel
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 5.5  # natural log of grey levels
@@ -34,7 +35,7 @@ class Mixture(NamedTuple):
 
     def at(self, index: Tensor) -> Mixture:
         """The mixtures at a boolean mask (...) with n true entries, fields (n, 3, K)."""
-        return Mixture(*(field[index] for field in self))
+        return type(self)(*(field[index] for field in self))
 
     def conditional_means(self, pixels: Tensor) -> Tensor:
         """Means of each sub-pixel, conditional on the earlier colours of its pixel.
@@ -53,9 +54,10 @@ class Mixture(NamedTuple):
     def expectation(self) -> Tensor:
         """Expectation of each pixel before any of its colours is known, float (..., 3), 0 to 255.
 
-        A logistic whose tails are moved to 0 and 255, as in `bits`, has the mean
-        s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF from 0 to 255; ζ is the softplus. The
-        means of green and blue are computed from the expectations of the earlier colours.
+        A component whose tails are moved to 0 and 255, as in `bits`, has the mean
+        s·[ζ(μ/s) − ζ((μ − 255)/s)], the integral of 1 − CDF from 0 to 255; ζ is the integral of the
+        CDF of a component of mean 0 and scale 1. The means of green and blue are computed from the
+        expectations of the earlier colours.
         """
         fields = self.logits.softmax(dim=-1), self.means, self.log_scales.exp()
         coefficients = iter(self.coefficients.unbind(-2))
@@ -63,12 +65,13 @@ class Mixture(NamedTuple):
         for weights, means, scales in zip(*(field.unbind(-2) for field in fields), strict=True):
             for earlier in expected:
                 means = means + next(coefficients) * (earlier - CENTRE)[..., None]
-            inside = F.softplus(means / scales) - F.softplus((means - 255) / scales)
+            inside = self._cdf_integral(means / scales)
+            inside = inside - self._cdf_integral((means - 255) / scales)
             expected.append((weights * scales * inside).sum(-1))
         return torch.stack(expected, dim=-1).clamp(0, 255)  # rounding may exceed the range
 
     def bits(self, pixels: Tensor) -> Tensor:
-        """Bits of each sub-pixel: −log2 Σ_k w_k [σ((v + ½ − μ_k)/s_k) − σ((v − ½ − μ_k)/s_k)].
+        """Bits of each sub-pixel: −log2 Σ_k w_k [C((v + ½ − μ_k)/s_k) − C((v − ½ − μ_k)/s_k)].
 
         The outer intervals are unbounded: value 0 covers (−∞, ½), value 255 covers (254½, ∞).
 
@@ -80,15 +83,64 @@ class Mixture(NamedTuple):
         """
         inverse_scales = torch.exp(-self.log_scales)
         distance = pixels[..., None] - self.conditional_means(pixels)
-        upper = (distance + 0.5) * inverse_scales
-        lower = (distance - 0.5) * inverse_scales
         value = pixels[..., None]
-        # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^(l − u)) is stable for any distance.
-        below, above = -F.softplus(-upper), -F.softplus(lower)
-        inner = below + above + torch.log(-torch.expm1(-inverse_scales))
+        below, above, inner = self._log_probabilities(distance, inverse_scales)
         log_likelihood = torch.where(value < 0.5, below, torch.where(value > 254.5, above, inner))
         weights = torch.log_softmax(self.logits, dim=-1)
         return torch.logsumexp(weights + log_likelihood, dim=-1) * (-1 / math.log(2))
+
+    @staticmethod
+    def _cdf_integral(z: Tensor) -> Tensor:
+        """The integral of a component's CDF from −∞ to z."""
+        return F.softplus(z)
+
+    @staticmethod
+    def _log_probabilities(distance: Tensor, inverse_scales: Tensor) -> tuple[Tensor, ...]:
+        """Log probabilities below the upper edge, above the lower edge and between the edges."""
+        upper = (distance + 0.5) * inverse_scales
+        lower = (distance - 0.5) * inverse_scales
+        # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − e^(l − u)) is stable for any distance.
+        below, above = -F.softplus(-upper), -F.softplus(lower)
+        return below, above, below + above + torch.log(-torch.expm1(-inverse_scales))
+
+
+class GaussianMixture(Mixture):
+    """As `Mixture`, with Gaussians: the scales are standard deviations, C is the normal CDF Φ."""
+
+    @staticmethod
+    def _cdf_integral(z: Tensor) -> Tensor:
+        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        return z * torch.special.ndtr(z) + density
+
+    @staticmethod
+    def _log_probabilities(distance: Tensor, inverse_scales: Tensor) -> tuple[Tensor, ...]:
+        below = torch.special.log_ndtr((distance + 0.5) * inverse_scales)
+        above = torch.special.log_ndtr((0.5 - distance) * inverse_scales)
+        # Between the edges: by symmetry the interval is moved below the mean, where
+        # log(Φ(u) − Φ(l)) = log Φ(u) + log(1 − Φ(l)/Φ(u)) is stable.
+        nearer = torch.special.log_ndtr((0.5 - distance.abs()) * inverse_scales)
+        farther = torch.special.log_ndtr((-0.5 - distance.abs()) * inverse_scales)
+        return below, above, nearer + torch.log(-torch.expm1(farther - nearer))
+
+
+# The likelihoods for which the entropy coder has tables, by name.
+LIKELIHOODS: dict[str, type[Mixture]] = {"logistic": Mixture, "gaussian": GaussianMixture}
+
+
+def likelihood_of(mixture: object) -> str:
+    """The name of the likelihood of a mixture.
+
+    Raises:
+        SettingError: the entropy coder has no tables of this likelihood.
+    """
+    for name, kind in LIKELIHOODS.items():
+        if type(mixture) is kind:
+            return name
+    raise SettingError(
+        f"the likelihood {type(mixture).__name__} has no coder: expected a "
+        f"{' or '.join(kind.__name__ for kind in LIKELIHOODS.values())}, or training.exact=false, "
+        "which trains without export"
+    )
 
 
 class MixtureHead(torch.nn.Module):
@@ -97,6 +149,13 @@ class MixtureHead(torch.nn.Module):
     For raw output 0, the value at initialisation, the components are spread around the base image.
     The mean of green then follows the deviation of red from the base image, and that of blue the
     deviation of green.
+
+    Args:
+        components: number of components K.
+        likelihood: key of `LIKELIHOODS`.
+
+    Raises:
+        SettingError: there is no such likelihood.
     """
 
     SPREAD = 16.0  # grey levels per unit of raw offset
@@ -104,9 +163,13 @@ class MixtureHead(torch.nn.Module):
     COEFFICIENT = 0.25  # coefficient per unit of raw output
     MAX_COEFFICIENT = 4.0  # largest magnitude of a coefficient
 
-    def __init__(self, components: int) -> None:
+    def __init__(self, components: int, likelihood: str = "logistic") -> None:
         super().__init__()
-        self.components = components
+        if likelihood not in LIKELIHOODS:
+            raise SettingError(
+                f"unknown likelihood '{likelihood}': expected {' or '.join(LIKELIHOODS)}"
+            )
+        self.components, self.likelihood = components, likelihood
         last = max(1, components - 1)
         spread = torch.tensor([(2 * k - components + 1) / last for k in range(components)])
         self.offset_start: Tensor
@@ -138,25 +201,30 @@ class MixtureHead(torch.nn.Module):
         on_red, blue_red, blue_green = coefficients.unbind(-2)
         shift = (torch.zeros_like(on_red), on_red * red, blue_red * red + blue_green * green)
         log_scales = (self.START_LOG_SCALE + log_scales).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
-        return Mixture(logits, means - torch.stack(shift, dim=-2), log_scales, coefficients)
+        kind = LIKELIHOODS[self.likelihood]
+        return kind(logits, means - torch.stack(shift, dim=-2), log_scales, coefficients)
 
 
-def bits_of_raw(raw: Tensor, base_image: Tensor, pixels: Tensor) -> Tensor:
+def bits_of_raw(
+    raw: Tensor, base_image: Tensor, pixels: Tensor, likelihood: str = "logistic"
+) -> Tensor:
     """`MixtureHead(raw, base_image).bits(pixels)` for n pixels, optimised for training.
 
     The forward pass also computes the gradient with respect to `raw`, the only tensor saved for the
-    backward pass. CPUs use a compiled kernel, other devices the formula of `Mixture.bits`.
+    backward pass. CPUs use a compiled kernel for logistics; otherwise the formula of `Mixture.bits`
+    is evaluated.
 
     Args:
         raw: (n, 12K), float32, bfloat16 or float16; K at most 341.
         base_image: float (n, 3), grey levels; a constant without gradient.
         pixels: (n, 3), grey levels 0 to 255.
+        likelihood: key of `LIKELIHOODS`.
 
     Returns:
         float32 (n, 3), bits; differentiable once.
     """
     differentiate = torch.is_grad_enabled() and raw.requires_grad
-    return _BitsOfRaw.apply(raw, base_image, pixels, differentiate)
+    return _BitsOfRaw.apply(raw, base_image, pixels, differentiate, likelihood)
 
 
 class _BitsOfRaw(torch.autograd.Function):
@@ -167,17 +235,25 @@ class _BitsOfRaw(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
+        ctx: Any,
+        raw: Tensor,
+        base_image: Tensor,
+        pixels: Tensor,
+        differentiate: bool,
+        likelihood: str,
     ) -> Tensor:
-        compute = _bits_by_kernel if _has_kernel(raw) else _bits_by_formula
-        bits, gradient = compute(raw.detach(), base_image.float(), pixels.float(), differentiate)
+        numbers = raw.detach(), base_image.float(), pixels.float(), differentiate
+        if likelihood == "logistic" and _has_kernel(raw):
+            bits, gradient = _bits_by_kernel(*numbers)
+        else:
+            bits, gradient = _bits_by_formula(*numbers, likelihood)
         ctx.raw_dtype = raw.dtype
         ctx.save_for_backward(gradient)
         return bits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         if _has_kernel(gradient):
             result = torch.empty_like(gradient)
@@ -186,7 +262,7 @@ class _BitsOfRaw(torch.autograd.Function):
         else:  # the three coefficients belong to green, blue and blue
             of_outputs = torch.cat([weights.repeat(1, 3), weights[:, [1, 2, 2]]], dim=1)
             result = (gradient.unflatten(1, (12, -1)) * of_outputs[..., None]).flatten(1)
-        return result.to(ctx.raw_dtype), None, None, None
+        return result.to(ctx.raw_dtype), None, None, None, None
 
 
 def _has_kernel(tensor: Tensor) -> bool:
@@ -194,17 +270,17 @@ def _has_kernel(tensor: Tensor) -> bool:
 
 
 @cache
-def _head(components: int, device: torch.device) -> MixtureHead:
+def _head(components: int, likelihood: str, device: torch.device) -> MixtureHead:
     with torch.inference_mode(False):  # tensors of inference mode cannot be used in training
-        return MixtureHead(components).to(device)
+        return MixtureHead(components, likelihood).to(device)
 
 
 def _bits_by_formula(
-    raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
+    raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool, likelihood: str
 ) -> tuple[Tensor, Tensor]:
     """Bits (n, 3) and gradient (n, 12K); without `differentiate` the gradient is (0, 12K)."""
     raw = raw.float()
-    head = _head(raw.shape[1] // 12, raw.device)
+    head = _head(raw.shape[1] // 12, likelihood, raw.device)
     if not differentiate:
         return head(raw, base_image).bits(pixels), raw[:0]
     with torch.enable_grad():
@@ -217,7 +293,7 @@ def _bits_by_kernel(
     raw: Tensor, base_image: Tensor, pixels: Tensor, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
     """As `_bits_by_formula`, by the compiled kernel."""
-    head = _head(raw.shape[1] // 12, raw.device)
+    head = _head(raw.shape[1] // 12, "logistic", raw.device)
     numbers = (raw if raw.dtype == torch.bfloat16 else raw.float()).contiguous()
     bits = torch.empty(len(raw), 3)
     gradient = torch.empty(len(raw) if differentiate else 0, raw.shape[1])

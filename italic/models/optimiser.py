@@ -1,9 +1,9 @@
-"""An optimiser that updates matrices by Muon and other parameters by AdamW."""
+"""Optimisers. Their first argument are the named parameters of a network, as in `torch.optim`."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from italic.errors import SettingError, check_range
+
 ITERATIONS = 5  # number of Newton-Schulz iterations
 
 
 class Muon(AdamW):
-    """AdamW with Muon updates for a group of matrices.
+    """Muon for the matrices of a network's body, AdamW for all other parameters.
 
     Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix,
     approximated by five Newton-Schulz iterations. The weight of a convolution is treated as a
@@ -23,13 +25,17 @@ class Muon(AdamW):
     the magnitude of AdamW's updates (Liu et al. 2025, arXiv 2502.16982). Momenta have the type of
     the parameters. The iterations run in bfloat16 where that is faster.
 
+    The body consists of the modules named `groups` or `body`. Its matrices are the weights with 2
+    or more dimensions.
+
     Args:
-        matrices: parameters that Muon updates: weights of linear layers or convolutions, with 2 or
-            more dimensions; may be empty.
-        others: parameters that AdamW updates.
-        matrix_learning_rate: learning rate of Muon.
+        parameters: the named parameters of the network.
         learning_rate: learning rate of AdamW.
+        body_learning_rate: learning rate of Muon; 0 for AdamW for all parameters.
         weight_decay: weight decay of AdamW; Muon has none.
+
+    Raises:
+        SettingError: a number is below 0.
     """
 
     MOMENTUM = 0.95
@@ -37,16 +43,22 @@ class Muon(AdamW):
 
     def __init__(
         self,
-        matrices: Iterable[Tensor],
-        others: Iterable[Tensor],
-        matrix_learning_rate: float,
-        learning_rate: float,
-        weight_decay: float,
+        parameters: Iterable[tuple[str, Tensor]],
+        learning_rate: float = 1e-3,
+        body_learning_rate: float = 1.5e-3,
+        weight_decay: float = 0.01,
     ) -> None:
-        groups: list[dict[str, Any]] = [{"params": list(others), "muon": False}]
-        matrices = list(matrices)
+        check_range("optimiser.learning_rate", learning_rate, 0)
+        check_range("optimiser.body_learning_rate", body_learning_rate, 0)
+        check_range("optimiser.weight_decay", weight_decay, 0)
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
+        for name, parameter in parameters:
+            in_body = parameter.ndim >= 2 and {"groups", "body"} & set(name.split("."))
+            (matrices if in_body and body_learning_rate else others).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": others, "muon": False}]
         if matrices:
-            groups.append({"params": matrices, "muon": True, "lr": matrix_learning_rate})
+            groups.append({"params": matrices, "muon": True, "lr": body_learning_rate})
         super().__init__(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
 
     @torch.no_grad()
@@ -89,6 +101,35 @@ class Muon(AdamW):
         scale = 0.2 * max(updates.shape[1:]) ** 0.5
         updates = updates.view(-1, *parameters[0].shape)
         torch._foreach_add_(parameters, updates.unbind(), alpha=-learning_rate * scale)
+
+
+class Adam(torch.optim.Adam):
+    """Adam (Kingma & Ba 2015), the optimiser of the original ITALIC.
+
+    Args:
+        parameters: the named parameters of the network.
+        learning_rate: learning rate.
+        betas: decay of the averages of gradients and of their squares.
+        eps: number added to the root of the average of squares.
+
+    Raises:
+        SettingError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, Tensor]],
+        learning_rate: float = 1e-4,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        check_range("optimiser.learning_rate", learning_rate, 0)
+        check_range("optimiser.eps", eps, 0)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise SettingError(
+                f"optimiser.betas must be 2 numbers from 0 to below 1; got {list(betas)}"
+            )
+        super().__init__(parameters, lr=learning_rate, betas=(betas[0], betas[1]), eps=eps)
 
 
 @cache

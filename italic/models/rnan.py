@@ -47,6 +47,7 @@ class RNAN(StepNetwork):
         step_embedding: whether an embedding of the share of known pixels is added to the features.
         position_period: period of a learned position encoding in pixels; 0 for no encoding.
         gradient_checkpointing: whether the backward pass recomputes the groups' activations.
+        likelihood: likelihood of the mixtures, logistic or gaussian.
 
     Raises:
         SettingError: arguments are out of range or incompatible.
@@ -69,6 +70,7 @@ class RNAN(StepNetwork):
         step_embedding: bool = True,
         position_period: int = 0,
         gradient_checkpointing: bool = False,
+        likelihood: str = "logistic",
     ) -> None:
         super().__init__()
         check_range("features", features, 1, 4096)
@@ -118,7 +120,7 @@ class RNAN(StepNetwork):
             )
             for index in range(groups)
         )
-        self.head = MixtureHead(components)
+        self.head = MixtureHead(components, likelihood)
         self.exit = nn.Conv2d(features, self.head.channels * space_to_depth**2, 1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from italic.atomic import write_whole
 from italic.errors import check_range
 from italic.measuring.dashboard import Dashboard
 from italic.run_directory import CONFIG
+from italic.training.experiment import is_exact
 from italic.training.meter import Meter
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,20 @@ class SaveConfig(Callback):
     def __init__(self, cfg: DictConfig, run_dir: Path) -> None:
         self.cfg, self.run_dir = cfg, run_dir
 
-    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Write the configuration."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the configuration, and log what is trained."""
         if trainer.is_global_zero:
             write_whole(self.run_dir / CONFIG, OmegaConf.to_yaml(self.cfg).encode())
-        log.info("training in %s, after %d updates", self.run_dir, trainer.global_step)
+        count = sum(parameter.numel() for parameter in pl_module.parameters())
+        log.info(
+            "training in %s, after %d updates: %s with %s parameters",
+            self.run_dir,
+            trainer.global_step,
+            self.cfg.model._target_.rpartition(".")[2],
+            f"{count:,}",
+        )
+        if not is_exact(self.cfg):
+            log.warning("training.exact=false: this run can't be exported, its bits are estimated")
 
 
 class CostNotice(Callback):

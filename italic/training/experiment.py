@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.optim import Optimizer
 
 from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
 from italic.coding.base_codes.hevc_headers import BPGError
@@ -39,8 +43,8 @@ def is_refusal(error: Exception) -> bool:
     """Whether an error reports invalid user input, so that its message suffices.
 
     Other errors are programming errors, for example in a user-defined estimator, and need a
-    traceback. ValueError and TypeError raised inside Lightning or Hydra report invalid settings or
-    unknown arguments of a class.
+    traceback. ValueError and TypeError raised inside Lightning, Hydra or an optimiser of PyTorch
+    report invalid settings or unknown arguments of a class.
     """
     ours = (RunError, DataError, SettingError, ExtensionError, ModelError, InexactError, BPGError)
     if isinstance(error, (*ours, MisconfigurationException, OSError)):
@@ -48,7 +52,8 @@ def is_refusal(error: Exception) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     package = frame.f_globals["__name__"].partition(".")[0]
     libraries = ("pytorch_lightning", "lightning_fabric", "hydra")
-    return package in libraries and isinstance(error, ValueError | TypeError)
+    of_optimiser = frame.f_globals["__name__"].startswith("torch.optim")
+    return (package in libraries or of_optimiser) and isinstance(error, ValueError | TypeError)
 
 
 def use_threads(number: int) -> None:
@@ -175,13 +180,24 @@ def build_network(cfg: DictConfig) -> Network:
 
     Raises:
         RunError: the settings of the network are invalid.
-        InexactError: the network has layers without an exact version.
+        InexactError: the network must be exact, but has layers without an exact form.
         ExtensionError: the class does not exist, or a model file could not name it.
     """
     check_code(cfg)
     network = _instantiated(cfg.model, **rungs(cfg))
-    check_layers(network)
+    if is_exact(cfg):
+        try:
+            check_layers(network)
+        except InexactError as error:
+            raise InexactError(
+                f"{error}. training.exact=false trains and validates any network, without export"
+            ) from error
     return network
+
+
+def is_exact(cfg: DictConfig) -> bool:
+    """Whether the network of a configuration has an exact form, so that it can be exported."""
+    return bool(OmegaConf.select(cfg, "training.exact", default=True))
 
 
 def rungs(cfg: DictConfig) -> dict[str, int]:
@@ -205,7 +221,67 @@ def build_estimator(cfg: DictConfig) -> Estimator:
     network = build_network(cfg).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.training.compile:
         network.compile()
-    return Estimator(network, cfg.steps, unroll(cfg), **settings)
+    optimiser = build_optimiser(cfg, network)
+    lr_schedule = _instantiated(cfg.lr_schedule)
+    return Estimator(
+        network, cfg.steps, unroll(cfg), **settings, optimiser=optimiser, lr_schedule=lr_schedule
+    )
+
+
+def build_optimiser(cfg: DictConfig, network: Network) -> Callable[..., Optimizer]:
+    """The function that makes the optimiser of the named parameters of a network.
+
+    Raises:
+        RunError: the class is not an optimiser, or lacks an argument or has no such argument.
+        SettingError: a setting is out of range.
+    """
+    optimiser = _instantiated(cfg.optimiser, _partial_=True)
+    name = cfg.optimiser._target_
+    if not issubclass(optimiser.func, Optimizer):
+        raise RunError(f"{name} is not an optimiser: expected a subclass of torch.optim.Optimizer")
+    try:
+        inspect.signature(optimiser.func).bind([], **optimiser.keywords)
+    except TypeError as error:
+        raise RunError(f"the optimiser {name} can't be made: {error}") from error
+    optimiser(network.named_parameters())  # checks the settings
+    return optimiser  # type: ignore[no-any-return]
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    """The callbacks of the group `callbacks`.
+
+    Raises:
+        RunError: one of them is not a callback of Lightning, or rejects its settings.
+    """
+    callbacks = [_instantiated(node) for node in cfg.get("callbacks", {}).values()]
+    for item in callbacks:
+        if not isinstance(item, Callback):
+            raise RunError(
+                f"{type(item).__name__} is not a callback of Lightning: expected a subclass of its "
+                "Callback"
+            )
+    return callbacks
+
+
+def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
+    """The loggers in `logger.others`.
+
+    Raises:
+        RunError: one of them is not a logger of Lightning, rejects its settings, or its package is
+            not installed.
+    """
+    others = cfg.logger.get("others", {})
+    try:
+        loggers = [_instantiated(node, save_dir=str(run_dir)) for node in others.values()]
+    except ModuleNotFoundError as error:
+        raise RunError(f"a logger's package is not installed: {error}") from error
+    for item in loggers:
+        if not isinstance(item, Logger):
+            raise RunError(
+                f"{type(item).__name__} is not a logger of Lightning: expected a subclass of its "
+                "Logger"
+            )
+    return loggers
 
 
 def load_network(run_dir: Path) -> Network:

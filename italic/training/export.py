@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
 
 from italic import run_directory
 from italic.atomic import write_whole
@@ -22,7 +23,7 @@ from italic.coding.model_files.model import FORMAT, NETWORKS, Model, Recipe, loa
 from italic.coding.streams.codec import Codec
 from italic.measuring.history import read_history
 from italic.models.network import Network
-from italic.run_directory import CONFIG
+from italic.run_directory import CONFIG, RunError
 from italic.training import experiment, named_code, planning
 from italic.training.meter import metered
 
@@ -32,6 +33,7 @@ MODEL = "model.safetensors"  # in a run directory
 VERSION = 2  # version of the export; models of another version are exported again
 CALIBRATION_IMAGES = 16  # training images for calibration
 CALIBRATION_STEPS = (1, 4, 16)  # numbers of steps in which each of them is coded
+CALIBRATION_PASSES = 2  # calls of the function `calibrate` in a calibration
 PLANNING_IMAGES = 64  # training images on which the costs of segments are measured
 
 
@@ -39,12 +41,18 @@ def exported(run_dir: Path) -> Model:
     """The model of a run's best checkpoint, exported again if checkpoint or configuration changed.
 
     Raises:
-        RunError: the directory is not a run directory, has no checkpoint, or the checkpoint does
-            not match the configuration.
+        RunError: the directory is not a run directory, has no checkpoint, the checkpoint does not
+            match the configuration, or the network has no exact form.
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
-    named_code.check_code(run_directory.read_config(run_dir))
+    cfg = run_directory.read_config(run_dir)
+    if not experiment.is_exact(cfg):
+        raise RunError(
+            f"{run_dir} was trained with training.exact=false, so it can't be exported, coded or "
+            "evaluated by evaluate.py: its report has its estimated bits"
+        )
+    named_code.check_code(cfg)
     parts = run_directory.find_result(run_dir).read_bytes(), (run_dir / CONFIG).read_bytes()
     source = hashlib.sha256(b"".join(parts) + bytes([FORMAT, VERSION])).hexdigest()
     if not (
@@ -68,6 +76,11 @@ def _export(run_dir: Path, path: Path) -> str:
 
     of_run = recipe(cfg)
 
+    bars = Progress(disable=not _shows_progress(cfg))
+    task = bars.add_task(
+        "calibration", total=CALIBRATION_PASSES * len(CALIBRATION_STEPS) * len(bases)
+    )
+
     def calibrate(floating: Network) -> None:
         for rung, base in enumerate(bases):
             for steps in CALIBRATION_STEPS:
@@ -75,8 +88,10 @@ def _export(run_dir: Path, path: Path) -> str:
                 least = cfg.masks.min_steps if rung == 0 else 1
                 number = min(max(steps, least), images[0, ..., 0].size)
                 Codec(floating, base, of_run.schedule, number, rung).encode(images)
+                bars.advance(task)
 
-    exact = calibrated(network, calibrate)
+    with bars:
+        exact = calibrated(network, calibrate)
     if dead := silent_blocks(exact):
         log.warning(
             "%d residual blocks are dead and cannot recover (%s, …): use model.leak above 0 or a "
@@ -101,13 +116,19 @@ def _planned(of_run: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: Dic
     for rung, base in enumerate(bases):
         codes = [base.encode(image) for image in images]
         decoded = np.stack([base.decode(code, height, width) for code in codes])
-        costs = planning.segment_costs(exact, images, decoded, of_run.schedule, rung)
+        costs = planning.segment_costs(
+            exact, images, decoded, of_run.schedule, rung, _shows_progress(cfg)
+        )
         for steps, path in planning.plans(costs).items():
             bits = 8 * sum(map(len, codes)) + sum(costs[a, b] for a, b in pairwise(path))
             if bits < least.get(str(steps), np.inf):
                 least[str(steps)], rungs[str(steps)] = bits, rung
                 plans[str(steps)] = np.diff(nodes[path]).tolist()
     return replace(of_run, plans=plans, rungs=rungs if len(bases) > 1 else {})
+
+
+def _shows_progress(cfg: DictConfig) -> bool:
+    return OmegaConf.select(cfg, "trainer.enable_progress_bar") is not False
 
 
 def _subset(images: np.ndarray, count: int) -> np.ndarray:
@@ -126,6 +147,8 @@ def recipe(cfg: DictConfig) -> Recipe:
     if base["_target_"] in map(_name, (BPG, Ladder, NoBase)):
         del base["_target_"]
     network |= experiment.rungs(cfg)
+    if network.get("likelihood") == "logistic":
+        del network["likelihood"]  # the default, which readers of the first model files don't know
     sizes = cfg.masks.sizes
     return Recipe(
         network=network,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from italic.extensions import import_own, own
 
-# Packages whose classes every configuration may name: estimators, base codes, image sources.
-ITALIC = ("italic.models.", "italic.coding.base_codes.base.", "italic.datamodules.")
+# What every configuration may name: estimators, base codes and image sources, optimisers and
+# learning-rate schedules, and the callbacks and loggers in conf/.
+ALLOWED = (
+    *("italic.models.", "italic.coding.base_codes.base.", "italic.datamodules."),
+    *("torch.optim.", "pytorch_lightning.callbacks.EarlyStopping"),
+    "pytorch_lightning.loggers.TensorBoardLogger",
+)
+GROUPS = ("model", "base", "datamodule")  # groups on which a model or an evaluation depends
 
 
 def import_own_code(cfg: DictConfig) -> None:
@@ -21,7 +27,7 @@ def import_own_code(cfg: DictConfig) -> None:
     Raises:
         ExtensionError: a plugin does not exist, or a model file could not name it.
     """
-    for name in _names(cfg):
+    for name in _names(cfg, (*GROUPS, "optimiser", "lr_schedule", "callbacks", "logger")):
         if "." in name:
             import_own(name.rpartition(".")[0])
     check_code(cfg)
@@ -30,8 +36,8 @@ def import_own_code(cfg: DictConfig) -> None:
 def check_code(cfg: DictConfig) -> None:
     """Check that a run's configuration, which may be untrusted, names only allowed code.
 
-    Allowed are ITALIC's estimators, base codes and image sources, and the contents of modules that
-    the user has named in a configuration or in ITALIC_IMPORT.
+    Allowed are the names in `ALLOWED`, and the contents of modules that the user has named in a
+    configuration or in ITALIC_IMPORT. The names that only a training uses are checked there.
 
     Raises:
         ExtensionError: the configuration names other code, or code that does not exist.
@@ -39,14 +45,14 @@ def check_code(cfg: DictConfig) -> None:
     for group in ("model", "base"):
         if group in cfg:
             named(cfg[group]._target_)
-    for name in _names(cfg):
+    for name in _names(cfg, GROUPS):
         if "." in name:
             named(name, object)
 
 
-def _names(cfg: DictConfig) -> Iterator[str]:
-    """Names of the classes and functions in a configuration, and of its pixel order."""
-    for group in ("model", "base", "datamodule"):
+def _names(cfg: DictConfig, groups: Sequence[str]) -> Iterator[str]:
+    """Names of the classes and functions in groups of a configuration, and of its pixel order."""
+    for group in groups:
         if cfg.get(group) is not None:
             yield from targets(OmegaConf.to_container(cfg[group], resolve=True))
     yield OmegaConf.select(cfg, "masks.order", default="nested")
@@ -64,7 +70,7 @@ def targets(tree: Any) -> Iterator[str]:
 
 
 def named(name: str, kind: type = type) -> Any:
-    """The ITALIC or user-defined class that a configuration names.
+    """The allowed or user-defined class that a configuration names.
 
     Args:
         name: MODULE.NAME.
@@ -73,7 +79,7 @@ def named(name: str, kind: type = type) -> Any:
     Raises:
         ExtensionError: the name is not allowed, or the object does not exist.
     """
-    if name.startswith(ITALIC):
+    if name.startswith(ALLOWED):
         import_own(name.rpartition(".")[0])
         return own(name, type)
     return own(name, kind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from italic.models.network import Network
 from italic.schedule import Schedule
@@ -30,7 +31,12 @@ def nodes(pixels: int) -> np.ndarray:
 
 @torch.inference_mode()
 def segment_costs(
-    network: Network, images: np.ndarray, bases: np.ndarray, schedule: Schedule, rung: int = 0
+    network: Network,
+    images: np.ndarray,
+    bases: np.ndarray,
+    schedule: Schedule,
+    rung: int = 0,
+    progress: bool = False,
 ) -> np.ndarray:
     """Bits of each segment of the order, coded in one step after all pixels before it.
 
@@ -40,6 +46,7 @@ def segment_costs(
         bases: uint8 (N, H, W, 3), the base code's reconstructions.
         schedule: schedule with the pixel order; its sizes are ignored.
         rung: index of the base code in the model's list of base codes.
+        progress: whether to show a progress bar.
 
     Returns:
         float64 (G, G + 1): bits, summed over the images, of the pixels from node a to node b; the
@@ -52,7 +59,8 @@ def segment_costs(
     image, base = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (images, bases))
     strides = whole.strides_of_steps(network.largest_stride)
     costs = np.full((len(places) - 1, len(places)), np.inf)
-    for start, place in enumerate(places[:-1]):
+    starts = track(list(enumerate(places[:-1])), "planning", disable=not progress)
+    for start, place in starts:
         # One pass serves all segment ends for which the network uses the same lattice.
         for stride in np.unique(strides[start:]):
             ends = start + 1 + np.flatnonzero(strides[start:] == stride)

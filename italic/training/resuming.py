@@ -13,26 +13,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from italic.config import BASES, IMAGES, MODELS, DataModuleConfig, TrainConfig
+from italic.config import CHOICES, DataModuleConfig, TrainConfig
 from italic.run_directory import CONFIG, RunError, read_config
 
 NEW, RESUMED = "train", "resume"  # primary configurations in conf/
 NODE = "resumed_run"  # name of the run's configuration, which conf/resume.yaml extends
 # Settings that are restored from the optimiser's state in the checkpoint.
-IN_CHECKPOINT = (
-    "training.learning_rate",
-    "training.body_learning_rate",
-    "training.weight_decay",
-)
+IN_CHECKPOINT = ("optimiser.",)
 # Settings that may change: those that affect neither the network nor the validation set.
 MAY_CHANGE = (
-    *("trainer.", "training.", "logger.", "datamodule.", "seed", "threads"),
+    *("trainer.", "training.", "lr_schedule.", "callbacks.", "logger.", "datamodule."),
+    *("seed", "threads"),
     *("masks.unroll", "masks.min_steps", "masks.max_steps"),
 )
 # Exceptions from `MAY_CHANGE`.
 FIXED = (
     *("datamodule.images.", "datamodule.eval_limit", "datamodule.by_heart"),
-    "training.find_batch_size",
+    *("training.find_batch_size", "training.exact"),
 )
 
 
@@ -80,7 +77,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
     cfg.resume = before["resume"]
     after = dict(_leaves(OmegaConf.to_container(cfg)))
     for key in [key for key in after if key not in before or after[key] != before[key]]:
-        if key in IN_CHECKPOINT:
+        if key.startswith(IN_CHECKPOINT):
             raise RunError(
                 f"{key} can't be changed in a resumed run, which restores it from its checkpoint: "
                 f"leave out {key}=…"
@@ -118,7 +115,7 @@ def _typed(run_dir: Path) -> DictConfig:
     cfg = read_config(run_dir)
     schema = OmegaConf.structured(TrainConfig)
     schema.datamodule = DataModuleConfig
-    for place, kinds in {"model": MODELS, "base": BASES, "datamodule.images": IMAGES}.items():
+    for place, kinds in CHOICES.items():
         declared = {kind._target_: kind for kind in kinds.values()}
         target = OmegaConf.select(cfg, f"{place}._target_")
         OmegaConf.update(schema, place, declared.get(target, {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from italic import run_directory
@@ -75,15 +77,18 @@ def train(cfg: DictConfig) -> float:
     settings = trainer_settings(cfg, start.run_dir)
     _prepare_process(cfg, start.updates)
     estimator = _estimator(start)
+    callbacks = [*callbacks_of(cfg), *experiment.build_callbacks(cfg)]
+    loggers = experiment.build_loggers(cfg, start.run_dir)
     datamodule = experiment.build_datamodule(cfg)
     if start.path is None and cfg.training.find_batch_size:
         cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
     checkpoints = Checkpoints(resumes=start.path is not None)
-    trainer = _trainer(start, settings, checkpoints)
+    trainer = _trainer(start, settings, [checkpoints, *callbacks])
+    trainer.loggers = [*_loggers(cfg, start.run_dir), *loggers]
     try:
         trainer.fit(estimator, datamodule, ckpt_path=start.path, weights_only=True)
         _report(trainer, start, checkpoints.bpsp)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and experiment.is_exact(cfg):
             _export(cfg, start.run_dir)
         return checkpoints.bpsp
     finally:
@@ -113,11 +118,19 @@ def _prepare_process(cfg: DictConfig, updates: int) -> None:
     """Set the threads, the allocator and the random numbers of this process."""
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
+    _silence_lightning()
     if cfg.threads:
         # Otherwise Lightning sets it for the processes that it starts.
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
     # A resumed run must not repeat its random numbers.
     pl.seed_everything(cfg.seed + updates, workers=True, verbose=False)
+
+
+def _silence_lightning() -> None:
+    """Hide Lightning's tips and notes, and a warning about its own use of PyTorch."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
 
 
 def _estimator(start: Start) -> Estimator:
@@ -133,10 +146,10 @@ def _estimator(start: Start) -> Estimator:
     return estimator
 
 
-def _trainer(start: Start, settings: dict[str, Any], checkpoints: Checkpoints) -> pl.Trainer:
-    """The trainer with its callbacks and loggers."""
-    own = [SaveConfig(start.cfg, start.run_dir), checkpoints]
-    trainer = pl.Trainer(**settings, logger=False, callbacks=[*own, *callbacks_of(start.cfg)])
+def _trainer(start: Start, settings: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+    """The trainer with its callbacks, without loggers."""
+    callbacks = [SaveConfig(start.cfg, start.run_dir), *callbacks]
+    trainer = pl.Trainer(**settings, logger=False, callbacks=callbacks)
     if HydraConfig.get().mode == RunMode.MULTIRUN and _starts_processes(trainer):
         raise RunError(
             "a run of a sweep must train in one process, because each additional process would "
@@ -145,7 +158,6 @@ def _trainer(start: Start, settings: dict[str, Any], checkpoints: Checkpoints) -
         )
     if not trainer.is_global_zero:
         logging.getLogger().setLevel(logging.WARNING)
-    trainer.loggers = _loggers(start.cfg, start.run_dir)
     return trainer
 
 
@@ -165,7 +177,8 @@ def _export(cfg: DictConfig, run_dir: Path) -> None:
     model = exported(run_dir)
     log.info("model %s in %s", model.sha256[:16], run_dir / MODEL)
     if cfg.logger.wandb and cfg.logger.artifact:
-        wandb.log_artifact(str(run_dir / MODEL), f"model-{run_identity(run_dir)}", "model")
+        name = f"model-{run_identity(run_dir)}"
+        wandb.log_artifact(str(run_dir / MODEL), name, "model", aliases=["best", "latest"])
 
 
 def _starts_processes(trainer: pl.Trainer) -> bool:

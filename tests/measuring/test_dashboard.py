@@ -109,6 +109,7 @@ def test_the_model_is_an_artifact_on_request(run_dir: Path) -> None:
         artifact for artifact in read_offline_run(run_dir).artifacts if artifact.type == "model"
     ]
     assert [artifact.name for artifact in models] == [f"model-{run_identity(run_dir)}"]
+    assert set(models[0].aliases) == {"best", "latest"}
     assert [entry.path for entry in models[0].manifest.contents] == ["model.safetensors"]
 
 

@@ -153,6 +153,7 @@ def test_panel_has_a_row_an_image_and_one_colour_bar(tmp_path: Path, shown: list
     titles = [axes.get_title() for axes in figure.axes[: 4 + len(shown)]]
     middle = [*(f"known before step {step}" for step in shown), "sample"]
     assert titles == ["original", "base reconstruction", *middle, "bits per pixel"]
+    assert len(draw_panel(images, None, known, shown, bits, None).axes) == len(figure.axes) - 4
     heats = [axes.images[0] for axes in figure.axes[:-1]]
     assert heats[3 + len(shown)].get_clim() == heats[-1].get_clim() == (0, 24)
     save_figure(figure, tmp_path / "panel.png")

@@ -1,4 +1,6 @@
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,14 +10,16 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from italic.measuring.figures import draw_panel
-from italic.measuring.history import read_history
+from italic.measuring.history import read_history, read_training
 from italic.measuring.report import differences, write_evaluation_report, write_run_report
 from italic.measuring.results import CodecRow, CurveRow
 
-METRICS = """step,train/bits,val/bpsp,val/bpsp_base,val/bpsp_step_01,val/bpsp_step_02,val/updates
-9,5.0,,,,,
-9,,4.5,0.5,1.5,2.5,10
-19,,4.25,0.5,1.25,2.5,20
+METRICS = """step,train/bpsp,lr-Adam,train/images_per_s,val/bpsp,val/bpsp_base,val/bpsp_step_01,\
+val/bpsp_step_02,val/updates
+9,5.0,0.1,300,,,,,
+9,,,,4.5,0.5,1.5,2.5,10
+19,4.0,0.2,310,,,,,
+19,,,,4.25,0.5,1.25,2.5,20
 """
 
 
@@ -34,9 +38,8 @@ def panel() -> Figure:
 def a_run(folder: Path, features: int) -> Path:
     (folder / "csv" / "version_0").mkdir(parents=True)
     (folder / "csv" / "version_0" / "metrics.csv").write_text(METRICS)
-    OmegaConf.save(
-        {"model": {"features": features}, "note": "<script>&", "steps": 2}, folder / "config.yaml"
-    )
+    model = {"_target_": "italic.models.rnan.RNAN", "features": features}
+    OmegaConf.save({"model": model, "note": "<script>&", "steps": 2}, folder / "config.yaml")
     return folder
 
 
@@ -69,7 +72,12 @@ def test_a_runs_report_shows_what_there_is(tmp_path: Path) -> None:
     write_run_report(tmp_path / "other", curve(4.0), panel())
     page = Page(tmp_path / "other" / "report.html")
     assert not page.outside and not page.without_text
-    assert page.tags.count("picture") == 3 and page.tags.count("img") == 4
+    # The curve, validation bpsp, training loss, learning rate, images per second, parts.
+    assert page.tags.count("picture") == 6 and page.tags.count("img") == 7
+    assert "RNAN, run other" in page.text
+    assert read_training(tmp_path / "other")["lr-Adam"] == ([10, 20], [0.1, 0.2])
+    write_run_report(tmp_path / "other", [replace(curve(4.0)[0], bpsp_coded=math.nan)])
+    assert "nothing is coded" in Page(tmp_path / "other" / "report.html").text
     assert "4.2500 bpsp after 20 updates" in page.text
     assert "&lt;script&gt;&amp;" in page.text and page.tags.count("script") == 1
 

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from italic.models import optimiser
 from italic.models.estimator import BitsPerSubPixel, Estimator
+from italic.models.lr_schedule import WarmupDecay
 from italic.models.rnan import RNAN
 from italic.orders import pixel_order
 
@@ -141,7 +142,7 @@ class Updates(pl.Callback):
 
 
 def trained_on(batches: list[Batch], accumulated: int) -> tuple[Estimator, list[float]]:
-    module, updates = estimator(steps=4, warmup=2, auxiliary=0.3), Updates()
+    module, updates = estimator(steps=4, lr_schedule=WarmupDecay(warmup=2)), Updates()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=3,

@@ -1,13 +1,23 @@
+import math
+from statistics import NormalDist
+
 import pytest
 import torch
 
+from italic.errors import SettingError
 from italic.models import likelihood
-from italic.models.likelihood import Mixture, MixtureHead, bits_of_raw
+from italic.models.likelihood import (
+    GaussianMixture,
+    Mixture,
+    MixtureHead,
+    bits_of_raw,
+    likelihood_of,
+)
 
 
-def random_mixture(pixels: int, components: int) -> Mixture:
+def random_mixture(pixels: int, components: int, kind: type[Mixture] = Mixture) -> Mixture:
     shape = (pixels, 3, components)
-    return Mixture(
+    return kind(
         torch.randn(shape),
         256 * torch.rand(shape),
         torch.randn(shape) + 1.5,
@@ -15,9 +25,10 @@ def random_mixture(pixels: int, components: int) -> Mixture:
     )
 
 
+@pytest.mark.parametrize("kind", [Mixture, GaussianMixture])
 @pytest.mark.parametrize("components", [1, 5])
-def test_probabilities_of_all_values_sum_to_one(components: int) -> None:
-    mixture = random_mixture(4, components)
+def test_probabilities_of_all_values_sum_to_one(components: int, kind: type[Mixture]) -> None:
+    mixture = random_mixture(4, components, kind)
     given = torch.randint(0, 256, (4, 3)).float()
     for colour in range(3):
         total = torch.zeros(4)
@@ -47,7 +58,8 @@ def test_one_component_in_closed_form() -> None:
 
 def same_for_all(mixture: Mixture, pixels: torch.Tensor) -> torch.Tensor:
     """Bits of many pixels under the mixture of one pixel."""
-    return Mixture(*(field.expand(len(pixels), -1, -1) for field in mixture)).bits(pixels)
+    fields = (field.expand(len(pixels), -1, -1) for field in mixture)
+    return type(mixture)(*fields).bits(pixels)
 
 
 def test_the_expectation_is_that_of_all_values_with_their_probabilities() -> None:
@@ -65,9 +77,10 @@ def test_the_expectation_is_that_of_all_values_with_their_probabilities() -> Non
     assert torch.allclose(mixture.expectation()[0], expected, atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", [Mixture, GaussianMixture])
 @pytest.mark.parametrize("mean", [-300.0, -5.0, 3.0, 250.0, 256.0, 900.0])
-def test_at_the_ends_the_tails_count_as_0_and_255(mean: float) -> None:
-    mixture = random_mixture(1, 3)._replace(means=mean + torch.randn(1, 3, 3))
+def test_at_the_ends_the_tails_count_as_0_and_255(mean: float, kind: type[Mixture]) -> None:
+    mixture = random_mixture(1, 3, kind)._replace(means=mean + torch.randn(1, 3, 3))
     values = torch.arange(256.0)[:, None].expand(-1, 3)
     probabilities = 2 ** -same_for_all(mixture, values)[:, 0]
     expected = (probabilities * values[:, 0]).sum()
@@ -75,7 +88,8 @@ def test_at_the_ends_the_tails_count_as_0_and_255(mean: float) -> None:
     assert (mixture.expectation() >= 0).all() and (mixture.expectation() <= 255).all()
 
 
-def test_far_and_narrow_stays_finite_with_gradients() -> None:
+@pytest.mark.parametrize("kind", [Mixture, GaussianMixture])
+def test_far_and_narrow_stays_finite_with_gradients(kind: type[Mixture]) -> None:
     shape = (2, 3, 4)
     fields = [
         torch.zeros(shape),
@@ -84,7 +98,7 @@ def test_far_and_narrow_stays_finite_with_gradients() -> None:
         torch.zeros(shape),
     ]
     fields = [field.requires_grad_() for field in fields]
-    bits = Mixture(*fields).bits(torch.tensor([[0.0, 128.0, 255.0], [255.0, 0.0, 1.0]]))
+    bits = kind(*fields).bits(torch.tensor([[0.0, 128.0, 255.0], [255.0, 0.0, 1.0]]))
     bits.sum().backward()
     assert torch.isfinite(bits).all()
     assert all(torch.isfinite(field.grad).all() for field in fields if field.grad is not None)
@@ -117,10 +131,14 @@ def rows(components: int, spread: float, dtype: torch.dtype) -> tuple[torch.Tens
 
 
 def in_float64(
-    raw: torch.Tensor, base: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor
+    raw: torch.Tensor,
+    base: torch.Tensor,
+    pixels: torch.Tensor,
+    weights: torch.Tensor,
+    likelihood: str = "logistic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     raw = raw.double().requires_grad_()
-    head = MixtureHead(raw.shape[1] // 12)
+    head = MixtureHead(raw.shape[1] // 12, likelihood)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         bits = head(raw, base.double()).bits(pixels.double())
@@ -171,3 +189,38 @@ def test_bits_of_raw_go_without_a_gradient_and_show_nan() -> None:
     of_nan = bits_of_raw(raw.requires_grad_(), base, pixels)
     assert of_nan.isnan().nonzero().tolist() == [[3, 1]]
     assert torch.equal(of_nan.nan_to_num(0)[4:], bits[4:])
+
+
+def test_a_gaussian_in_closed_form() -> None:
+    shape = (1, 3, 1)
+    zeros = torch.zeros(shape)
+    mixture = GaussianMixture(zeros, zeros + 100, zeros + math.log(2), zeros)
+    pixels = torch.tensor([[101.0, 97.0, 0.0]])
+    normal = NormalDist(100, 2)
+    expected = [normal.cdf(v + 0.5) - normal.cdf(v - 0.5) for v in (101, 97)]
+    found = 2 ** -mixture.bits(pixels)[0, :2]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert mixture.expectation()[0].tolist() == pytest.approx([100, 100, 100])
+    assert type(mixture.at(torch.tensor([True]))) is GaussianMixture
+
+
+def test_bits_of_raw_of_gaussians_are_those_of_the_mixture() -> None:
+    raw, base, pixels, weights = rows(5, 0.3, torch.float32)
+    expected, expected_gradient = in_float64(raw, base, pixels, weights, "gaussian")
+    raw.requires_grad_()
+    bits = bits_of_raw(raw, base, pixels, "gaussian")
+    (gradient,) = torch.autograd.grad((bits * weights).sum(), raw)
+    assert torch.allclose(bits.double(), expected, rtol=1e-4, atol=1e-3)
+    assert torch.allclose(gradient.double(), expected_gradient, rtol=1e-2, atol=1e-2)
+
+
+def test_a_likelihood_without_a_coder_is_named() -> None:
+    class Own(Mixture):
+        pass
+
+    assert likelihood_of(random_mixture(1, 1)) == "logistic"
+    assert likelihood_of(random_mixture(1, 1, GaussianMixture)) == "gaussian"
+    with pytest.raises(SettingError, match="the likelihood Own has no coder"):
+        likelihood_of(random_mixture(1, 1, Own))
+    with pytest.raises(SettingError, match="unknown likelihood 'laplace'"):
+        MixtureHead(1, "laplace")

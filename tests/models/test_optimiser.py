@@ -38,7 +38,7 @@ def test_muon_moves_by_the_momentums_directions(
     monkeypatch.setattr(module, "multiplies_bfloat16", lambda _: bfloat16)
     weight = layer.weight
     before = weight.detach().clone()
-    optimiser = Muon([weight], [], 0.1, 0.1, 0.0)
+    optimiser = Muon([("body.weight", weight)], 0.1, 0.1, 0.0)
     weight.grad = torch.randn(weight.shape)
     optimiser.step()
     step = (before - weight.detach()).flatten(1)
@@ -51,7 +51,7 @@ def test_muon_moves_by_the_momentums_directions(
 def test_both_kinds_of_parameters_reach_the_minimum_of_a_quadratic() -> None:
     torch.manual_seed(0)
     matrix, vector = torch.nn.Parameter(torch.randn(4, 6)), torch.nn.Parameter(torch.randn(5))
-    optimiser = Muon([matrix], [vector], 0.02, 0.02, 0.0)
+    optimiser = Muon([("body.a", matrix), ("body.b", vector)], 0.02, 0.02, 0.0)
     for step in range(400):
         for group in optimiser.param_groups:
             group["lr"] = 0.05 * (1 - step / 400)
@@ -66,7 +66,7 @@ def test_the_state_survives_saving() -> None:
     def make() -> tuple[torch.nn.Parameter, Muon]:
         torch.manual_seed(0)
         matrix, vector = torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.ones(2))
-        return matrix, Muon([matrix], [vector], 0.1, 0.1, 0.0)
+        return matrix, Muon([("body.a", matrix), ("body.b", vector)], 0.1, 0.1, 0.0)
 
     def update(matrix: torch.nn.Parameter, optimiser: Muon) -> None:
         matrix.grad = torch.arange(12.0).view(3, 4) - matrix.detach()

@@ -1,8 +1,11 @@
 """Parts of a configuration, and warm starts from a model."""
 
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -10,12 +13,21 @@ from omegaconf import OmegaConf
 from italic.coding.exact import make_exact, silent_blocks
 from italic.coding.model_files.model import Recipe, load_model, save_model
 from italic.config import MasksConfig
+from italic.models.estimator import Estimator
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
+from italic.orders import pixel_order
 from italic.run_directory import RunError
 from italic.schedule import Schedule
-from italic.training.experiment import begin_with, build_schedule
+from italic.training.experiment import (
+    begin_with,
+    build_datamodule,
+    build_estimator,
+    build_schedule,
+)
 from tests.coding.exact.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
+from tests.models.test_estimator import Batch
+from tests.test_config import composed
 
 FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
 
@@ -115,3 +127,45 @@ def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
     assert found.bounds(256, 2).tolist() == [0, 100, 256]
     with pytest.raises(RunError, match="no plans for the order normal"):
         schedule(plans=str(path), order="normal")
+
+
+def test_the_preset_original_trains_as_the_original() -> None:
+    """Unrolled over 16 steps, mean of their losses, Adam, learning rates × 0.2 every 25 epochs."""
+    cfg = composed("train", "experiment=original", "model.features=8", "model.groups=1")
+    assert cfg.trainer.max_epochs == 60 and cfg.trainer.gradient_clip_val is None
+    assert (cfg.datamodule.batch_size, cfg.datamodule.images.validation) == (16, 10_000)
+    assert build_datamodule(cfg).partitions.schedule.order == "normal"
+    torch.manual_seed(0)
+    module = build_estimator(cfg)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    rank = np.argsort(pixel_order("normal", 8, 8)).reshape(1, 8, 8)
+    image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    zeros = torch.zeros(1, dtype=torch.int64)
+    data = Batch(image, image, zeros, zeros, torch.from_numpy(rank * 16 // 64))
+
+    loss = module.training_step(data, 0)
+    steps = [
+        part.bits(part.step_of_pixel == step).mean().item() for step, part in module.parts(data, 16)
+    ]
+    assert loss.item() == pytest.approx(np.mean(steps), rel=1e-5) and len(steps) == 16
+
+    expected = deepcopy(module.network)
+    adam = torch.optim.Adam(expected.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8)
+    other = Estimator(expected, 16, 0, auxiliary=0.0)
+    other.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    for _ in range(3):
+        adam.zero_grad()
+        other.training_step(data, 0).backward()
+        adam.step()
+    optimiser = module.configure_optimizers()["optimizer"]
+    for _ in range(3):
+        optimiser.zero_grad()
+        module.training_step(data, 0).backward()
+        optimiser.step()
+    for one, two in zip(module.network.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+    of_trainer = {"num_training_batches": 4, "accumulate_grad_batches": 2, "callbacks": []}
+    module._trainer = SimpleNamespace(**of_trainer, estimated_stepping_batches=120)  # type: ignore[assignment]
+    factors = [module._learning_rate_factor(updates) for updates in (0, 49, 50, 99, 100, 119)]
+    assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from italic.coding.base_codes.base import BPG
 from italic.extensions import ExtensionError
-from italic.run_directory import RunError, find_result, load_checkpoint, read_config
+from italic.run_directory import RunError, find_result, load_checkpoint, read_config, with_latest
 from italic.training.experiment import build_bases, build_images, build_network
 from italic.training.export import exported
 from italic.training.resuming import _typed, configure, resumed
@@ -51,7 +51,7 @@ def composed(*words: str) -> DictConfig:
         ("datamodule.images.size=4", "images.size can't"),
         ("datamodule.images._target_=os.system", "_target_ can't"),
         ("datamodule.eval_limit=2", "eval_limit can't"),
-        ("training.weight_decay=0", "restores it from its checkpoint"),
+        ("optimiser.weight_decay=0", "restores it from its checkpoint"),
         ("training.find_batch_size=64", "find_batch_size can't"),
         ("model=rnan", "single values"),
         ("debug=fast", "single values"),
@@ -80,6 +80,7 @@ def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> Non
         "model: {_target_: italic.models.rnan.RNAN, features: 8, deep: null, leak: 0}\n"
         "datamodule: {batch_size: 4, images: {_target_: italic.datamodules.imagenet"
         ".DownsampledImageNet, data_dir: data/imagenet64, size: 64}}\n"
+        "training: {learning_rate: 2e-3, warmup: 7, auxiliary: 0.1}\n"
         "trainer: {precision: bf16-mixed, max_time: '00:00:01:00', gradient_clip_val: 1,"
         " limit_train_batches: 4, val_check_interval: 200, devices: auto, plugins: null}\n"
     )
@@ -88,6 +89,8 @@ def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> Non
     assert base.identity == BPG(40).identity
     assert cfg.model.leak == 0.0 and cfg.model.groups == 9 and cfg.training.average_decay == 0.998
     assert (cfg.datamodule.images.size, cfg.datamodule.images.validation) == (64, 10_000)
+    assert cfg.optimiser.learning_rate == 2e-3 and cfg.optimiser.body_learning_rate == 1.5e-3
+    assert cfg.lr_schedule.warmup == 7 and cfg.training.auxiliary == 0.1
     assert cfg.trainer.limit_train_batches == 4 and cfg.trainer.precision == "bf16-mixed"
     with pytest.raises(OmegaConfBaseException):
         cfg.trainer.gradient_clip_val = "much"
@@ -206,3 +209,23 @@ def test_a_runs_configuration_names_nothing_but_italics_own(
     with pytest.raises(ExtensionError):
         exported(tmp_path / "run")
     assert not (tmp_path / "made").exists()
+
+
+def test_latest_is_the_run_with_a_checkpoint_that_began_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="no run with a checkpoint"):
+        with_latest(["resume=latest"])
+    for age, (name, checkpoint) in enumerate(
+        {"2026-01-02/10": False, "2026-01-01/a=b": True, "2026-01-02/09": True}.items()
+    ):
+        folder = tmp_path / "runs" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        os.utime(folder / "config.yaml", (1000 - age, 1000 - age))
+        if checkpoint:
+            (folder / "checkpoints" / "last.ckpt").touch()
+    assert with_latest(["resume=latest", "seed=1"]) == ["resume=runs/2026-01-01/a=b", "seed=1"]
+    assert with_latest(["ckpt_path=latest"]) == ["ckpt_path=runs/2026-01-01/a=b"]
+    assert with_latest(["resume=./latest", "x=latest"]) == ["resume=./latest", "x=latest"]

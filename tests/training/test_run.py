@@ -5,25 +5,33 @@ import runpy
 import sys
 import time
 from copy import deepcopy
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning_fabric.connector import _PRECISION_INPUT
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic import extensions
+from italic.coding.exact import InexactError
+from italic.coding.model_files.model import load_model
+from italic.datamodules.images import DataError
 from italic.errors import SettingError
-from italic.run_directory import RunError
+from italic.extensions import ExtensionError
+from italic.run_directory import RunError, read_config
 from italic.training.callbacks import moving_average
 from italic.training.checkpoints import Checkpoints, WholeCheckpoints
-from italic.training.experiment import build_datamodule, build_estimator, is_refusal
+from italic.training.experiment import build_datamodule, build_estimator, build_images, is_refusal
+from italic.training.export import exported
 from italic.training.trainer_settings import trainer_settings
 from tests.runs import ROOT, TINY, refused, trained
 from tests.test_config import composed
@@ -183,9 +191,9 @@ def test_trainings_that_would_not_begin_or_end_are_refused(
         ("datamodule.eval_limit=-1", "eval_limit must be 0 or more"),
         ("masks.unroll=-1", "unroll must be 0 or more"),
         ("steps=0", "steps must be 1 or more"),
-        ("training.learning_rate=-1", "training.learning_rate must be 0 or more"),
-        ("training.learning_rate=nan", "training.learning_rate must be 0 or more"),
-        ("training.warmup=-1", "training.warmup must be 0 or more"),
+        ("optimiser.learning_rate=-1", "optimiser.learning_rate must be 0 or more"),
+        ("optimiser.learning_rate=nan", "optimiser.learning_rate must be 0 or more"),
+        ("lr_schedule.warmup=-1", "lr_schedule.warmup must be 0 or more"),
         ("model.features=0", "features must be from 1 to"),
         ("model.components=0", "components must be from 1 to"),
         ("model.space_to_depth=0", "space_to_depth must be from 1 to"),
@@ -246,3 +254,167 @@ def test_errors_in_an_estimator_of_ones_own_keep_their_traceback(
     assert "must be less than or equal" in refused("train.py", *words)
     words[-1] = "+model.depth=3"
     assert "unexpected keyword argument 'depth'" in refused("train.py", *words)
+
+
+PARTS = """
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import CSVLogger
+from torch.optim import SGD
+
+class Plain(SGD): pass
+class Constant:
+    def __call__(self, progress): return 0.5
+class Rates(Callback):
+    seen = []
+    def on_train_end(self, trainer, _):
+        self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+class Csv(CSVLogger):
+    def __init__(self, save_dir): super().__init__(save_dir, name="mine")
+"""
+
+
+def test_parts_of_ones_own_are_trained_with_and_resumed_if_they_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    for place, text in {
+        "optimiser/plain": "_target_: my_parts.Plain\nlr: 0.1",
+        "lr_schedule/constant": "_target_: my_parts.Constant",
+        "callbacks/rates": "rates: {_target_: my_parts.Rates}",
+        "logger/mine": "defaults: [schema]\nothers: {mine: {_target_: my_parts.Csv}}",
+    }.items():
+        path = tmp_path / "conf" / f"{place}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    words = [*TINY, f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    own = ["optimiser=plain", "lr_schedule=constant", "callbacks=[rates]", "logger=mine"]
+    search = f"hydra.searchpath=[file://{tmp_path}/conf]"
+    assert trained(*words, *own, search) > 0
+    assert sys.modules["my_parts"].Rates.seen == [[0.05]]
+    assert (tmp_path / "run" / "mine" / "version_0" / "metrics.csv").is_file()
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    with pytest.raises(ExtensionError, match="my_parts"):
+        trained(f"resume={tmp_path}/run", "trainer.max_steps=4")
+    monkeypatch.setenv(extensions.IMPORT, "my_parts")
+    trained(f"resume={tmp_path}/run", "trainer.max_steps=4")
+
+
+def test_the_event_file_of_tensorboard_has_the_losses(tmp_path: Path) -> None:
+    board = pytest.importorskip("tensorboardX.proto.event_pb2", reason="no tensorboardX")
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    bpsp = trained(*TINY, "logger=tensorboard", "trainer.log_every_n_steps=1", *places)
+    (path,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
+    data, logged = path.read_bytes(), {}
+    while data:  # records of length (8 bytes), checksum (4), event, checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event = board.Event.FromString(data[12 : 12 + length])
+        logged |= {item.tag: item.simple_value for item in event.summary.value}
+        data = data[length + 16 :]
+    assert logged["val/bpsp"] == pytest.approx(bpsp) and logged["train/bpsp"] > 0
+
+
+def test_a_logger_without_its_package_is_refused(tmp_path: Path) -> None:
+    if find_spec("tensorboard") or find_spec("tensorboardX"):
+        pytest.skip("TensorBoard is installed")
+    with pytest.raises(RunError, match="package is not installed"):
+        trained(*TINY, "logger=tensorboard", f"hydra.run.dir={tmp_path}/run")
+    assert not (tmp_path / "run").exists()
+
+
+INEXACT = """
+import torch
+from torch import nn
+from italic.models.base_image import fill
+from italic.models.likelihood import Mixture, MixtureHead
+from italic.models.step_network import StepNetwork
+
+class Own(Mixture):
+    pass
+
+class Net(StepNetwork):
+    def __init__(self, features=8, components=1, own=False):
+        super().__init__()
+        self.head, self.own = MixtureHead(components), own
+        self.groups = nn.Sequential(
+            nn.Conv2d(7, features, 3, padding=2, dilation=2), nn.GroupNorm(2, features), nn.SiLU(),
+            nn.Conv2d(features, self.head.channels, 1))
+
+    def forward(self, image, base, known, features=None, stride=1, rung=None, due=None):
+        guess = fill(image, base, known)
+        raw = self.groups(torch.cat([guess / 128 - 1, base / 128 - 1, known], 1))
+        if due is not None:
+            raw, guess = raw.flatten(2)[..., due], guess.flatten(2)[..., due]
+        mixture = self.head(raw, guess)
+        return Own(*mixture) if self.own else mixture, raw
+
+class Convolution(Net):  # with an exact form
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.groups = nn.Conv2d(7, self.head.channels, 3, padding=1)
+"""
+
+
+@pytest.mark.parametrize("own_likelihood", [False, True])
+def test_a_network_without_an_exact_form_is_trained_and_estimated_but_not_exported(
+    own_likelihood: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "my_inexact.py").write_text(INEXACT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: my_inexact.Net")
+    words = [word for word in TINY if not word.startswith(("model.", "model=", "logger"))]
+    words += ["model=mine", "logger.pictures=1", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+    words += [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    error: type[Exception]
+    refusal, error = "groups.0 has no exact form", InexactError
+    if own_likelihood:  # of a network whose layers are exact
+        words += ["model._target_=my_inexact.Convolution", "+model.own=true"]
+        refusal, error = "Own has no coder", SettingError
+    with pytest.raises(error, match=rf"{refusal}.*training\.exact=false"):
+        trained(*words)
+    bpsp = trained(*words, "training.exact=false")
+    assert 0 < bpsp < 9 and "can't be exported" in caplog.text
+    assert "nothing is coded" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(RunError, match="can't be exported"):
+        exported(tmp_path / "run")
+
+
+def test_a_gaussian_mixture_is_trained_exported_and_coded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    caplog.set_level("INFO")
+    bpsp = trained(*TINY, "model.likelihood=gaussian", "trainer.log_every_n_steps=1", *places)
+    loggers = {record.name.partition(".")[0] for record in caplog.records}
+    assert loggers == {"italic"}  # no tips and notes of Lightning
+    assert [str(item.message) for item in recwarn] == []
+    model = load_model(f"{tmp_path}/run/model.safetensors")
+    assert model.recipe.network["likelihood"] == "gaussian"
+    images = build_images(read_config(tmp_path / "run")).load("validation")[:4]
+    coded = model.codec(2).encode(images)
+    assert np.array_equal(model.codec(2).decode(coded, 8, 8), images)
+    # After three updates some values are far in the tails, where the coder needs at most 22 bits.
+    assert sum(item.bits for item in coded) / images.size < bpsp
+
+
+@pytest.mark.parametrize("crop", ["null", "8"])
+def test_bad_images_are_refused_before_there_is_a_run(crop: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    words = [word for word in TINY if word != "datamodule=photos"]
+    words += ["datamodule=folder", f"datamodule.images.crop={crop}"]
+    words += [f"hydra.run.dir={tmp_path}/run", f"datamodule.images.cache_dir={tmp_path}/cache"]
+    for folder, message in (("nowhere", "does not exist"), ("images", "can't be read")):
+        for number in range(8) if folder == "images" else ():
+            (tmp_path / "images" / f"{number}.png").write_bytes(b"no image")
+        with pytest.raises(DataError, match=message):
+            trained(*words, f"datamodule.images.path={tmp_path}/{folder}")
+        assert not (tmp_path / "run").exists()

@@ -111,5 +111,5 @@ def test_no_file_takes_the_place_of_a_plain_value(
     monkeypatch.chdir(tmp_path)
     for name in ("null", "8", "1e3", "true", "a=b"):
         Path(name).touch()
-    words = ["masks.plans=null", "steps=8", "training.warmup=1e3", "logger.wandb=true"]
+    words = ["masks.plans=null", "steps=8", "lr_schedule.warmup=1e3", "logger.wandb=true"]
     assert quoted_paths([*words, "ckpt_path=a=b"]) == [*words, "ckpt_path='a=b'"]

@@ -38,7 +38,7 @@ def exchange_modules(network: nn.Module) -> nn.Module:
         ResidualBlock: ExactResidualBlock,
         nn.Sigmoid: lambda _: ExactSigmoid(),
         Product: lambda _: ExactProduct(),
-        MixtureHead: lambda head: ExactHead(head.components),
+        MixtureHead: lambda head: ExactHead(head.components, head.likelihood),
     }
     blocks = (NonLocalBlock, ResidualBlock)  # replaced before the convolutions in them
     for kinds in (blocks, tuple(replacements)):

@@ -36,7 +36,7 @@ LAYERS: dict[type, Callable[..., nn.Module]] = {
     nn.ConvTranspose2d: QuantisedConvTranspose2d,
     nn.Sigmoid: lambda _: ExactSigmoid(),
     Product: lambda _: ExactProduct(),
-    MixtureHead: lambda head: ExactHead(head.components),
+    MixtureHead: lambda head: ExactHead(head.components, head.likelihood),
     NonLocalBlock: QuantisedNonLocalBlock,
 }
 EXACT_LAYERS = QuantisedLayer, QuantisedNonLocalBlock, ExactSigmoid, ExactProduct, ExactHead

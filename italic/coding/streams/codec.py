@@ -14,7 +14,7 @@ from torch import Tensor
 from italic.coding.base_codes.base import BaseCode
 from italic.coding.exact import exact_arithmetic
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
-from italic.models.likelihood import Mixture
+from italic.models.likelihood import Mixture, likelihood_of
 from italic.models.network import Network
 from italic.schedule import Partition, Schedule
 
@@ -149,9 +149,6 @@ class Codec:
             ValueError: as `encode`.
         """
         _check(images)
-        height, width = images.shape[1:3]
-        base_codes = [self.base.encode(image) for image in images]
-        bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
         flat = images.reshape(len(images), -1, 3)
         counted = np.zeros(flat.shape[:2])
 
@@ -161,8 +158,17 @@ class Codec:
             counted[:, indices] = [bits(*row).sum(axis=1) for row in rows]
             return pixels
 
-        self._fill(bases, count)
+        base_codes = self._given(images, count, None)
         return counted.reshape(images.shape[:3]), np.array([8 * len(code) for code in base_codes])
+
+    def estimate(self, images: np.ndarray, observer: Observer) -> list[bytes]:
+        """Call the observer as `encode`, but write no streams, for likelihoods without a coder.
+
+        Returns:
+            The base codes of the images.
+        """
+        flat = images.reshape(len(images), -1, 3)
+        return self._given(images, lambda _, indices, __: flat.take(indices, axis=1), observer)
 
     def decode(
         self,
@@ -246,6 +252,16 @@ class Codec:
         readers = [Reader(random.bytes(3 * 3 * height * width + 8)) for _ in bases]
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
         return self._fill(decoded, _reading(readers))
+
+    def _given(
+        self, images: np.ndarray, choose: PixelSource, observer: Observer | None
+    ) -> list[bytes]:
+        """Fill images with their own pixels, from their base codes, which are returned."""
+        height, width = images.shape[1:3]
+        base_codes = [self.base.encode(image) for image in images]
+        bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
+        self._fill(bases, choose, observer)
+        return base_codes
 
     @torch.inference_mode()
     @exact_arithmetic()
@@ -379,7 +395,9 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
 
     Raises:
         StreamError: the output of the network is not finite.
+        SettingError: the coder has no tables of this likelihood.
     """
+    likelihood = likelihood_of(mixture)
     scaled = (
         (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
         mixture.means.clamp(-4096, 4096).mul_(16),
@@ -390,4 +408,7 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
     if not all(math.isfinite(field.sum()) for field in scaled):
         raise StreamError("the network's output is not finite: its weights are damaged")
     integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
-    return [MixtureParameters(*fields) for fields in zip(*integers, strict=True)]
+    return [
+        MixtureParameters(logits, means, log_scales, coefficients, likelihood)
+        for logits, means, log_scales, coefficients in zip(*integers, strict=True)
+    ]

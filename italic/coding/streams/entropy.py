@@ -1,15 +1,16 @@
-"""The entropy coder: sub-pixels under discretised logistic mixtures, in integer arithmetic."""
+"""The entropy coder: sub-pixels under discretised mixtures, in integer arithmetic."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from italic.coding.streams import range_coder
-from italic.coding.streams.range_coder import FIRST_WIDTH, TABLES
+from italic.coding.streams.range_coder import FIRST_WIDTH, Tables, tables_of
 
 MAX_COMPONENTS = 32
+ARRAYS = ("logits", "means", "log_scales", "coefficients")
 
 
 class StreamError(ValueError):
@@ -20,10 +21,10 @@ class StreamError(ValueError):
 class MixtureParameters:
     """The mixtures of n pixels: four int32 arrays, C-contiguous, each (n, 3, K), K from 1 to 32.
 
-    Value v in 0..255 has probability Σ_k w_k [σ((v + ½ - μ_k) / s_k) - σ((v - ½ - μ_k) / s_k)],
-    where the intervals of 0 and 255 extend to infinity. It is the discretised logistic mixture of
-    PixelCNN++ (Salimans et al., arXiv 1701.05517, section 2.1) with separate weights per colour.
-    Every int32 is valid input.
+    Value v in 0..255 has probability Σ_k w_k [C((v + ½ - μ_k) / s_k) - C((v - ½ - μ_k) / s_k)],
+    where the intervals of 0 and 255 extend to infinity. With the sigmoid as C it is the discretised
+    logistic mixture of PixelCNN++ (Salimans et al., arXiv 1701.05517, section 2.1) with separate
+    weights per colour. Every int32 is valid input.
 
     Attributes:
         logits: log weights in units of 1/64, with an arbitrary offset. A logit that is 1023 or more
@@ -36,6 +37,8 @@ class MixtureParameters:
             red, [:, 1] of blue on red, [:, 2] of blue on green. In 1/16 grey level, the mean of
             green is means[:, 1] + (c0 · (r - 128) + 32 >> 6) and the mean of blue is
             means[:, 2] + (c1 · (r - 128) + c2 · (g - 128) + 32 >> 6).
+        likelihood: "logistic" if C is the sigmoid, "gaussian" if it is the CDF of the standard
+            normal distribution, with s the standard deviation.
 
     The attributes are read-only views of the given arrays.
 
@@ -47,22 +50,23 @@ class MixtureParameters:
     means: np.ndarray
     log_scales: np.ndarray
     coefficients: np.ndarray
+    likelihood: str = "logistic"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            array = getattr(self, field.name)
-            _check(field.name, array, np.int32)
+        for name in ARRAYS:
+            array = getattr(self, name)
+            _check(name, array, np.int32)
             if array.ndim != 3 or array.shape[1] != 3 or not 1 <= array.shape[2] <= MAX_COMPONENTS:
                 raise ValueError(
-                    f"{field.name} must have shape (n, 3, K) with K from 1 to {MAX_COMPONENTS}, "
+                    f"{name} must have shape (n, 3, K) with K from 1 to {MAX_COMPONENTS}, "
                     f"but has {array.shape}."
                 )
             if array.shape != self.logits.shape:
                 raise ValueError(
                     f"All arrays must have the same shape, but logits have {self.logits.shape} "
-                    f"and {field.name} {array.shape}."
+                    f"and {name} {array.shape}."
                 )
-            object.__setattr__(self, field.name, _read_only(array))
+            object.__setattr__(self, name, _read_only(array))
 
     def __len__(self) -> int:
         """Return the number of pixels."""
@@ -72,6 +76,11 @@ class MixtureParameters:
     def arrays(self) -> range_coder.Parameters:
         """The four arrays in the order of the attributes."""
         return self.logits, self.means, self.log_scales, self.coefficients
+
+    @property
+    def tables(self) -> Tables:
+        """The tables of the likelihood."""
+        return tables_of(self.likelihood)
 
 
 def bits(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
@@ -183,7 +192,7 @@ class Reader:
         decoded = np.zeros((len(parameters), 3), np.uint8)
         self._position, offset, low, width = range_coder.decode(
             parameters.arrays,
-            TABLES,
+            parameters.tables,
             self._words,
             self._position,
             np.uint64(self._offset),
@@ -235,7 +244,9 @@ def _intervals(parameters: MixtureParameters, pixels: np.ndarray) -> tuple[np.nd
         )
     starts = np.empty(pixels.shape, np.uint32)
     frequencies = np.empty(pixels.shape, np.uint32)
-    range_coder.intervals(parameters.arrays, TABLES, _read_only(pixels), starts, frequencies)
+    range_coder.intervals(
+        parameters.arrays, parameters.tables, _read_only(pixels), starts, frequencies
+    )
     return starts, frequencies
 
 

@@ -13,6 +13,8 @@ message", 1979; here with 64-bit intervals, whose upper 32 bits are written as a
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import NamedTuple
 
 import numba
@@ -27,10 +29,10 @@ PRECISION = 22  # the probabilities of a sub-pixel's 256 values are integers wit
 TOTAL = 1 << PRECISION
 SPREAD = TOTAL - 256  # part of TOTAL for the mixture; 256 is for a minimum of 1 for each value
 
-UNIT_BITS = 10  # the table of the sigmoid has arguments in steps of 2^-10
-REACH = 16 << UNIT_BITS  # from -16 to 16, where the sigmoid rounds to 0 and 1
-SIGMOID_BITS = 22
-WEIGHT_BITS = 18  # WEIGHT_BITS + SIGMOID_BITS + PRECISION < 63: products fit into int64
+UNIT_BITS = 10  # the table of a component's CDF has arguments in steps of 2^-10
+REACH = 16 << UNIT_BITS  # from -16 to 16, where the CDFs round to 0 and 1
+CDF_BITS = 22
+WEIGHT_BITS = 18  # WEIGHT_BITS + CDF_BITS + PRECISION < 63: products fit into int64
 
 LOGIT_UNIT = 64
 MAX_DISTANCE = 1023  # in 1/64: the weight is 0 at this distance below the largest logit
@@ -52,36 +54,41 @@ class Tables(NamedTuple):
     """Tables to compute probabilities from integer mixture parameters.
 
     Attributes:
-        sigmoid: int32 (2 · 16384 + 1,): 2^22 · sigmoid(x / 1024) for x from -16384 to 16384.
+        cdf: int32 (2 · 16384 + 1,): 2^22 · C(x / 1024) for x from -16384 to 16384, where C is the
+            CDF of a component of mean 0 and scale 1.
         exponential: int32 (1024,): 2^20 · exp(-x / 64), the weight of a component whose logit is x
             below the largest one.
         inverse_scale: int64 (296,): 2^16 · 1024 / 16 · exp(-x / 32) for x from -112 to 183; it
-            converts 1/16 grey level to steps of the sigmoid table.
+            converts 1/16 grey level to steps of the table `cdf`.
     """
 
-    sigmoid: np.ndarray
+    cdf: np.ndarray
     exponential: np.ndarray
     inverse_scale: np.ndarray
 
 
-def build_tables() -> Tables:
-    """Compute the tables in float64 and round them.
+@cache
+def tables_of(likelihood: str) -> Tables:
+    """Compute the tables of a likelihood, "logistic" or "gaussian", in float64 and round them.
 
     No unrounded entry lies within 1e-6 of a rounding boundary (a test compares all entries with
-    40-digit arithmetic), so the `exp` of any processor and library gives the same integers.
+    40-digit arithmetic), so the `exp` and `erfc` of any processor and library give the same
+    integers.
     """
     x = np.arange(-REACH, REACH + 1) / (1 << UNIT_BITS)
-    sigmoid = np.rint((1 << SIGMOID_BITS) / (1 + np.exp(-x)))
+    if likelihood == "logistic":
+        cdf = 1 / (1 + np.exp(-x))
+    else:
+        cdf = np.array([math.erfc(-argument / math.sqrt(2)) / 2 for argument in x.tolist()])
     exponential = np.rint((1 << 20) * np.exp(-np.arange(MAX_DISTANCE + 1) / LOGIT_UNIT))
     log_scale = np.arange(LOG_SCALE_MIN, LOG_SCALE_MAX + 1) / LOG_SCALE_UNIT
     unit = (1 << (INVERSE_SCALE_BITS + UNIT_BITS)) // MEAN_UNIT
     inverse_scale = np.rint(unit * np.exp(-log_scale))
     return Tables(
-        sigmoid.astype(np.int32), exponential.astype(np.int32), inverse_scale.astype(np.int64)
+        np.rint((1 << CDF_BITS) * cdf).astype(np.int32),
+        exponential.astype(np.int32),
+        inverse_scale.astype(np.int64),
     )
-
-
-TABLES = build_tables()
 
 
 @numba.njit(inline="always")
@@ -98,7 +105,7 @@ def _mixture(
     """Compute the mixture of a sub-pixel and return its mean, rounded to a grey level.
 
     The outputs are `weights`, `offsets` and `slopes`. The sum of `weights` is exactly 2^18. The
-    index in the sigmoid table of component k at the lower edge of value v is
+    index in the table `cdf` of component k at the lower edge of value v is
     (offsets[k] + v · slopes[k]) >> 16.
     """
     logits, means, log_scales, coefficients = parameters
@@ -150,7 +157,7 @@ def _mixture(
 @numba.njit(inline="always")
 def _below(
     value: np.int64,
-    sigmoid: np.ndarray,
+    cdf: np.ndarray,
     weights: np.ndarray,
     offsets: np.ndarray,
     slopes: np.ndarray,
@@ -163,8 +170,8 @@ def _below(
     for k in range(weights.size):
         position = (offsets[k] + value * slopes[k]) >> INVERSE_SCALE_BITS
         position = min(max(position, 0), 2 * REACH)
-        mixture += weights[k] * sigmoid[np.uint64(position)]
-    return ((mixture * SPREAD) >> (WEIGHT_BITS + SIGMOID_BITS)) + value
+        mixture += weights[k] * cdf[np.uint64(position)]
+    return ((mixture * SPREAD) >> (WEIGHT_BITS + CDF_BITS)) + value
 
 
 @compiled()
@@ -186,10 +193,10 @@ def intervals(
             value = np.int64(pixels[i, colour])
             start = np.int64(0)
             if value > 0:
-                start = _below(value, tables.sigmoid, weights, offsets, slopes)
+                start = _below(value, tables.cdf, weights, offsets, slopes)
             end = np.int64(TOTAL)
             if value < 255:
-                end = _below(value + 1, tables.sigmoid, weights, offsets, slopes)
+                end = _below(value + 1, tables.cdf, weights, offsets, slopes)
             starts[i, colour] = start
             frequencies[i, colour] = end - start
 
@@ -264,7 +271,7 @@ def decode(
             stride = np.int64(FIRST_STEP)
             edge = np.int64(min(max(int(mean), 1), 255))
             while high - value > 1:
-                below = _below(edge, tables.sigmoid, weights, offsets, slopes)
+                below = _below(edge, tables.cdf, weights, offsets, slopes)
                 if below <= slot:
                     value, start = edge, below
                     edge = value + stride

@@ -3,10 +3,14 @@ import pytest
 import torch
 
 from italic.coding.base_codes.base import BPG, NoBase
+from italic.coding.exact import make_exact
 from italic.coding.streams.codec import Codec, Coded, _writing, integer_parameters
 from italic.coding.streams.entropy import StreamError, Writer, bits
+from italic.errors import SettingError
 from italic.models import step_network
-from italic.models.likelihood import Mixture
+from italic.models.lattice import LatticeNetwork
+from italic.models.likelihood import GaussianMixture, Mixture
+from italic.models.network import Network
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
@@ -214,3 +218,34 @@ def test_a_network_gone_wrong_is_refused() -> None:
     fields[1][...] = torch.nan
     with pytest.raises(StreamError, match="not finite"):
         integer_parameters(Mixture(*fields))
+
+
+@pytest.mark.parametrize("kind", [RNAN, LatticeNetwork])
+def test_a_gaussian_mixture_is_coded_in_the_bits_of_its_likelihood(kind: type) -> None:
+    torch.manual_seed(0)
+    settings = {"recurrent": False} | {"groups": 1} if kind is RNAN else {"blocks": 1}
+    network = kind(features=8, components=3, likelihood="gaussian", **settings).eval()
+    originals = images(2, 16, 16)
+    estimated = np.zeros(len(originals))
+
+    def count(step: int, due: np.ndarray, mixture: Mixture, pixels: torch.Tensor) -> None:
+        assert type(mixture) is GaussianMixture
+        estimated[:] += mixture.bits(pixels).sum((1, 2)).double().numpy()
+
+    exact = make_exact(network, lambda floating: _encode(floating, originals))
+    codec = Codec(exact, NoBase(), Schedule(), 4)
+    coded = codec.encode(originals, count)
+    assert np.array_equal(codec.decode(coded, 16, 16), originals)
+    assert [item.bits for item in coded] == pytest.approx(estimated, rel=0.005, abs=64)
+
+
+def _encode(network: Network, originals: np.ndarray) -> None:
+    Codec(network, NoBase(), Schedule(), 4).encode(originals)
+
+
+def test_a_likelihood_without_a_coder_is_refused() -> None:
+    class Own(Mixture):
+        pass
+
+    with pytest.raises(SettingError, match="the likelihood Own has no coder"):
+        integer_parameters(Own(*(torch.zeros(1, 1, 3, 2) for _ in range(4))))

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import replace
 from decimal import Decimal, localcontext
+from statistics import NormalDist
 
 import constriction
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +15,12 @@ from hypothesis import strategies as st
 
 from italic.coding.streams import entropy, range_coder
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
-from italic.coding.streams.range_coder import TABLES, TOTAL
+from italic.coding.streams.range_coder import TOTAL, tables_of
 from italic.compiled import compiled
 from tests.coding.streams.mixtures import float_probabilities, typical
 
 INT32 = np.iinfo(np.int32)
+TABLES = tables_of("logistic")
 
 
 def extreme(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:
@@ -89,9 +94,7 @@ def cdf_in_python(parameters: MixtureParameters, pixel: tuple[int, int, int]) ->
                 log_scale = min(max(log_scales[colour][k], -112), 183)
                 inverse = int(TABLES.inverse_scale[log_scale + 112])
                 position = ((16 * value - 8 - mean) * inverse + 2**15) >> 16
-                mixture += weights[k] * int(
-                    TABLES.sigmoid[min(max(position, -16384), 16384) + 16384]
-                )
+                mixture += weights[k] * int(TABLES.cdf[min(max(position, -16384), 16384) + 16384])
             edges.append(((mixture * (2**22 - 256)) >> 40) + value)
         cdfs.append([*edges, 2**22])
     return cdfs
@@ -251,7 +254,7 @@ def test_golden_tables() -> None:
 def test_tables_do_not_hang_on_the_last_bits_of_exp() -> None:
     with localcontext(prec=40):
         exact = {
-            "sigmoid": [2**22 / (1 + (Decimal(-x) / 1024).exp()) for x in range(-16384, 16385)],
+            "cdf": [2**22 / (1 + (Decimal(-x) / 1024).exp()) for x in range(-16384, 16385)],
             "exponential": [2**20 * (Decimal(-x) / 64).exp() for x in range(1024)],
             "inverse_scale": [2**22 * (Decimal(-x) / 32).exp() for x in range(-112, 184)],
         }
@@ -457,3 +460,44 @@ def test_compiles_without_a_place_for_the_cache() -> None:
         "def double(x): return 2 * x", namespace
     )  # without a source file numba has no folder for its cache
     assert compiled()(namespace["double"])(21) == 42
+
+
+def test_gaussian_mixtures_are_coded_by_their_own_tables() -> None:
+    """Known probabilities, a strictly increasing CDF, and a round trip."""
+    shape = (1, 3, 1)
+    zeros = np.zeros(shape, np.int32)
+    means = np.full(shape, 100 * 16, np.int32)
+    log_scales = np.full(shape, 64, np.int32)  # standard deviation of e² grey levels
+    repeated = MixtureParameters(
+        *(np.repeat(array, 256, axis=0) for array in (zeros, means, log_scales, zeros)), "gaussian"
+    )
+    ramp = np.arange(256, dtype=np.uint8)
+    pixels = np.stack([ramp, ramp, ramp], axis=1)
+    starts, frequencies = entropy._intervals(repeated, pixels)
+    assert (np.diff(starts[:, 0].astype(np.int64)) == frequencies[:-1, 0]).all()
+    assert frequencies.min() >= 1 and frequencies[:, 0].sum() == TOTAL
+    normal = NormalDist(100, math.exp(2))
+    expected = [normal.cdf(v + 0.5) - normal.cdf(v - 0.5) for v in range(70, 131)]
+    assert frequencies[70:131, 0] / TOTAL == pytest.approx(expected, abs=4e-4)
+
+    for seed in range(3):
+        parameters = replace(extreme(60, 5, np.random.default_rng(seed)), likelihood="gaussian")
+        pixels = sampled(parameters, seed)
+        data = encoded(parameters, pixels)
+        reader = Reader(data)
+        np.testing.assert_array_equal(reader.code(parameters), pixels)
+        reader.finish()
+        assert data != encoded(replace(parameters, likelihood="logistic"), pixels)
+
+
+def test_the_table_of_the_gaussian_does_not_hang_on_the_last_bits_of_erfc() -> None:
+    table = tables_of("gaussian").cdf
+    assert hashlib.sha256(table.astype("<i8").tobytes()).hexdigest() == (
+        "5ec20f41feaa3d53d7456bc9cee564019757e47b2cc18958c0f60c2b6d0e559a"
+    )
+    assert (table[::-1] == 2**22 - table).all() and (np.diff(table) >= 0).all()
+    with mpmath.workdps(40):
+        for x in range(0, 8 * 1024):  # beyond, all entries round to 2^22
+            value = 2**22 * mpmath.ncdf(mpmath.mpf(x) / 1024)
+            assert abs(value - int(table[16384 + x])) < 0.49999
+    assert (table[16384 + 8 * 1024 :] == 2**22).all()

@@ -14,8 +14,13 @@ pytestmark = pytest.mark.slow
 def row(preset: str, seed: int, bpsp: float, training_images: int = 48_000) -> AblationRow:
     nan = float("nan")
     measured = (16, 10, 0.0, bpsp, bpsp, nan, nan, 64, 1.0, 2.0, True)
-    numbers = {"training_images": training_images, "parameters": 390_000}
-    return AblationRow(*measured, preset=preset, seed=seed, **numbers)
+    return AblationRow(
+        *measured,
+        preset=preset,
+        seed=seed,
+        training_images=training_images,
+        parameters=390_000,
+    )
 
 
 ROWS = [row("reference", seed, 4.0 + seed) for seed in (0, 1)]
