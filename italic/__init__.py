@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from italic.coding.model_files.model import load_model
-    from italic.compressor.compression import (
+    from italic.compressor.arrays import (
         bits,
         compress,
         compress_jpeg,
@@ -38,7 +38,7 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     """Import the compressor on first access, because importing PyTorch takes seconds."""
     if name in __all__:
-        module = import_module(_ELSEWHERE.get(name, "italic.compressor.compression"))
+        module = import_module(_ELSEWHERE.get(name, "italic.compressor.arrays"))
         return getattr(module, name)
     if name == "__version__":
         from importlib.metadata import version

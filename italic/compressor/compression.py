@@ -25,7 +25,7 @@ from italic.coding.files.container import (
     pack,
     unpack,
 )
-from italic.coding.files.pictures import Picture, from_array, join, read
+from italic.coding.files.pictures import Picture, from_array, join
 from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import file_bytes, whole_number
 from italic.compressor.rivals import Rival, checksum, size
@@ -67,184 +67,8 @@ class Compressed:
         return pack(self.model_hash, self.record)
 
 
-def compress(
-    array: np.ndarray, model: str | Path | Model | None = None, steps: int | None = None
-) -> bytes:
-    """Compress a picture into a file.
-
-    Args:
-        array: uint8 or uint16, (H, W) grey, or (H, W, C): grey, grey and alpha, RGB, RGBA.
-        model: a model, its name or the path of its file; None for the one that declares to be for
-            pictures of this size.
-        steps: from 1 (fast) to the number of pixels (small file); None for the model's default.
-            The number is halved until decoders accept the work, see `decompress`.
-
-    Returns:
-        The bytes of the file.
-
-    Raises:
-        ValueError: the array has another type or shape, there is no such model, or `steps` is not a
-            whole number of 1 or more.
-    """
-    picture = from_array(array)
-    (compressed,) = compress_each([picture], model, steps)
-    return compressed.to_file()
-
-
-def decompress(
-    data: bytes,
-    model: str | Path | Model | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    max_work: float | None = None,
-) -> np.ndarray:
-    """Decompress a file of one picture to the samples that were given to `compress`.
-
-    Args:
-        data: the bytes of the file.
-        model: the model that made the file, its name or the path of its file; None to find it among
-            the installed models.
-        max_pixels: maximum number of pixels; larger pictures are refused.
-        max_work: maximum work of decoding, in the units of `Network.work`; None for 2^18, plus 2^8
-            for each byte of the coded picture.
-
-    Returns:
-        The array; samples of shape (H, W, 1) come back as (H, W).
-
-    Raises:
-        ValueError: the file is damaged, the picture exceeds a limit, or the file was made with
-            another model or one that is not installed.
-    """
-    return from_file(data, model, max_pixels, max_work).samples
-
-
-def compress_jpeg(data: bytes) -> bytes:
-    """Compress a JPEG file so that `decompress_jpeg` gives the same file back.
-
-    Args:
-        data: the bytes of a JPEG file of 8-bit grey or colour.
-
-    Returns:
-        The bytes of the file; `decompress` gives the decoded pixels.
-
-    Raises:
-        ValueError: it is not such a file, or it is damaged.
-    """
-    return pack(bytes(8), jpeg.encode(read(file_bytes(data), whole_jpeg=True)))
-
-
-def decompress_jpeg(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
-    """Decompress the JPEG file that was given to `compress_jpeg`, bit for bit.
-
-    Args:
-        data: the bytes of the compressed file.
-        max_pixels: maximum number of pixels; larger pictures are refused.
-
-    Raises:
-        ValueError: the file is damaged, holds no JPEG file, or the picture exceeds the limit.
-    """
-    _, record = unpack(file_bytes(data), whole_number("max_pixels", max_pixels))
-    return jpeg.file_of(record)
-
-
-def compress_many(
-    arrays: Sequence[np.ndarray],
-    model: str | Path | Model | None = None,
-    steps: int | None = None,
-) -> list[bytes]:
-    """Compress pictures into files of one picture each; those of equal size are coded together.
-
-    Args:
-        arrays: pictures as for `compress`; or one array with a further axis in front.
-        model: as for `compress`.
-        steps: as for `compress`.
-
-    Returns:
-        The same bytes as `compress` of each of them.
-
-    Raises:
-        ValueError: as `compress`.
-    """
-    pictures = [from_array(array) for array in arrays]
-    return [each.to_file() for each in compress_each(pictures, model, steps)]
-
-
-def decompress_many(
-    files: Sequence[bytes],
-    model: str | Path | Model | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    max_work: float | None = None,
-) -> list[np.ndarray]:
-    """Decompress files of one picture each; those of equal size and model are decoded together.
-
-    Args:
-        files: the bytes of each file.
-        model: as for `decompress`.
-        max_pixels: maximum number of pixels of each picture.
-        max_work: maximum work of each picture, as for `decompress`.
-
-    Returns:
-        The array of each file.
-
-    Raises:
-        ValueError: as `decompress`.
-    """
-    most = whole_number("max_pixels", max_pixels)
-    contents = [unpack(file_bytes(data), most) for data in files]
-    chosen = _loaded(model)
-    arrays: dict[int, np.ndarray] = {}
-    for model_hash in dict.fromkeys(model_hash for model_hash, _ in contents):
-        members = [i for i, (other, _) in enumerate(contents) if other == model_hash]
-        records = [contents[member][1] for member in members]
-        needed = model_for(model_hash, records, chosen)
-        pictures = decompress_records(records, needed, max_work=max_work)
-        arrays.update(zip(members, (picture.samples for picture in pictures), strict=True))
-    return [arrays[member] for member in range(len(files))]
-
-
-def bits(
-    images: np.ndarray,
-    model: str | Path | Model | None = None,
-    steps: int | None = None,
-    per_pixel: bool = False,
-) -> float | np.ndarray:
-    """The bits that the estimator takes for images, without coding them.
-
-    The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
-    bytes more.
-
-    Args:
-        images: uint8 (H, W, 3), or a batch (B, H, W, 3).
-        model: a model, its name or the path of its file; None as for `compress`.
-        steps: number of steps; None for the model's default. The number of pixels is its upper
-            bound.
-        per_pixel: return the bits of each pixel, without those of the base code.
-
-    Returns:
-        The bits of the image; of a batch, float64 (B,). With `per_pixel`, float64 (H, W) or
-        (B, H, W).
-
-    Raises:
-        ValueError: the images have another type or shape, there is no such model, or `steps` is not
-            a whole number of 1 or more.
-    """
-    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or not images.size:
-        shape = getattr(images, "shape", type(images).__name__)
-        raise ValueError(f"expected uint8 (H, W, 3) or (B, H, W, 3), not empty; got {shape}")
-    if steps is not None:
-        steps = whole_number("steps", steps)
-    pixels = images.shape[-3] * images.shape[-2]
-    chosen = _loaded(model or model_for_pixels(pixels))
-    assert chosen is not None
-    codec = chosen.codec(min(steps or chosen.steps, pixels))
-    batch = images if images.ndim == 4 else images[None]
-    of_pixels, of_bases = codec.bits(batch)
-    found = of_pixels if per_pixel else of_pixels.sum(axis=(1, 2)) + of_bases
-    if images.ndim == 4:
-        return found
-    return found[0] if per_pixel else float(found[0])
-
-
-def _loaded(model: str | Path | Model | None) -> Model | None:
+def loaded(model: str | Path | Model | None) -> Model | None:
+    """The model of a name or path; None for None."""
     if model is None:
         return None
     from italic.coding.model_files.model import load_model
@@ -286,7 +110,7 @@ def compress_each(
         steps = whole_number("steps", steps)
     if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
         raise ValueError(f"seconds must be a number above 0; got {reprlib.repr(seconds)}")
-    given = _loaded(model)
+    given = loaded(model)
     rivals, times = [], []
     for picture in pictures:
         start = time.perf_counter()
@@ -494,7 +318,7 @@ def from_file(
     """Decompress a file of one picture; arguments and errors as for `decompress`."""
     max_pixels = whole_number("max_pixels", max_pixels)
     model_hash, record = unpack(file_bytes(data), max_pixels)
-    needed = model_for(model_hash, [record], _loaded(model))
+    needed = model_for(model_hash, [record], loaded(model))
     (picture,) = decompress_records([record], needed, max_work=max_work)
     return picture
 
