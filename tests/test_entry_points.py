@@ -214,9 +214,9 @@ def test_a_multirun_and_the_figure_of_its_curves(images: list[str], tmp_path: Pa
     said = ran("train.py", "-m", "steps=1,2", *settings)
     runs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
     assert [path.name for path in runs] == ["0_steps=1", "1_steps=2"]
-    best = min(runs, key=lambda path: min(validated(path)))
-    assert f"best: {best}, " in said
-    assert table(sweep)[0]["directory"] == best.name
+    for path, number in zip(runs, ("1 step", "2 steps"), strict=True):
+        assert f"best in {number}: {path}, {min(validated(path)):.4f} bpsp" in said
+    assert [row["directory"] for row in table(sweep)] == [path.name for path in runs]
     output = tmp_path / "comparison"
     limits = ["evaluate.limit=2", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
     ran("evaluate.py", f"runs={sweep}", "steps=[1,2]", *limits, f"output={output}")

@@ -100,7 +100,7 @@ class Sweep(Callback):
         print(f"\n{printed(rows)}\n")
         for steps, best in best_runs(rows).items():
             path = shlex.quote(str(sweep_dir / best["directory"]))
-            number = "" if steps is None else f" in {steps} steps"
+            number = "" if steps is None else f" in {steps} step{'s'[: steps != '1']}"
             print(f"best{number}: {path}, {best['bpsp']:.4f} bpsp")
         print(f"the table is in {shlex.quote(str(sweep_dir / TABLE))}")
         if failed := [row for row in rows if row["error"]]:

@@ -1,8 +1,8 @@
 """Parts of exact networks in PyTorch's standard operators alone, for `torch.export`.
 
 The layers of the scheme "int8" call compiled kernels and choose between implementations. Their
-portable forms compute the same integers in float32: every sum is below 2^24, and each further
-operation rounds once. Convolutions are products of patches, since other algorithms (Winograd) are
+portable forms compute the same integers in float32: each product of matrices is below 2^24, and
+each further operation rounds once. Convolutions are products of patches, since other algorithms (Winograd) are
 not exact. A runtime reproduces the integers if it keeps float32, does not fuse multiplications with
 additions, and rounds halves to even.
 """
@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 from italic.coding.exact.int8_layers import (
     QuantisedConv2d,
+    QuantisedFineLinear,
+    QuantisedIntegerLinear,
     QuantisedLayer,
     QuantisedLinear,
     QuantisedResidualBlock,
 )
-from italic.coding.exact.kernels import MAX_LEVEL, ZERO_LEVEL
+from italic.coding.exact.kernels import FINE_LIMIT, MAX_LEVEL, ZERO_LEVEL
 from italic.models.lattice import LatticeNetwork
 
 
@@ -43,18 +45,17 @@ class PortableLayer(nn.Module):
         if isinstance(layer, QuantisedConv2d):
             self.kernel, self.padding = layer.kernel, layer.padding  # type: ignore[assignment]
         self.low, self.zero = -float(layer.zero), float(layer.zero)
-        self.quantises = layer.unit is None
         self.register_buffer("weight", layer.weight.float().reshape(len(layer.weight), -1))
         self.register_buffer("bias", layer.bias.float())
         self.register_buffer("scale", layer.scale.clone())
-        self.register_buffer("steps", layer.steps.clone())
+        self.register_buffer(
+            "steps", layer.steps if self.kernel is None else layer.steps[:, None, None]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer; inputs of layers that do not quantise are whole numbers."""
-        levels = x.float()
-        if self.quantises:
-            levels = (levels * self.steps).round().clamp(self.low, MAX_LEVEL + self.low)
-            levels = levels + (self.zero - ZERO_LEVEL)
+        """As the layer."""
+        levels = (x * self.steps).round().clamp(self.low, MAX_LEVEL + self.low)
+        levels = levels + (self.zero - ZERO_LEVEL)
         if self.kernel is None:
             return (F.linear(levels, self.weight) + self.bias) * self.scale
         down, across = self.padding
@@ -63,6 +64,37 @@ class PortableLayer(nn.Module):
         patches = F.unfold(levels, self.kernel).transpose(1, 2)
         sums = (F.linear(patches, self.weight) + self.bias) * self.scale
         return sums.transpose(1, 2).unflatten(2, (height, -1))
+
+
+class PortableFineLayer(nn.Module):
+    """A layer with inputs or weights of 16 bits, in two halves, with float32 operands.
+
+    Args:
+        layer: the layer.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    steps: Tensor
+
+    def __init__(self, layer: QuantisedFineLinear | QuantisedIntegerLinear) -> None:
+        super().__init__()
+        self.divides_inputs = isinstance(layer, QuantisedFineLinear)
+        self.register_buffer("weight", layer.matrix().float())
+        self.register_buffer("bias", layer.bias.float())
+        self.register_buffer("scale", layer.scale.clone())
+        self.register_buffer("steps", layer.steps.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer; inputs of layers that do not quantise are whole numbers."""
+        if self.divides_inputs:
+            levels = (x * self.steps).clamp(-FINE_LIMIT, FINE_LIMIT).round()
+            high = ((levels + 128) * (1 / 256)).floor()
+            sums = F.linear(high, self.weight), F.linear(levels - 256 * high, self.weight)
+        else:
+            sums = F.linear(x.float(), self.weight[0]), F.linear(x.float(), self.weight[1])
+        return (256 * sums[0] + (sums[1] + self.bias)) * self.scale
 
 
 class PortableResidualBlock(nn.Module):
@@ -92,6 +124,8 @@ def portable(module: nn.Module) -> nn.Module:
         (1, 1),
     ):
         return PortableLayer(made)
+    if isinstance(made, QuantisedFineLinear | QuantisedIntegerLinear):
+        return PortableFineLayer(made)
     if isinstance(made, QuantisedLayer):
         raise ValueError(f"{type(made).__name__} has no portable form")
     for name, child in list(made.named_children()):
