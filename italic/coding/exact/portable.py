@@ -2,9 +2,9 @@
 
 The layers of the scheme "int8" call compiled kernels and choose between implementations. Their
 portable forms compute the same integers in float32: each product of matrices is below 2^24, and
-each further operation rounds once. Convolutions are products of patches, since other algorithms (Winograd) are
-not exact. A runtime reproduces the integers if it keeps float32, does not fuse multiplications with
-additions, and rounds halves to even.
+each further operation rounds once. Convolutions are products of patches, since other algorithms
+(Winograd) are not exact. A runtime reproduces the integers if it keeps float32, does not fuse
+multiplications with additions, and rounds halves to even.
 """
 
 from __future__ import annotations
