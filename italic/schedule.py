@@ -230,7 +230,10 @@ def step_bounds(
         raise SettingError(f"steps must be from 1 to the number of pixels, {pixels}; got {steps}")
     if isinstance(sizes, str):
         if sizes not in SIZES:
-            raise SettingError(f"unknown step sizes '{sizes}': expected one of {', '.join(SIZES)}")
+            raise SettingError(
+                f"unknown step sizes '{sizes}': expected {', '.join(SIZES)}, "
+                "planned, or a list of relative sizes"
+            )
         power = exponent if sizes == "power" else 0.0
         if not power >= 0:
             raise SettingError(f"the exponent of the step sizes must not be negative; got {power}")

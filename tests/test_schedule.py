@@ -45,7 +45,7 @@ def test_equal_and_power_sizes() -> None:
     [
         ((16, 17), "from 1 to the number of pixels, 16"),
         ((16, 0), "from 1"),
-        ((16, 4, "planned"), "expected one of equal, power"),
+        ((16, 4, "geometric"), "expected equal, power, planned"),
         ((16, 4, "power", -1.0), "must not be negative"),
         ((16, 4, [1, 2]), "must be 4 numbers above 0"),
         ((16, 4, 4), "must be 4 numbers above 0"),

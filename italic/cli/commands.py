@@ -234,7 +234,8 @@ def models(args: argparse.Namespace, errors: Errors) -> None:
     for path in installed_models():
         try:
             declared, model, size = declaration(path), load(str(path)), path.stat().st_size
-            about = f"{size:,} bytes  {model.steps} steps  {model.hash.hex()}  {shown(path)}"
+            steps = f"{model.steps} step{'s'[: model.steps > 1]}"
+            about = f"{size:,} bytes  {steps}  {model.hash.hex()}  {shown(path)}"
             lines = [f"{shown(model.name)}  {about}", f"  {_purpose(model, declared)}"]
             lines += _speeds(model) if args.measure else []
         except (OSError, ValueError) as error:

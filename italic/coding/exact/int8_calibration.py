@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
 from italic.coding.exact.int8_layers import LIMIT, QuantisedLayer
-from italic.coding.exact.int8_network import check, exchange_modules
+from italic.coding.exact.int8_network import check, exchange_modules, is_residual_block
 from italic.coding.exact.kernels import FINE_LIMIT, MAX_LEVEL, ZERO_LEVEL
 from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
 from italic.coding.exact.rounding import round_compensated
@@ -63,6 +63,7 @@ def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
 
 @torch.no_grad()
 def _build(network: nn.Module, calibrate: Calibration, optimise: bool) -> nn.Module:
+    _check_residual_blocks(network)
     exact = exchange_modules(network)
     inputs = _observed(network, calibrate, optimise)
     for name, module in network.named_modules():
@@ -74,6 +75,33 @@ def _build(network: nn.Module, calibrate: Calibration, optimise: bool) -> nn.Mod
             target.set_steps(torch.tensor(parts))
     check(exact)
     return exact
+
+
+def _check_residual_blocks(network: nn.Module) -> None:
+    """Check that modules that are replaced as residual blocks compute what residual blocks do.
+
+    They are found by the names of their submodules, which say nothing about their computation.
+
+    Raises:
+        InexactError: a module computes something else.
+    """
+    for name, module in network.named_modules():
+        if not is_residual_block(module):
+            continue
+        first, second = module.first, module.second
+        assert isinstance(first, nn.Linear | nn.Conv2d) and isinstance(second, nn.Module)
+        size = (
+            (8, first.in_features) if isinstance(first, nn.Linear) else (1, first.in_channels, 8, 8)
+        )
+        x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(first.weight.device)
+        expected = x + second(F.leaky_relu(first(x), float(module.leak)))  # type: ignore[arg-type]
+        output = module(x)
+        if output.shape != expected.shape or not torch.allclose(output, expected, 1e-3, 1e-3):
+            raise InexactError(
+                f"the network's block {name} has the submodules first and second and the attribute "
+                "leak, but does not compute x + second(leaky_relu(first(x), leak)): expected this, "
+                "or other names"
+            )
 
 
 def _set_layer(

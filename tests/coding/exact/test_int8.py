@@ -614,6 +614,20 @@ def test_layers_that_calibration_never_applies_are_refused() -> None:
         calibrated(network, calibrate)
 
 
+class Louder(Rows):
+    """Looks like a residual block, but is not one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 4 * self.second(F.leaky_relu(self.first(x), self.leak))
+
+
+def test_modules_that_only_look_like_residual_blocks_are_refused() -> None:
+    network = Predictor()
+    network.body.append(Louder(32))
+    with pytest.raises(InexactError, match=r"block body\.2 has the submodules first and second"):
+        calibrated(randomised(network), calibrate)
+
+
 def test_no_residual_block_but_those_of_two_layers() -> None:
     assert is_residual_block(Rows(2))
     assert is_residual_block(ResidualBlock(2))
