@@ -172,7 +172,7 @@ def test_colours_that_the_palette_lacks(model: Path) -> None:
 
 
 def test_what_pillow_cannot_hold(model: Path) -> None:
-    deep = compression.compress(np.zeros((2, 3, 3), np.uint16), model)
+    deep = italic.compress(np.zeros((2, 3, 3), np.uint16), model)
     with pytest.raises(ValueError, match="Pillow has no mode for a picture of kind RGB16"):
         Image.open(io.BytesIO(deep))
     archive = io.BytesIO()
@@ -189,7 +189,7 @@ def test_jpeg_files() -> None:
         jpeg = io.BytesIO()
         image.save(jpeg, "JPEG", exif=exif)
         original = Image.open(jpeg)
-        coded = Image.open(io.BytesIO(compression.compress_jpeg(jpeg.getvalue())))
+        coded = Image.open(io.BytesIO(italic.compress_jpeg(jpeg.getvalue())))
         assert (coded.size, coded.mode, coded.info) == (original.size, original.mode, {})
         assert np.array_equal(np.asarray(coded), np.asarray(original))
         assert coded.info == original.info and coded.getexif()[271] == "maker"
