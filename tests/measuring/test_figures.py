@@ -15,6 +15,8 @@ from italic.measuring import figures
 from italic.measuring.figures import PUBLISHED_CIFAR10, draw_curve, draw_panel, save_figure
 from italic.measuring.results import CodecRow, CurveRow, envelope
 
+pytestmark = pytest.mark.slow
+
 STEPS = (1, 2, 4, 8, 16, 32)
 CODECS = [
     CodecRow("PNG", 500, 5.9, 0.3, 0.03, True),

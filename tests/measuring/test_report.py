@@ -14,6 +14,8 @@ from italic.measuring.history import read_history, read_training
 from italic.measuring.report import differences, write_evaluation_report, write_run_report
 from italic.measuring.results import CodecRow, CurveRow
 
+pytestmark = pytest.mark.slow
+
 METRICS = """step,train/bpsp,lr-Adam,train/images_per_s,val/bpsp,val/bpsp_base,val/bpsp_step_01,\
 val/bpsp_step_02,val/updates
 9,5.0,0.1,300,,,,,
