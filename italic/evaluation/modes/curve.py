@@ -126,7 +126,7 @@ def _write_images(
 ) -> None:
     """Write the bpsp of each image with each model, number of steps and codec to images.csv.
 
-    If there are at most `SHOWN_IMAGES` images, the table is printed too, with the bpsp of all
+    For whole images, if there are at most `SHOWN_IMAGES`, the table is printed too, with the bpsp of all
     images together and the mean of the images' bpsp, which differ if images have different sizes.
     """
     images = inputs.measured
@@ -143,7 +143,7 @@ def _write_images(
         for number, image in enumerate(images)
     ]
     write_table(rows, inputs.output / "images.csv")
-    if len(images) > SHOWN_IMAGES:
+    if inputs.whole is None or len(images) > SHOWN_IMAGES:
         return
     table = Table("image", *columns, box=None)
     for row in rows:
