@@ -126,8 +126,8 @@ def _write_images(
 ) -> None:
     """Write the bpsp of each image with each model, number of steps and codec to images.csv.
 
-    For whole images, if there are at most `SHOWN_IMAGES`, the table is printed too, with the bpsp of all
-    images together and the mean of the images' bpsp, which differ if images have different sizes.
+    For whole images, if there are at most `SHOWN_IMAGES`, the table is printed too, with the bpsp
+    of all images together and the mean of the images' bpsp, which differ if sizes differ.
     """
     images = inputs.measured
     columns = {
