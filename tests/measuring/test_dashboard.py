@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 from italic.measuring.dashboard import run_identity
@@ -52,6 +53,7 @@ def items(fields: Any) -> dict[str, Any]:
 
 
 def read_offline_run(folder: Path) -> SimpleNamespace:
+    wandb.teardown()  # waits until the service of W&B has written the file
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     found = SimpleNamespace(
         identity="", config={}, history=[], summary={}, artifacts=[], folder=path.parent
