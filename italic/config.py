@@ -316,7 +316,7 @@ class AblationsConfig:
 class EvaluationConfig:
     """Images and figures of an evaluation; a group for each mode that has keys of its own."""
 
-    split: str = "test"  # split of the images: train, validation or test
+    split: str = "test"  # split of the images: train, validation, test; all of a folder
     limit: int = 0  # number of images, the first ones of the split; 0 for all
     batch_size: int = 64  # number of images that are coded together
     sizes: Any = None  # sizes of the steps, as masks.sizes; None for the sizes of the model

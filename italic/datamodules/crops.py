@@ -49,6 +49,24 @@ def whole_images(
     return [piece.reshape(*size, 3) for piece, size in zip(pieces, sizes, strict=True)]
 
 
+def centre_crops(images: Sequence[np.ndarray], size: int = 64) -> np.ndarray:
+    """Crops from the centres of images, which show what is in them.
+
+    Args:
+        images: uint8 (H, W, 3) each, of different sizes.
+        size: side of a crop in pixels, at most; smaller if an image is smaller.
+
+    Returns:
+        uint8 (N, side, side, 3).
+    """
+    side = min(size, *(min(image.shape[:2]) for image in images))
+    crops = []
+    for image in images:
+        top, left = ((length - side) // 2 for length in image.shape[:2])
+        crops.append(image[top : top + side, left : left + side])
+    return np.stack(crops)
+
+
 class RandomCrops(Dataset[int]):
     """Random square crops of images, drawn by PyTorch's default generator.
 

@@ -21,7 +21,7 @@ from italic.coding.files.pictures import PictureError, read
 from italic.datamodules.crops import RandomCrops, whole_images
 from italic.errors import SettingError, check_range
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "all"]  # all: of an image folder, to evaluate it
 SPLIT_FOLDERS = ("train", "validation", "val", "test")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -307,6 +307,8 @@ class Folder:
                 f"the image folder '{self.path}' does not exist: expected a folder with images, "
                 "datamodule.images.path=…"
             )
+        if split == "all":
+            return images_below(self.path)
         names = ("validation", "val") if split == "validation" else (split,)
         for name in names:
             if (self.path / name).is_dir():

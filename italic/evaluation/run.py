@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from italic.datamodules.crops import centre_crops
 from italic.datamodules.images import whole_of
 from italic.errors import check_range
 from italic.evaluation.modes import (
@@ -65,14 +67,20 @@ def evaluate(cfg: DictConfig) -> None:
         named_code.import_own_code(cfg)
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
-    if cfg.evaluate.split not in ("train", "validation", "test"):
-        raise RunError("evaluate.split must be train, validation or test")
     source = experiment.build_images(data)
+    splits = ("train", "validation", "test", *(("all",) if whole_of(source) else ()))
+    if cfg.evaluate.split not in splits:
+        raise RunError(f"evaluate.split must be one of {', '.join(splits)} for these images")
     limit = cfg.evaluate.limit or None
-    images = source.load(cfg.evaluate.split)[:limit]
     complete = whole_of(source) if cfg.mode == "curve" and not cfg.evaluate.curve.tiles else None
-    whole = None if complete is None else complete.whole(cfg.evaluate.split)[:limit]
-    names = () if complete is None else complete.names(cfg.evaluate.split)[:limit]
+    whole: Sequence[np.ndarray] | None = None
+    names: Sequence[str] = ()
+    if complete is None:
+        images = source.load(cfg.evaluate.split)[:limit]
+    else:
+        whole = complete.whole(cfg.evaluate.split)[:limit]
+        names = complete.names(cfg.evaluate.split)[:limit]
+        images = centre_crops(whole[: max(1, cfg.evaluate.pictures)])
     pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))
     if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
         raise RunError(

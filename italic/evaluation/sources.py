@@ -46,11 +46,11 @@ class Inputs:
         cfg: the complete configuration of evaluate.py.
         models: at least one model, by the name in figures and folders.
         run_dirs: run directories of the models that have one, by the same names.
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, 3); if there are full images, crops of some of them, to be drawn.
         kind: class name of the image source, such as CIFAR10.
         output: existing directory for the results.
-        whole: uint8 (H, W, 3) each, the full images of different sizes from which `images` are
-            cropped; None if `images` are not crops, or the mode needs images of one size.
+        whole: uint8 (H, W, 3) each, the full images of different sizes that are measured; None if
+            `images` are measured.
         names: names of the full images; empty if they have none.
     """
 

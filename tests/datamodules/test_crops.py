@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from italic.coding.base_codes.base import BPG, BaseCode, Ladder, NoBase
-from italic.datamodules.crops import RandomCrops, mirror_at_random
+from italic.datamodules.crops import RandomCrops, centre_crops, mirror_at_random
 from italic.datamodules.images import DataError, Folder, Photos, crops_of, whole_of
 from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import TrainingPartitions
@@ -186,6 +186,14 @@ def test_sources_without_crops_have_none() -> None:
     assert crops_of(source) is None
 
 
+def test_centre_crops_are_as_large_as_the_smallest_image_allows() -> None:
+    images = [np.full((9, 30, 3), 1, np.uint8), np.arange(3 * 100 * 81, dtype=np.uint8)]
+    images[1] = images[1].reshape(100, 81, 3)
+    crops = centre_crops(images)
+    assert crops.shape == (2, 9, 9, 3) and np.array_equal(crops[1], images[1][45:54, 36:45])
+    assert centre_crops(images[1:]).shape == (1, 64, 64, 3)
+
+
 def test_whole_images_have_the_names_of_their_files(tmp_path: Path) -> None:
     for name, side in (("b.png", 8), ("sub/a.png", 9)):
         for split in ("train", "validation", "test"):
@@ -193,6 +201,7 @@ def test_whole_images_have_the_names_of_their_files(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (side, 8)).save(path)
     source = Folder(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert len(source.names("all")) == len(source.whole("all")) == 6
     assert source.names("test") == ["test/b.png", "test/sub/a.png"]
     assert [image.shape[1] for image in source.whole("test")] == [8, 9]
     assert whole_of(source) is source and whole_of(Photos()) is None
