@@ -158,6 +158,22 @@ def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Pa
         assert (output / name / "example.italic").is_file()
 
 
+def test_whole_pictures_of_a_folder_are_evaluated(run_dir: Path, tmp_path: Path) -> None:
+    """Also pictures that are smaller than a tile."""
+    for number, size in enumerate([(40, 12), (9, 30), (40, 36)]):
+        path = tmp_path / "kodak" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.effect_noise(size, 40).convert("RGB").save(path)
+    folder = f"datamodule=folder datamodule.images.path={tmp_path}/kodak evaluate.split=all"
+    settings = [f"datamodule.images.cache_dir={tmp_path}/cache", f"output={tmp_path}/evaluation"]
+    curve = ["steps=[2]", "evaluate.curve.timed=1", "evaluate.curve.codecs=false"]
+    ran("evaluate.py", f"ckpt_path={run_dir}", *folder.split(), *settings, *curve)
+    with (tmp_path / "evaluation" / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sizes = [(row["image"], row["height"], row["width"]) for row in rows]
+    assert sizes == [("0.png", "12", "40"), ("1.png", "30", "9"), ("2.png", "36", "40")]
+
+
 def test_debug_runs_go_from_end_to_end(images: list[str], tmp_path: Path) -> None:
     model = [setting for setting in SMALL if not setting.startswith("trainer.")]
     quiet = "trainer.enable_progress_bar=false"

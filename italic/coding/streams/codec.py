@@ -14,6 +14,7 @@ from torch import Tensor
 from italic.coding.base_codes.base import BaseCode
 from italic.coding.exact import exact_arithmetic
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
+from italic.coding.streams.size_limits import SizeLimits, SizeLimitsExceededError
 from italic.models.likelihood import Mixture, likelihood_of
 from italic.models.network import Network
 from italic.schedule import Partition, Schedule
@@ -22,9 +23,6 @@ from italic.schedule import Partition, Schedule
 # unwritten. Each sub-pixel has a cost: the probability of a value is at most 1 - 255/2^22, which
 # gives about 91 000 sub-pixels per byte.
 SYMBOLS_PER_BYTE = 2**17
-# After this share of the pixels, those that remain take at least this share of the bits per pixel
-# of the step before. On photographs it was 0.66 to 1.0, on graphics 0.41 or more.
-EARLIEST, LEAST_SHARE = 1 / 16, 0.5
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,16 @@ class Codec:
         Raises:
             ValueError: the images have another type or shape, or fewer pixels than steps.
         """
-        return [coded for coded in self._encode(images, observer, None) if coded is not None]
+        writers = [Writer() for _ in images]
+        base_codes = self._given(images, _writing(writers, images), observer)
+        return _finished(base_codes, writers)
 
     def encode_within(
         self, images: np.ndarray, limits: Sequence[int], observer: Observer | None = None
     ) -> list[Coded | None]:
         """Encode images of which only results of a limited size are of use.
 
-        The work ends as soon as no image can stay within its limit, see `_Hopes`.
+        The work ends as soon as no image can stay within its limit, see `SizeLimits`.
 
         Args:
             images: uint8 (B, H, W, 3).
@@ -106,35 +106,21 @@ class Codec:
         Raises:
             ValueError: as `encode`.
         """
-        return self._encode(images, observer, limits)
-
-    def _encode(
-        self, images: np.ndarray, observer: Observer | None, limits: Sequence[int] | None
-    ) -> list[Coded | None]:
-        _check(images)
-        height, width = images.shape[1:3]
-        base_codes = [self.base.encode(image) for image in images]
-        bases = np.stack([self.base.decode(code, height, width) for code in base_codes])
         writers = [Writer() for _ in images]
         write = _writing(writers, images)
-        if limits is None:
-            self._fill(bases, write, observer)
-        else:
-            left = [most - len(code) for most, code in zip(limits, base_codes, strict=True)]
-            check = _Hopes(writers, left, height * width)
-            try:
-                self._fill(bases, write, _both(check, observer))
-            except _HopelessError:
-                return [None] * len(images)
-        coded = [
-            Coded(code, writer.finish()) for code, writer in zip(base_codes, writers, strict=True)
-        ]
-        if limits is None:
-            return list(coded)
-        return [
-            item if item.bits <= 8 * most else None
-            for item, most in zip(coded, limits, strict=True)
-        ]
+        within = SizeLimits(writers, limits, images.shape[1] * images.shape[2])
+
+        def write_within(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+            pixels = write(step, indices, mixture)
+            within.check(step, len(indices))
+            return pixels
+
+        try:
+            base_codes = self._given(images, write_within, observer)
+        except SizeLimitsExceededError:
+            return [None] * len(images)
+        coded = zip(_finished(base_codes, writers), limits, strict=True)
+        return [item if item.bits <= 8 * most else None for item, most in coded]
 
     def bits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The bits that `encode` takes for images, without coding them.
@@ -148,8 +134,7 @@ class Codec:
         Raises:
             ValueError: as `encode`.
         """
-        _check(images)
-        flat = images.reshape(len(images), -1, 3)
+        flat = _pixels(images)
         counted = np.zeros(flat.shape[:2])
 
         def count(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -167,7 +152,7 @@ class Codec:
         Returns:
             The base codes of the images.
         """
-        flat = images.reshape(len(images), -1, 3)
+        flat = _pixels(images)
         return self._given(images, lambda _, indices, __: flat.take(indices, axis=1), observer)
 
     def decode(
@@ -300,68 +285,23 @@ class Codec:
         return image.cpu().numpy()
 
 
-def _check(images: np.ndarray) -> None:
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """The pixels of images, uint8 (B, H·W, 3); ValueError for images of another type or shape."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
             f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
         )
+    return images.reshape(len(images), -1, 3)
 
 
-class _HopelessError(Exception):
-    """No stream of a batch can stay within its limit."""
-
-
-class _Hopes:
-    """An observer that raises `_HopelessError` when every stream will exceed its limit.
-
-    After `EARLIEST` of the pixels, the remaining ones are assumed to take at least `LEAST_SHARE` of
-    the bits per pixel of the step before.
-
-    Args:
-        writers: the writers of the streams.
-        limits: limits in bytes.
-        pixels: number of pixels of an image.
-    """
-
-    def __init__(self, writers: Sequence[Writer], limits: Sequence[int], pixels: int) -> None:
-        self._writers, self._limits, self._pixels = writers, limits, pixels
-        self._step = self._done = self._done_before = 0
-        self._before = [0] * len(writers)  # bytes before the current step
-        self._now = [0] * len(writers)
-        self._rates = [0.0] * len(writers)  # bytes per pixel in the step before
-
-    def __call__(self, step: int, indices: np.ndarray, *_: object) -> None:
-        """Count the coded pixels and compare."""
-        if step != self._step:
-            count = self._done - self._done_before
-            self._rates = [
-                (now - before) / count for now, before in zip(self._now, self._before, strict=True)
-            ]
-            self._before, self._done_before, self._step = self._now, self._done, step
-        self._now = [writer.size for writer in self._writers]
-        self._done += len(indices)
-        rest = 0.0
-        if self._done >= EARLIEST * self._pixels:
-            rest = LEAST_SHARE * (self._pixels - self._done)
-        if all(
-            size + rest * rate > limit
-            for size, rate, limit in zip(self._now, self._rates, self._limits, strict=True)
-        ):
-            raise _HopelessError
-
-
-def _both(first: Observer, second: Observer | None) -> Observer:
-    def observe(step: int, indices: np.ndarray, mixture: Mixture, pixels: Tensor) -> None:
-        if second is not None:
-            second(step, indices, mixture, pixels)
-        first(step, indices, mixture, pixels)
-
-    return observe
+def _finished(base_codes: Sequence[bytes], writers: Sequence[Writer]) -> list[Coded]:
+    streams = [writer.finish() for writer in writers]
+    return [Coded(*parts) for parts in zip(base_codes, streams, strict=True)]
 
 
 def _writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:
     """The pixels of given images, uint8 (B, H, W, 3), which are also written to the streams."""
-    flat = images.reshape(len(images), -1, 3)
+    flat = _pixels(images)
 
     def write(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
         pixels = flat.take(indices, axis=1)
