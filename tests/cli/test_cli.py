@@ -40,7 +40,7 @@ from italic.coding.files.container import (
     ArchiveWriter,
     Colour,
     FileFormatError,
-    archive_file,
+    archive_index,
     pack,
     unpack,
 )
@@ -743,7 +743,7 @@ def test_an_empty_archive(model: str, here: Path, capsys: Capture) -> None:
 def test_an_archive_with_a_damaged_picture(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_file, "GROUP", 1)  # every picture is a group
+    monkeypatch.setattr(archive_index, "GROUP", 1)  # every picture is a group
     assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
     damage("all.italic", 100)
     capsys.readouterr()

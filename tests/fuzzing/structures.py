@@ -20,7 +20,7 @@ import numpy as np
 from italic.coding.base_codes import hevc_headers
 from italic.coding.base_codes.hevc_headers import START_CODE, BitReader, BitWriter, CodingTools
 from italic.coding.files.container import Method, Record
-from italic.coding.files.container.archive_file import Index, shared
+from italic.coding.files.container.archive_index import Index, shared
 
 Random = np.random.Generator
 

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from italic.coding.exact.grid_layers import are_powers_of_two, quantise
-from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
+from italic.coding.exact.layers import ACCUMULATOR_LIMIT, ExactAttention, InexactError
 from italic.models.layers import NonLocalBlock
 
 ATTENTION_LIMIT = 511  # largest absolute value of quantised queries, keys and values
 EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
 EXPONENTIAL_TOP = 2**14  # exp(0) in its table
 ATTENTION_TOTAL = 2**15  # sum of the quantised attention weights of a position, approximately
-CACHED_SCORES = 2**19  # attention scores computed together, so that they stay in the cache
 
 
 def exponential_table() -> Tensor:
@@ -25,7 +24,7 @@ def exponential_table() -> Tensor:
     return torch.floor(EXPONENTIAL_TOP * torch.exp(-argument)).float()
 
 
-class ExactNonLocalBlock(NonLocalBlock):
+class ExactNonLocalBlock(ExactAttention):
     """Attention with quantised operands and a table of the exponential.
 
     Attributes:
@@ -54,17 +53,6 @@ class ExactNonLocalBlock(NonLocalBlock):
         return are_powers_of_two(self.units) and torch.equal(
             self.exponential.cpu(), exponential_table()
         )
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d)V, float (B, N, d) each → (B, N, d)."""
-        few = max(1, CACHED_SCORES // query.shape[1] ** 2)  # images at a time
-        parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
-        return torch.cat([self._attend(*part) for part in parts])
-
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N)."""
-        weights = self._integer_weights(query, key)
-        return weights / weights.sum(-1, keepdim=True)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         weights = self._integer_weights(query, key)

@@ -23,11 +23,10 @@ from torch.nn import functional as F
 
 from italic.coding.exact.grid_layers import ExactConvolution, power_of_two_at_least, quantise
 from italic.coding.exact.grid_network import check, make_exact
-from italic.coding.exact.rounding import round_compensated
+from italic.coding.exact.rounding import Moments, round_compensated, rows_of, weight_of
 from italic.models.layers import ResidualBlock
 
 CANDIDATE_SCALES = (1.0, 0.5, 0.25)  # relative to the scale that represents the largest input
-PATCHES = 4096  # patches per call of a convolution; more patches change little
 
 Calibration = Callable[[nn.Module], None]
 
@@ -51,7 +50,7 @@ def calibrated(network: nn.Module, calibrate: Calibration) -> nn.Module:
         if isinstance(conv, ExactConvolution):
             assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None
             conv.set_weights(module.weight, module.bias, inputs[name].largest_input)
-            _round_by_moments(conv, module.weight, module.bias, inputs[name].moments)
+            _round_by_moments(conv, module.weight, module.bias, inputs[name].moments.mean())
     check(exact)
     return exact
 
@@ -100,15 +99,13 @@ class _InputStatistics:
     """Statistics of a convolution's inputs.
 
     Attributes:
-        moments: float64 (m + 1, m + 1), mean of p pᵀ, where p is an input patch of m values
-            followed by 1.
+        moments: moments of the input patches.
     """
 
     def __init__(self, conv: ExactConvolution) -> None:
         self.conv = conv
         self.errors = torch.zeros(len(CANDIDATE_SCALES), dtype=torch.float64)
-        self.sums: Tensor = torch.zeros((), dtype=torch.float64)
-        self.patches = 0
+        self.moments = Moments()
 
     def add(self, x: Tensor) -> None:
         """Add the input of one call."""
@@ -116,15 +113,7 @@ class _InputStatistics:
             scale = self.conv.input_unit * relative_scale
             error = quantise(x, scale, self.conv.input_limit).mul_(scale).sub_(x)
             self.errors[index] += error.square().sum(dtype=torch.float64).cpu()
-        rows = _patches(self.conv, x)
-        rows = rows[:: -(-len(rows) // PATCHES)]
-        rows = F.pad(rows, (0, 1), value=1.0)
-        self.sums = self.sums + (rows.T @ rows).double().cpu()
-        self.patches += len(rows)
-
-    @property
-    def moments(self) -> Tensor:
-        return self.sums / self.patches
+        self.moments.add(_patches(self.conv, x))
 
     @property
     def largest_input(self) -> float:
@@ -164,14 +153,14 @@ def _round_by_moments(
     """
     nearest = conv.weight.clone(), conv.bias.clone()
     input_unit = float(conv.input_unit)
-    rows = _rows(conv, weight.double() * input_unit).cpu()
+    rows = rows_of(conv, weight.double() * input_unit).cpu()
     scales = conv.units.double().cpu().repeat_interleave(len(rows) // len(bias))
     mean = moments[:-1, -1] / input_unit
     covariance = moments[:-1, :-1] / input_unit**2 - torch.outer(mean, mean)
     rounded = round_compensated(rows, scales, covariance)
     correction = ((rows - rounded) @ mean).view(len(bias), -1).mean(1)
     new_bias = bias.double().cpu() + correction
-    conv.weight.copy_(_as_weight(conv, rounded))
+    conv.weight.copy_(weight_of(conv, rounded))
     conv.bias.copy_((new_bias / scales[:: len(rows) // len(bias)]).round())
     conv.bias.mul_(conv.units)
     if not conv.is_exact():
@@ -185,18 +174,3 @@ def _patches(conv: nn.Module, x: Tensor) -> Tensor:
         patches = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)  # type: ignore[arg-type]
         return patches.transpose(1, 2).flatten(0, 1)
     return x.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _rows(conv: nn.Module, weight: Tensor) -> Tensor:
-    """Weights as a matrix; the rows of an output channel are adjacent."""
-    if isinstance(conv, nn.Conv2d):
-        return weight.flatten(1)
-    return weight.permute(1, 2, 3, 0).flatten(0, 2)
-
-
-def _as_weight(conv: ExactConvolution, rows: Tensor) -> Tensor:
-    """Invert `_rows`: the matrix in the shape of the weights."""
-    if isinstance(conv, nn.Conv2d):
-        return rows.view_as(conv.weight)
-    inputs, outputs, *kernel = conv.weight.shape
-    return rows.view(outputs, *kernel, inputs).permute(3, 0, 1, 2)

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from italic.coding.exact.int8_layers import LIMIT
-from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError, are_in_range
+from italic.coding.exact.layers import ACCUMULATOR_LIMIT, ExactAttention, InexactError, are_in_range
 from italic.models.layers import NonLocalBlock
 
 EXPONENTIAL_TOP = 255  # exp(0) in the table of the exponential
 EXPONENTIAL_UNIT = 2.0**-6  # step of the exponential's argument in its table
-CACHED_SCORES = 2**19  # attention scores computed together, so that they stay in the cache
 
 
-class QuantisedNonLocalBlock(NonLocalBlock):
+class QuantisedNonLocalBlock(ExactAttention):
     """Attention with int8 queries, keys and values, and an 8-bit table of the exponential.
 
     Attributes:
@@ -64,17 +63,6 @@ class QuantisedNonLocalBlock(NonLocalBlock):
         """Whether the table is correct and all scales are in range."""
         is_table = torch.equal(self.exponential.cpu(), exponential_table())
         return is_table and are_in_range(self.steps, self.score_scale, self.value_scale)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d)V, float (B, N, d) each → (B, N, d)."""
-        few = max(1, CACHED_SCORES // query.shape[1] ** 2)  # images at a time
-        parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
-        return torch.cat([self._attend(*part) for part in parts])
-
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N)."""
-        weights = self._integer_weights(query, key)
-        return weights / weights.sum(-1, keepdim=True)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         weights = self._integer_weights(query, key)

@@ -26,13 +26,12 @@ from italic.coding.exact.int8_layers import LIMIT, QuantisedLayer
 from italic.coding.exact.int8_network import check, exchange_modules, is_residual_block
 from italic.coding.exact.kernels import FINE_LIMIT, MAX_LEVEL, ZERO_LEVEL
 from italic.coding.exact.layers import ACCUMULATOR_LIMIT, InexactError
-from italic.coding.exact.rounding import round_compensated
+from italic.coding.exact.rounding import PATCHES, Moments, round_compensated, rows_of, weight_of
 from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock
 
 CLIPPING_RATIOS = tuple(n / 20 for n in range(20, 2, -1))  # candidates, relative to the range
 VALUES_PER_CALL = 2**14  # input values sampled from one call of a layer
 MAX_VALUES = 2**16  # sampled values used to choose a scale
-PATCHES = 4096  # patches per call of a layer for the moments
 MAX_FRACTION_BITS = 8  # inputs that are int8 multiples of 2^-8 to 1 are represented exactly
 FINE_RESERVE = 4  # range of 16-bit inputs, relative to the largest one in calibration
 MIN_RANGE = 2.0**-20  # lower bound of all ranges
@@ -126,11 +125,12 @@ def _set_layer(
     if not optimise:
         target.set_weights(folded, bias, largest / target.limit)
         return
-    rows = _rows(layer, folded).cpu()
+    rows = rows_of(layer, folded).cpu()
     # Moments of the quantised inputs.
-    units = _rows(layer, target.per_input(target.steps.double()).expand_as(folded))[0].cpu()
-    mean = inputs.moments[:-1, -1] * units
-    second = inputs.moments[:-1, :-1] * torch.outer(units, units)
+    units = rows_of(layer, target.per_input(target.steps.double()).expand_as(folded))[0].cpu()
+    moments = inputs.moments.mean()
+    mean = moments[:-1, -1] * units
+    second = moments[:-1, :-1] * torch.outer(units, units)
     scale = _best_scale(rows, second.diagonal(), largest.cpu(), target.limit)
     target.set_weights(folded, bias, scale)  # increases the scale if an accumulator could overflow
     scales = target.scale.double().cpu()
@@ -142,7 +142,7 @@ def _set_layer(
     integers = (rounded / row_scales[:, None]).round()
     new_bias = correction if bias is None else correction + bias.double().cpu()
     target.set_integer_weights(
-        _as_weight(layer, integers).to(weight.device), new_bias.to(weight.device)
+        weight_of(layer, integers).to(weight.device), new_bias.to(weight.device)
     )
     if (target.accumulator_bound() >= ACCUMULATOR_LIMIT).any():
         target.weight.copy_(nearest[0])
@@ -172,8 +172,7 @@ class _InputStatistics:
     """Statistics of the inputs of a layer, or of a query, key or value.
 
     Attributes:
-        moments: float64 (m + 1, m + 1), mean of p pᵀ, where p is an input patch of m values
-            followed by 1.
+        moments: moments of the input patches.
     """
 
     def __init__(self) -> None:
@@ -181,8 +180,7 @@ class _InputStatistics:
         self.low, self.high = 0.0, 0.0
         self.ranges: Tensor = torch.zeros(())  # largest absolute value of each channel, (C,)
         self.fits = [True] * (MAX_FRACTION_BITS + 1)  # [k]: all inputs are int8 multiples of 2^-k
-        self.sums: Tensor = torch.zeros((), dtype=torch.float64)
-        self.patches = 0
+        self.moments = Moments()
 
     def add(self, rows: Tensor) -> None:
         """Add the input of one call, (n, C)."""
@@ -197,17 +195,6 @@ class _InputStatistics:
                 fits = (scaled == scaled.round()).all() and scaled.min() >= -ZERO_LEVEL
                 self.fits[bits] = bool(fits and scaled.max() < ZERO_LEVEL)
         self.values.append(rows[:: -(-rows.numel() // VALUES_PER_CALL)].clone())
-
-    def add_patches(self, layer: nn.Module, x: Tensor) -> None:
-        """Add the input patches of one call."""
-        rows = _patches(layer, x.detach().float())
-        rows = F.pad(rows[:: -(-len(rows) // PATCHES)], (0, 1), value=1.0)
-        self.sums = self.sums + (rows.T @ rows).double().cpu()
-        self.patches += len(rows)
-
-    @property
-    def moments(self) -> Tensor:
-        return self.sums / self.patches
 
     @property
     def largest(self) -> float:
@@ -266,7 +253,7 @@ def _observed(
         def hook(layer: nn.Module, given: tuple[Tensor]) -> None:
             inputs[name].add(_channels_last(layer, given[0]))
             if moments and given[0].numel():
-                inputs[name].add_patches(layer, given[0])
+                inputs[name].moments.add(_patches(layer, given[0].detach().float()))
 
         return hook
 
@@ -320,20 +307,3 @@ def _patches(layer: nn.Module, x: Tensor) -> Tensor:
 def _channels_last(layer: nn.Module, x: Tensor) -> Tensor:
     """The inputs of all positions, (n, C)."""
     return x.flatten(0, -2) if _is_linear(layer) else x.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _rows(layer: nn.Module, weight: Tensor) -> Tensor:
-    """Weights as a matrix; the rows of an output channel are adjacent."""
-    if isinstance(layer, nn.ConvTranspose2d):
-        return weight.permute(1, 2, 3, 0).flatten(0, 2)
-    return weight.flatten(1)
-
-
-def _as_weight(layer: nn.Module, rows: Tensor) -> Tensor:
-    """Invert `_rows`: the matrix in the shape of the weights."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    if isinstance(layer, nn.ConvTranspose2d):
-        inputs, outputs, *kernel = weight.shape
-        return rows.view(outputs, *kernel, inputs).permute(3, 0, 1, 2)
-    return rows.view_as(weight)

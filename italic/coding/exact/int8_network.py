@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
+from italic.coding.exact.int8_convolutions import QuantisedConv2d, QuantisedConvTranspose2d
 from italic.coding.exact.int8_layers import (
-    QuantisedConv2d,
-    QuantisedConvTranspose2d,
     QuantisedFineLinear,
     QuantisedIntegerLinear,
     QuantisedLayer,

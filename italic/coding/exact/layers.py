@@ -11,6 +11,7 @@ from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, Produ
 from italic.models.likelihood import Mixture, MixtureHead
 
 ACCUMULATOR_LIMIT = 2**24  # float32 holds every integer up to this one
+CACHED_SCORES = 2**19  # attention scores computed together, so that they stay in the cache
 UNIT = 2.0**-8  # resolution of the network's output: 1/16 grey level, 1/1024 of a coefficient
 SIGMOID_UNIT = 2.0**-7  # step of the sigmoid's argument in its table, from -8 to 8
 SIGMOID_REACH = 1024  # largest absolute index of that table
@@ -180,3 +181,26 @@ class ExactHead(MixtureHead):
         return super().forward(
             (raw * (1 / UNIT)).round_().mul_(UNIT), (base_image * 16).round_().mul_(1 / 16)
         )
+
+
+class ExactAttention(NonLocalBlock):
+    """Attention by integer weights, computed for a few images at a time."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(QKᵀ/√d)V, float (B, N, d) each → (B, N, d)."""
+        few = max(1, CACHED_SCORES // query.shape[1] ** 2)
+        parts = zip(query.split(few), key.split(few), value.split(few), strict=True)
+        return torch.cat([self._attend(*part) for part in parts])
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """softmax(QKᵀ/√d), float (B, N, d) each → (B, N, N)."""
+        weights = self._integer_weights(query, key)
+        return weights / weights.sum(-1, keepdim=True)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `attend`, for all images at once."""
+        raise NotImplementedError
+
+    def _integer_weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """Integer weights that are proportional to `weights`, approximately."""
+        raise NotImplementedError

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from italic.coding.exact.int8_convolutions import QuantisedConv2d
 from italic.coding.exact.int8_layers import (
-    QuantisedConv2d,
     QuantisedFineLinear,
     QuantisedIntegerLinear,
     QuantisedLayer,

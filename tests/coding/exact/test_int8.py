@@ -32,9 +32,8 @@ from italic.coding.exact import (
     products,
 )
 from italic.coding.exact.int8_attention import QuantisedNonLocalBlock
+from italic.coding.exact.int8_convolutions import QuantisedConv2d, QuantisedConvTranspose2d
 from italic.coding.exact.int8_layers import (
-    QuantisedConv2d,
-    QuantisedConvTranspose2d,
     QuantisedFineLinear,
     QuantisedIntegerLinear,
     QuantisedLayer,

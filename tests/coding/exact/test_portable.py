@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
-from italic.coding.exact.int8_layers import QuantisedConv2d, QuantisedConvTranspose2d
+from italic.coding.exact.int8_convolutions import QuantisedConv2d, QuantisedConvTranspose2d
 from italic.coding.exact.portable import LatticeContexts, PixelPredictor, exported, portable
 from italic.coding.streams.codec import Codec
 from italic.models.lattice import LatticeNetwork

@@ -24,7 +24,7 @@ from italic.coding.files.container import (
     Method,
     Plan,
     Record,
-    archive_file,
+    archive_index,
     kind_of,
     pack,
     unpack,
@@ -179,7 +179,7 @@ def test_every_cut_and_every_changed_byte_is_refused(
 
 
 def test_damage_of_a_record_affects_its_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_file, "GROUP", 6)
+    monkeypatch.setattr(archive_index, "GROUP", 6)
     data = archive({f"{place}.png": KEPT for place in range(5)} | {"e.png": ESTIMATED})
     reader = ArchiveReader(io.BytesIO(data))
     assert reader.index.groups == [2, 2, 1, 1]  # of 3, 3 and 3, 3 and 3 and 18 bytes
@@ -494,7 +494,7 @@ def test_unsafe_names_are_refused_and_the_archive_goes_on(name: str) -> None:
 
 
 def test_a_full_index_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_file, "MAX_INDEX", 60)
+    monkeypatch.setattr(archive_index, "MAX_INDEX", 60)
     file = io.BytesIO()
     writer = ArchiveWriter(file, HASH)
     writer.add("a", KEPT)
@@ -530,7 +530,7 @@ def test_only_what_is_needed_is_read() -> None:
     file.count = 0
     assert reader.read("0.png") == KEPT.shortened()
     group = sum(reader.sizes[: reader.index.groups[0]])
-    assert file.count == group + 3 <= archive_file.GROUP + 3  # its group, then itself
+    assert file.count == group + 3 <= archive_index.GROUP + 3  # its group, then itself
     file.count = 0
     assert reader.read("0.png") == KEPT.shortened() and file.count == 3
     file.count = 0

@@ -6,15 +6,13 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import BinaryIO
 
+from italic.coding.files.container import archive_index
+from italic.coding.files.container.archive_index import Index, encode_name
 from italic.coding.files.container.fields import (
-    CHECKSUM,
-    Cursor,
     FileFormatError,
-    block,
     check_crc,
     varint,
 )
@@ -26,89 +24,12 @@ from italic.coding.files.container.record import (
 )
 
 END_MAGIC = MAGIC[::-1]
-MAX_NAME = 4096  # bytes: the longest path of Linux
-MAX_PARTS = 32  # of a name: otherwise a few bytes of an index could create very many folders
-MAX_INDEX = 2**26  # bytes, decompressed, and of all names
 # The index is at most this many times as long as when compressed, plus the slack: a small file must
 # not list millions of pictures.
 MAX_RATIO = 4
 SLACK = 2**16  # bytes; zlib adds less than this to an index that it cannot make smaller
-GROUP = 2**15  # bytes of the records under one CRC-32, unless it is a single record
 _TRAILER = struct.Struct("<QI4s")
-_CHECK = struct.Struct("<H")  # low bits of a record's checksum
-_SMALLEST_ENTRY = 8  # bytes of a picture in the index
 _COPIED = 2**20  # bytes of records that are copied at a time
-
-
-@dataclass
-class Index:
-    """The index of an archive, a column for each field of the pictures."""
-
-    heads: list[bytes] = field(default_factory=list)  # different heads of records
-    names: list[str] = field(default_factory=list)
-    kinds: list[int] = field(default_factory=list)  # positions in `heads`
-    lengths: list[int] = field(default_factory=list)  # of the bodies, in bytes
-    checks: list[int] = field(default_factory=list)  # low 16 bits of the checksums
-    groups: list[int] = field(default_factory=list)  # numbers of pictures
-    checksums: list[int] = field(default_factory=list)  # of the bodies of each group
-
-    def to_bytes(self) -> bytes:
-        """Serialise the index; see docs/format.md."""
-        parts = [varint(len(self.heads))]
-        for head in self.heads:
-            parts += block(head)
-        parts.append(varint(len(self.names)))
-        first, last, middles, before = [], [], [], b""
-        for name in map(str.encode, self.names):
-            first.append(shared(before, name))
-            most = min(len(before), len(name)) - first[-1]
-            last.append(min(most, shared(before[::-1], name[::-1])))
-            middles += block(name[first[-1] : len(name) - last[-1]])
-            before = name
-        parts += map(varint, [*first, *last])
-        parts += middles
-        parts += map(varint, self.kinds)
-        parts.append(bytes(length & 255 for length in self.lengths))
-        parts += [varint(length >> 8) for length in self.lengths]
-        parts += map(_CHECK.pack, self.checks)
-        parts += map(varint, [len(self.groups), *self.groups])
-        parts += map(CHECKSUM.pack, self.checksums)
-        return b"".join(parts)
-
-    @classmethod
-    def from_bytes(cls, data: bytes, bodies: int) -> Index:
-        """Parse and check the index of an archive whose bodies have that many bytes."""
-        cursor = Cursor(data, "the archive's index")
-        heads = [cursor.block() for _ in range(cursor.varint())]
-        count = cursor.varint()
-        if count > len(data) // _SMALLEST_ENTRY:
-            raise _damaged(f"it lists {count} pictures, more than fit into {len(data)} bytes")
-        first, last = cursor.varints(count), cursor.varints(count)
-        names = _read_names(first, last, cursor)
-        kinds, low = cursor.varints(count), cursor.take(count)
-        lengths = [high << 8 | byte for high, byte in zip(cursor.varints(count), low, strict=True)]
-        checks = [check for (check,) in _CHECK.iter_unpack(cursor.take(_CHECK.size * count))]
-        groups = cursor.varints(cursor.varint())
-        rest = cursor.take(CHECKSUM.size * len(groups))
-        checksums = [checksum for (checksum,) in CHECKSUM.iter_unpack(rest)]
-        cursor.finish()
-        if any(kind >= len(heads) for kind in kinds):
-            raise _damaged("a picture has a head that is not in it")
-        if sum(lengths) != bodies:
-            raise _damaged(f"it lists {sum(lengths)} bytes of records, but the file has {bodies}")
-        index = cls(heads, names, kinds, lengths, checks, groups, checksums)
-        index._check_groups()
-        return index
-
-    def _check_groups(self) -> None:
-        if sum(self.groups) != len(self.names):
-            raise _damaged(f"its groups have {sum(self.groups)} of {len(self.names)} pictures")
-        start = 0
-        for count in self.groups:
-            size = sum(self.lengths[start : start + count])
-            if count == 0 or (count > 1 and size > GROUP):
-                raise _damaged(f"a group has {count} pictures of {size} bytes")
-            start += count
 
 
 class ArchiveWriter:
@@ -150,7 +71,7 @@ class ArchiveWriter:
         varint(len(body))  # checks the length
         self._enter(name, head, len(body), record.checksum & 0xFFFF)
         index = self._index
-        if index.groups and self._group + len(body) <= GROUP:
+        if index.groups and self._group + len(body) <= archive_index.GROUP:
             index.groups[-1] += 1
             index.checksums[-1] = zlib.crc32(body, index.checksums[-1])
             self._group += len(body)
@@ -175,7 +96,7 @@ class ArchiveWriter:
             self._enter(name, other.heads[kind], length, check)
         self._index.groups += other.groups
         self._index.checksums += other.checksums
-        self._group = GROUP  # the next picture begins a group
+        self._group = archive_index.GROUP  # the next picture begins a group
         try:
             for part in reader.bodies():
                 self._file.write(part)
@@ -197,15 +118,15 @@ class ArchiveWriter:
 
     def _enter(self, name: str, head: bytes, length: int, check: int) -> None:
         """Enter a picture into the index."""
-        encoded = _encode_name(name)
+        encoded = encode_name(name)
         if name in self._names:
             raise FileFormatError(f"the archive already holds a picture {name!r}: rename one")
         # The name, four numbers of up to 5 bytes, check, group and its CRC-32; perhaps a new head.
         size = len(encoded) + 32 + (0 if head in self._kinds else len(head) + 5)
-        if self._size + size > MAX_INDEX:
+        if self._size + size > archive_index.MAX_INDEX:
             raise FileFormatError(
                 f"the archive is full: with {len(self._names)} pictures its index has the "
-                f"{MAX_INDEX >> 20} MiB that the format allows; write another archive"
+                f"{archive_index.MAX_INDEX >> 20} MiB that the format allows; write another archive"
             )
         self._size += size
         self._names.add(name)
@@ -259,7 +180,7 @@ class ArchiveReader:
                 f"expected {END_MAGIC!r}"
             )
         bodies = size - HEADER.size - _TRAILER.size - length  # bytes of all bodies
-        if bodies < 0 or length > MAX_INDEX + SLACK:
+        if bodies < 0 or length > archive_index.MAX_INDEX + SLACK:
             raise FileFormatError(
                 f"the archive is damaged: its index of {length} bytes is longer than the file or "
                 "the format allows"
@@ -341,23 +262,13 @@ class ArchiveReader:
         return data
 
 
-def shared(a: bytes, b: bytes) -> int:
-    """Number of equal bytes at the start of both."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((place for place, (x, y) in pairs if x != y), min(len(a), len(b)))
-
-
 def _byte(number: int) -> bytes:
     return bytes([number])
 
 
-def _damaged(reason: str) -> FileFormatError:
-    return FileFormatError(f"the archive's index is damaged: {reason}")
-
-
 def _decompress(index: bytes) -> bytes:
     """Decompress the index, at most the size that the format allows."""
-    most = min(MAX_INDEX, MAX_RATIO * len(index) + SLACK)
+    most = min(archive_index.MAX_INDEX, MAX_RATIO * len(index) + SLACK)
     decompressor = zlib.decompressobj()
     try:
         data = decompressor.decompress(index, most + 1)
@@ -375,53 +286,3 @@ def _decompress(index: bytes) -> bytes:
             "the archive is damaged: its index is longer or shorter than its compressed data"
         )
     return data
-
-
-def _read_names(first: list[int], last: list[int], cursor: Cursor) -> list[str]:
-    """The names, from the bytes that each shares with the start and the end of the one before."""
-    names: dict[str, None] = {}
-    before, total = b"", 0
-    for start, end in zip(first, last, strict=True):
-        if start + end > len(before):
-            raise _damaged("a name has more in common with the one before than this has bytes")
-        encoded = before[:start] + cursor.block() + before[len(before) - end :]
-        total += len(encoded)
-        if total > MAX_INDEX:
-            raise _damaged(f"its names have more than {MAX_INDEX} bytes")
-        name = _decode_name(encoded)
-        if name in names:
-            raise _damaged(f"it has {name!r} twice")
-        names[name] = None
-        before = encoded
-    return list(names)
-
-
-def _encode_name(name: str) -> bytes:
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
-        raise FileFormatError(f"the name {name!r} is not valid Unicode: rename the file") from None
-    _decode_name(encoded)
-    return encoded
-
-
-def _decode_name(encoded: bytes) -> str:
-    """Decode and check a picture's name, so that it is safe to join with a folder's path."""
-    if len(encoded) > MAX_NAME:
-        raise FileFormatError(f"a name has {len(encoded)} bytes: expected at most {MAX_NAME}")
-    try:
-        name = encoded.decode()
-    except UnicodeDecodeError:
-        raise FileFormatError(f"a name is not valid UTF-8: {encoded!r}") from None
-    parts = name.split("/")
-    if len(parts) > MAX_PARTS:
-        raise FileFormatError(
-            f"a name has {len(parts)} parts: expected at most {MAX_PARTS}, folders included"
-        )
-    # An absolute path has an empty first part; the empty name consists of one empty part.
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise FileFormatError(
-            f"{name!r} is not a valid name: expected a relative path such as 'a/b.png', without "
-            "'.', '..', empty parts and NUL"
-        )
-    return name
