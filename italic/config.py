@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import or_
@@ -20,8 +18,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytorch_lightning as pl
 import torch
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.profilers import Profiler
@@ -34,7 +30,6 @@ from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import TrainingPartitions
 from italic.datamodules.splits import Splits
 from italic.datamodules.step_masks import StepMasks
-from italic.errors import SettingError
 from italic.models.estimator import Estimator
 from italic.models.lattice import LatticeNetwork
 from italic.models.lr_schedule import StepDecay, WarmupDecay
@@ -45,22 +40,6 @@ from italic.schedule import Schedule
 # Objects in Lightning's annotations, which no configuration contains: the types of the Trainer's
 # arguments accelerator, strategy and profiler beside names.
 OBJECTS = (Accelerator, Strategy, Profiler)
-# Keys that were moved to another group: old → new.
-MOVED = {
-    "training.learning_rate": "optimiser.learning_rate",
-    "training.body_learning_rate": "optimiser.body_learning_rate",
-    "training.weight_decay": "optimiser.weight_decay",
-    "training.warmup": "lr_schedule.warmup",
-    "training.decay_from": "lr_schedule.decay_from",
-    "evaluate.timed": "evaluate.curve.timed",
-    "evaluate.codecs": "evaluate.curve.codecs",
-    "evaluate.pixel": "evaluate.attention.pixel",
-    "evaluate.step": "evaluate.attention.step",
-    "evaluate.qp": "evaluate.enhance.qp",
-    "evaluate.before": "evaluate.ablations.before",
-}
-
-
 # Keys that `schema` can't check, because OmegaConf has no type for them.
 ANY_SIZES = ("sizes",)  # a name or a list
 ANY_OF_TRAINER = (
@@ -342,40 +321,6 @@ class EvaluateConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     threads: int = 0  # number of CPU threads; 0 for PyTorch's default
     output: str | None = None  # directory of the results; None for a new one under evaluations/
-
-
-def quoted_paths(words: Sequence[str]) -> list[str]:
-    """Command-line words with the path of each KEY=PATH quoted, where that path exists.
-
-    Hydra's grammar gives characters such as the second = of ckpt_path=multirun/…/1_steps=4 a
-    special meaning.
-    """
-    return [_quoted(word) for word in words]
-
-
-def refuse_moved(words: Sequence[str]) -> None:
-    """Refuse command-line words with keys that now have another name.
-
-    Raises:
-        SettingError: a key of `MOVED`; the message names the new key.
-    """
-    for word in words:
-        old = word.lstrip("+~").partition("=")[0]
-        if old in MOVED:
-            raise SettingError(f"{old} is now {MOVED[old]}: expected {MOVED[old]}=…")
-
-
-def _quoted(word: str) -> str:
-    key, _, path = word.partition("=")
-    if word.startswith("-") or not path or not os.path.exists(path):
-        return word
-    with suppress(HydraException):
-        value = OverridesParser.create().parse_override(word).value()
-        # Numbers, truth values and null are these, whatever lies in the current folder.
-        if value == path or isinstance(value, int | float | None):
-            return word
-    escaped = path.replace("'", r"\'")
-    return f"{key}='{escaped}'"
 
 
 def _fastest_precision(accelerator: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from italic.errors import SettingError, missing_extra
-from italic.keys import refuse_unknown
+from italic.keys import quoted_paths, refuse_moved, refuse_unknown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,9 +35,10 @@ def main() -> None:
     """
     try:
         refuse_unknown(sys.argv[1:], "EvaluateConfig")
+        refuse_moved(sys.argv[1:])
         import hydra
 
-        from italic.config import quoted_paths, refuse_moved, register
+        from italic.config import register
         from italic.run_directory import RunError, with_latest
     except ModuleNotFoundError as error:
         sys.exit(missing_extra("train", error))
@@ -46,7 +47,6 @@ def main() -> None:
     register()
     try:
         sys.argv[1:] = quoted_paths(with_latest(sys.argv[1:]))
-        refuse_moved(sys.argv[1:])
     except (RunError, SettingError) as error:
         sys.exit(f"evaluate.py: {error}")
     hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")(_evaluate)()

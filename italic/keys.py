@@ -1,15 +1,32 @@
-"""A first check of the command lines of train.py and evaluate.py, before slow imports."""
+"""The words of the command lines of train.py and evaluate.py, checked before slow imports."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
 from italic.errors import SettingError
+
+# Keys that were moved to another group: old → new.
+MOVED = {
+    "training.learning_rate": "optimiser.learning_rate",
+    "training.body_learning_rate": "optimiser.body_learning_rate",
+    "training.weight_decay": "optimiser.weight_decay",
+    "training.warmup": "lr_schedule.warmup",
+    "training.decay_from": "lr_schedule.decay_from",
+    "evaluate.timed": "evaluate.curve.timed",
+    "evaluate.codecs": "evaluate.curve.codecs",
+    "evaluate.pixel": "evaluate.attention.pixel",
+    "evaluate.step": "evaluate.attention.step",
+    "evaluate.qp": "evaluate.enhance.qp",
+    "evaluate.before": "evaluate.ablations.before",
+}
 
 
 def refuse_unknown(words: Sequence[str], schema: str) -> None:
@@ -44,3 +61,40 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
             nearest = get_close_matches(found[1], known, 1)
             expected = f"did you mean {nearest[0]}?" if nearest else "see docs/training.md"
             raise SettingError(f"unknown key {found[1]}: {expected}")
+
+
+def quoted_paths(words: Sequence[str]) -> list[str]:
+    """Command-line words with the path of each KEY=PATH quoted, where that path exists.
+
+    Hydra's grammar gives characters such as the second = of ckpt_path=multirun/…/1_steps=4 a
+    special meaning.
+    """
+    return [_quoted(word) for word in words]
+
+
+def refuse_moved(words: Sequence[str]) -> None:
+    """Refuse command-line words with keys that now have another name.
+
+    Raises:
+        SettingError: a key of `MOVED`; the message names the new key.
+    """
+    for word in words:
+        old = word.lstrip("+~").partition("=")[0]
+        if old in MOVED:
+            raise SettingError(f"{old} is now {MOVED[old]}: expected {MOVED[old]}=…")
+
+
+def _quoted(word: str) -> str:
+    key, _, path = word.partition("=")
+    if word.startswith("-") or not path or not os.path.exists(path):
+        return word
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    with suppress(HydraException):
+        value = OverridesParser.create().parse_override(word).value()
+        # Numbers, truth values and null are these, whatever lies in the current folder.
+        if value == path or isinstance(value, int | float | None):
+            return word
+    escaped = path.replace("'", r"\'")
+    return f"{key}='{escaped}'"

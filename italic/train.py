@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from italic.errors import SettingError, missing_extra
-from italic.keys import refuse_unknown
+from italic.keys import quoted_paths, refuse_moved, refuse_unknown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,9 +42,10 @@ def main() -> None:
     """
     try:
         refuse_unknown(sys.argv[1:], "TrainConfig")
+        refuse_moved(sys.argv[1:])
         import hydra
 
-        from italic.config import quoted_paths, refuse_moved, register
+        from italic.config import register
         from italic.run_directory import RunError, with_latest
         from italic.training.resuming import configure
     except ModuleNotFoundError as error:
@@ -54,7 +55,6 @@ def main() -> None:
     register()
     try:
         sys.argv[1:] = quoted_paths(with_latest(sys.argv[1:]))
-        refuse_moved(sys.argv[1:])
         name = configure(sys.argv[1:])
     except (RunError, SettingError) as error:
         sys.exit(f"train.py: {error}")

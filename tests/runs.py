@@ -15,7 +15,8 @@ from hydra import compose, initialize
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict, read_write
 
-from italic.config import quoted_paths, register
+from italic.config import register
+from italic.keys import quoted_paths
 from italic.training.resuming import configure
 from italic.training.run import train
 

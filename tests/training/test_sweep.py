@@ -7,7 +7,8 @@ from hydra import compose, initialize
 from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from italic.config import quoted_paths, register
+from italic.config import register
+from italic.keys import quoted_paths
 from italic.training.sweep import OUTCOME, Sweep, best_runs, printed, table
 
 register()
