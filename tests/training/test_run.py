@@ -5,13 +5,13 @@ import runpy
 import sys
 import time
 from copy import deepcopy
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 from unittest.mock import patch
 
+import lightning_fabric.loggers.tensorboard
 import numpy as np
 import pytest
 import torch
@@ -20,6 +20,7 @@ from lightning_fabric.connector import _PRECISION_INPUT
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboardX.proto import event_pb2
 
 from italic import extensions
 from italic.coding.exact import InexactError
@@ -302,22 +303,23 @@ def test_parts_of_ones_own_are_trained_with_and_resumed_if_they_are_allowed(
 
 
 def test_the_event_file_of_tensorboard_has_the_losses(tmp_path: Path) -> None:
-    board = pytest.importorskip("tensorboardX.proto.event_pb2", reason="no tensorboardX")
     places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
     bpsp = trained(*TINY, "logger=tensorboard", "trainer.log_every_n_steps=1", *places)
     (path,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
     data, logged = path.read_bytes(), {}
     while data:  # records of length (8 bytes), checksum (4), event, checksum (4)
         length = int.from_bytes(data[:8], "little")
-        event = board.Event.FromString(data[12 : 12 + length])
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
         logged |= {item.tag: item.simple_value for item in event.summary.value}
         data = data[length + 16 :]
     assert logged["val/bpsp"] == pytest.approx(bpsp) and logged["train/bpsp"] > 0
 
 
-def test_a_logger_without_its_package_is_refused(tmp_path: Path) -> None:
-    if find_spec("tensorboard") or find_spec("tensorboardX"):
-        pytest.skip("TensorBoard is installed")
+def test_a_logger_without_its_package_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(lightning_fabric.loggers.tensorboard, package, False)
     with pytest.raises(RunError, match="package is not installed"):
         trained(*TINY, "logger=tensorboard", f"hydra.run.dir={tmp_path}/run")
     assert not (tmp_path / "run").exists()
