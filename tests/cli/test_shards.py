@@ -24,11 +24,10 @@ from italic.cli.work import Encoding
 from italic.coding.files.container import ArchiveReader
 from italic.processes import cluster as cluster_module
 from italic.processes.cluster import on_cluster
-from tests.cli.test_cli import (  # noqa: F401
+from tests.cli.program import (
     Capture,
     assert_equal,
     damage,
-    model,
     noisy,
     run,
     script,
@@ -108,7 +107,7 @@ def test_shards_share_the_pictures_out_evenly(here: Path, number: int) -> None:
 
 def test_without_ray(
     here: Path,
-    model: str,  # noqa: F811
+    model: str,
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -149,7 +148,7 @@ def test_wrong_usage(here: Path, options: list[str]) -> None:
 
 def test_what_is_refused(
     here: Path,
-    model: str,  # noqa: F811
+    model: str,
     ray: str,
     capsys: Capture,
 ) -> None:
@@ -189,7 +188,7 @@ def test_what_is_refused(
 
 def test_shards_are_archives_and_the_same_by_one_worker_and_two(
     here: Path,
-    model: str,  # noqa: F811
+    model: str,
     ray: str,
     capsys: Capture,
 ) -> None:
@@ -214,7 +213,7 @@ def test_shards_are_archives_and_the_same_by_one_worker_and_two(
 
 def test_only_what_is_missing_is_coded(
     here: Path,
-    model: str,  # noqa: F811
+    model: str,
     ray: str,
     capsys: Capture,
 ) -> None:
@@ -245,7 +244,7 @@ def test_only_what_is_missing_is_coded(
 
 def test_a_worker_that_is_killed(
     here: Path,
-    model: str,  # noqa: F811
+    model: str,
     ray: str,
     benchmark: ModuleType,
     capsys: Capture,
@@ -264,7 +263,7 @@ def test_a_worker_that_is_killed(
 
 def test_the_command_killed_and_run_again(
     here: Path,
-    model: str,  # noqa: F811
+    model: str,
     ray: str,
     capsys: Capture,
 ) -> None:

@@ -1,0 +1,216 @@
+"""Archives by the command-line program."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from italic.cli import commands, work
+from italic.coding.files import pictures
+from italic.coding.files.container import (
+    ArchiveReader,
+    ArchiveWriter,
+    archive_index,
+    unpack,
+)
+from tests.cli.program import Capture, assert_equal, damage, noisy, run, tree
+
+pytestmark = pytest.mark.slow
+
+
+def test_an_archive(model: str, here: Path, capsys: Capture) -> None:
+    Path("photos/aa.png").write_text("no picture")
+    Path("photos/ab.png").write_text("nor this")
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2 and not Path("all.italic").exists()
+    Path("photos/aa.png").unlink()
+    Path("photos/ab.png").unlink()
+    options = ("--model", model)
+    assert run("archive", "photos", "-o", "all.italic", *options) == 0
+    with open("all.italic", "rb") as file:
+        assert ArchiveReader(file).names == ("a.png", "b.bmp", "sub/c.webp")
+    assert run("archive", "photos", "-o", "all.italic", *options) == 1
+    capsys.readouterr()
+    assert run("test", "all.italic") == 0
+    assert capsys.readouterr().out == "all.italic: ok, 3 pictures\n"
+    assert run("info", "all.italic", "--list") == 0
+    info = capsys.readouterr().out
+    assert "all.italic: archive of 3 pictures\n  model tiny, " in info
+    assert "\n  sub/c.webp: 16 × 16 pixels, RGB, 4 steps, " in info
+    assert run("decompress", "all.italic") == 0
+    assert run("decompress", "all.italic", "-o", "other") == 0
+    assert tree("all") == tree("other") == ["a.png", "b.png", "sub/c.png"]
+    assert_equal("photos/sub/c.webp", "all/sub/c.png")
+    assert run("decompress", "all.italic", "-o", "-") == 1
+
+
+def test_too_much_metadata_is_no_obstacle_if_it_is_dropped(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "A" * 100)
+    with Image.open("photos/a.png") as image:
+        image.save("photos/a.png", pnginfo=text)
+    monkeypatch.setattr(pictures.picture, "METADATA_LIMIT", 50)
+    options = ("-o", "all.italic", "--model", model)
+    assert run("archive", "photos", *options) == 1
+    assert run("archive", "photos", "--drop-metadata", *options) == 0
+
+
+def test_no_archive_of_nothing(model: str, here: Path, capsys: Capture) -> None:
+    Path("empty").mkdir()
+    assert run("archive", "empty", "-o", "x.italic", "--model", model) == 1
+    assert run("archive", "gone", "-o", "x.italic", "--model", model) == 1
+    shutil.copy("photos/a.png", "photos/a.bmp")
+    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
+    assert "would both be unpacked to a.png" in capsys.readouterr().err
+
+
+def test_archives_with_colliding_names(model: str, here: Path, capsys: Capture) -> None:
+    """If names collide, nothing is written."""
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    model_hash, record = unpack(Path("a.italic").read_bytes())
+
+    with open("x.italic", "wb") as file:
+        writer = ArchiveWriter(file, model_hash)
+        for name in ("a.png", "a.bmp"):
+            writer.add(name, record)
+        writer.finish()
+    before = tree()
+    assert run("decompress", "x.italic", "-o", "new") == 1
+    assert tree() == before
+    assert "both x.italic: a.png and x.italic: a.bmp" in capsys.readouterr().err
+
+
+def test_an_unwritable_target_affects_only_its_picture(
+    model: str, here: Path, capsys: Capture
+) -> None:
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    model_hash, record = unpack(Path("a.italic").read_bytes())
+    with open("x.italic", "wb") as file:
+        writer = ArchiveWriter(file, model_hash)
+        for name in ("out/a.png", "circle/b.png", "c.png", f"{'d' * 300}.png", "e.png"):
+            writer.add(name, record)
+        writer.finish()
+    Path("new").mkdir()
+    Path("new/out").symlink_to(here / "photos")
+    Path("new/circle").symlink_to("circle")
+    before = tree("photos")
+    capsys.readouterr()
+    assert run("decompress", "x.italic", "-o", "new") == 1
+    outside, circle, long = capsys.readouterr().err.splitlines()
+    assert "a.png: it would be written outside the folder" in outside
+    assert "b.png: it can't be written" in circle and "circle" in circle
+    assert "File name too long" in long
+    assert tree("new") == ["c.png", "e.png"] and tree("photos") == before
+
+
+def test_an_archive_with_a_picture_and_a_folder_of_the_same_name(
+    model: str, here: Path, capsys: Capture
+) -> None:
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    model_hash, record = unpack(Path("a.italic").read_bytes())
+    with open("x.italic", "wb") as file:
+        writer = ArchiveWriter(file, model_hash)
+        writer.add("a.png", record)
+        writer.add("a.png/b.png", record)
+        writer.finish()
+    capsys.readouterr()
+    assert run("decompress", "x.italic", "-o", "new") == 1
+    assert tree("new") == ["a.png"]
+    assert capsys.readouterr().err == "italic: new/a.png/b.png: new/a.png is not a folder\n"
+
+
+def test_an_empty_archive(model: str, here: Path, capsys: Capture) -> None:
+    with open("x.italic", "wb") as file:
+        ArchiveWriter(file, bytes(8)).finish()
+    assert [run(command, "x.italic") for command in ("info", "test", "decompress")] == [0, 0, 0]
+    assert "ok, 0 pictures" in capsys.readouterr().out
+
+
+def test_an_archive_with_a_damaged_picture(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_index, "GROUP", 1)  # every picture is a group
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    damage("all.italic", 100)
+    capsys.readouterr()
+    assert run("test", "all.italic") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("italic: all.italic: a.png: its record is damaged")
+    assert len(err.splitlines()) == 1
+    assert run("decompress", "all.italic", "-o", "out") == 1
+    assert tree("out") == ["b.png", "sub/c.png"]
+
+
+def test_pictures_extracted_from_an_archive(model: str, here: Path, capsys: Capture) -> None:
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    assert run("extract", "all.italic", "sub/c.webp", "-o", "one") == 0
+    assert run("extract", "all.italic", "?.*", "sub/*", "b.bmp", "-o", "some") == 0
+    assert (tree("one"), tree("some")) == (["sub/c.png"], ["a.png", "b.png", "sub/c.png"])
+    assert_equal("photos/sub/c.webp", "one/sub/c.png")
+    assert run("extract", "all.italic", "b.bmp") == 0
+    assert tree("all") == ["b.png"]
+    capsys.readouterr()
+    before = tree()
+    assert run("extract", "all.italic", "a.png", "d.png", "x/*", "-o", "none") == 1
+    assert [line.split(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "d.png",
+        "x/*",
+    ]
+    assert run("extract", "all.italic", "b.bmp") == 1
+    assert "exists already; --force overwrites it" in capsys.readouterr().err
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    assert run("extract", "a.italic", "a.png") == 1
+    assert "not an archive: use italic decompress" in capsys.readouterr().err
+    assert run("extract", "gone.italic", "a.png") == 1
+    assert run("extract", "all.italic") == 2
+    assert tree() == sorted([*before, "a.italic"])
+
+
+def test_pictures_added_to_an_archive(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(Path(model).with_stem("other"))
+    assert run("archive", "photos", "-o", "all.italic", "--model", other) == 0
+    old = Path("all.italic").read_bytes()
+    noisy(Path("more/d.png"), 7)
+    noisy(Path("more/a.webp"), 8)
+    capsys.readouterr()
+    assert run("archive", "more", "-o", "all.italic", "--add") == 1
+    assert "more/a.webp: it and a.png would both be unpacked to a.png" in capsys.readouterr().err
+    Path("more/a.webp").rename("more/a.png")
+    assert run("archive", "more", "-o", "all.italic", "--add") == 1
+    assert "already holds a picture 'a.png'" in capsys.readouterr().err
+    Path("more/a.png").unlink()
+    assert run("archive", "more", "-o", "all.italic", "--add", "--model", model) == 1
+    assert "name the file of that one with --model" in capsys.readouterr().err
+    assert run("archive", "more", "-o", "new.italic", "--add") == 1
+    assert "there is no such archive" in capsys.readouterr().err
+    assert run("archive", "more", "-o", "all.italic", "--add", "--shards", "2") == 2
+    with monkeypatch.context() as patch:  # as if it were killed
+        patch.setattr(ArchiveWriter, "finish", lambda _: sys.exit(9))
+        assert run("archive", "more", "-o", "all.italic", "--add") == 9
+    assert Path("all.italic").read_bytes() == old and not Path("new.italic").exists()
+    capsys.readouterr()
+    coded = []
+    with monkeypatch.context() as patch:
+        encode = work.encode
+        patch.setattr(
+            commands,
+            "encode",
+            lambda items, *rest, **how: coded.extend(items) or encode(items, *rest, **how),
+        )
+        assert run("archive", "more", "-o", "all.italic", "--add") == 0  # with the same model
+    assert len(coded) == 1
+    assert "all.italic: 4 pictures in" in (out := capsys.readouterr().out)
+    assert out.endswith(", 3 of them from before\n")
+    with open("all.italic", "rb") as file:
+        assert ArchiveReader(file).names == ("a.png", "b.bmp", "sub/c.webp", "d.png")
+    assert run("decompress", "all.italic", "-o", "back") == 0
+    assert_equal("more/d.png", "back/d.png")
+    assert_equal("photos/b.bmp", "back/b.png")
