@@ -1,4 +1,4 @@
-"""Callbacks of a run: configuration file, averaged weights, report, learning rates, cost."""
+"""Callbacks: configuration file, averaged weights, report, learning rates, cost, quantisation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from pytorch_lightning.callbacks import (
     Timer,
     WeightAveraging,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from italic.atomic import write_whole
-from italic.errors import check_range
+from italic.coding.exact.fake_quantisation import FakeQuantisation
+from italic.coding.exact.layers import scheme_of
+from italic.errors import SettingError, check_range
 from italic.measuring.dashboard import Dashboard
 from italic.run_directory import CONFIG
 from italic.training.experiment import is_exact
@@ -117,3 +119,46 @@ class CostNotice(Callback):
                 seconds,
                 hours,
             )
+
+
+class QuantisedInputs(Callback):
+    """Trains and validates with inputs of layers rounded to 8 bits, as in the exact network.
+
+    The network must be one of the scheme "int8". It should be trained already, because early in a
+    training the ranges of the inputs change fast.
+
+    Args:
+        every: number of updates after which the scales are chosen again, from the inputs of one
+            batch, which is not quantised.
+
+    Raises:
+        SettingError: `every` is less than 1, or the network has another scheme.
+    """
+
+    def __init__(self, every: int = 200) -> None:
+        check_range("every", every, 1)
+        self.every = every
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the quantisation to the network."""
+        network = pl_module.network
+        assert isinstance(network, nn.Module)
+        if scheme_of(network) != "int8":
+            raise SettingError(
+                f"callbacks=quantised is for networks with 8-bit inputs, such as model=lattice: "
+                f"{type(network).__name__} has finer ones"
+            )
+        self.quantisation = FakeQuantisation(network)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Begin to observe a batch."""
+        if trainer.fit_loop.epoch_loop.total_batch_idx % self.every == 0:
+            self.quantisation.observe()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Choose the scales."""
+        self.quantisation.calibrate()
+
+    def on_fit_end(self, *_: Any) -> None:
+        """Remove the quantisation."""
+        self.quantisation.remove()

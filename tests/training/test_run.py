@@ -274,6 +274,15 @@ class Csv(CSVLogger):
 """
 
 
+def test_inputs_are_quantised_in_training_and_not_in_the_exported_model(tmp_path: Path) -> None:
+    quantised = "callbacks=quantised", "callbacks.quantised.every=2"
+    assert trained(*TINY, *quantised, f"hydra.run.dir={tmp_path}") < 8
+    assert exported(tmp_path).network is not None
+    rnan = "model=rnan", "model.features=8", "model.groups=1", "model.components=1"
+    with pytest.raises(SettingError, match="RNAN has finer ones"):
+        trained(*TINY[6:], *rnan, *quantised, f"hydra.run.dir={tmp_path / 'rnan'}")
+
+
 def test_parts_of_ones_own_are_trained_with_and_resumed_if_they_are_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

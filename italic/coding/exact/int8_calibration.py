@@ -104,7 +104,7 @@ def _check_residual_blocks(network: nn.Module) -> None:
 
 
 def _set_layer(
-    target: QuantisedLayer, layer: nn.Module, inputs: _InputStatistics, optimise: bool
+    target: QuantisedLayer, layer: nn.Module, inputs: InputStatistics, optimise: bool
 ) -> None:
     """Set the scales, zero point and integer weights of one layer."""
     weight, bias = layer.weight, layer.bias
@@ -168,7 +168,7 @@ def _best_scale(rows: Tensor, importance: Tensor, largest: Tensor, limit: int) -
     return largest / limit * torch.tensor(CLIPPING_RATIOS, dtype=torch.float64)[best]
 
 
-class _InputStatistics:
+class InputStatistics:
     """Statistics of the inputs of a layer, or of a query, key or value.
 
     Attributes:
@@ -244,14 +244,14 @@ def _error(values: Tensor, steps: float, low: int, high: int) -> float:
 
 def _observed(
     network: nn.Module, calibrate: Calibration, moments: bool
-) -> dict[str, _InputStatistics]:
+) -> dict[str, InputStatistics]:
     """Input statistics of each linear layer, and of query, key and value of each block."""
-    inputs: dict[str, _InputStatistics] = {}
+    inputs: dict[str, InputStatistics] = {}
     hooks = []
 
     def of_layer(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, given: tuple[Tensor]) -> None:
-            inputs[name].add(_channels_last(layer, given[0]))
+            inputs[name].add(channels_last(layer, given[0]))
             if moments and given[0].numel():
                 inputs[name].moments.add(_patches(layer, given[0].detach().float()))
 
@@ -266,10 +266,10 @@ def _observed(
 
     for name, module in network.named_modules():
         if type(module) in LINEAR_LAYERS:
-            inputs[name] = _InputStatistics()
+            inputs[name] = InputStatistics()
             hooks.append(module.register_forward_pre_hook(of_layer(name)))
         elif type(module) is NonLocalBlock:
-            inputs.update({f"{name}.{row}": _InputStatistics() for row in range(3)})
+            inputs.update({f"{name}.{row}": InputStatistics() for row in range(3)})
             hooks.append(module.query_key_value.register_forward_hook(of_block(name)))
     _run_calibration(network, calibrate, hooks)
     unseen = [name for name, seen in inputs.items() if not seen.values]
@@ -301,9 +301,9 @@ def _patches(layer: nn.Module, x: Tensor) -> Tensor:
         x = x[:: max(1, len(x) * places // (4 * PATCHES))]
         patches = F.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride)  # type: ignore[arg-type]
         return patches.transpose(1, 2).flatten(0, 1)
-    return _channels_last(layer, x)
+    return channels_last(layer, x)
 
 
-def _channels_last(layer: nn.Module, x: Tensor) -> Tensor:
+def channels_last(layer: nn.Module, x: Tensor) -> Tensor:
     """The inputs of all positions, (n, C)."""
     return x.flatten(0, -2) if _is_linear(layer) else x.permute(0, 2, 3, 1).flatten(0, 2)

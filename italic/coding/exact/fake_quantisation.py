@@ -1,0 +1,83 @@
+"""Fake quantisation: a network computes in floating point with the 8-bit inputs of its exact form.
+
+At the end of a training the weights adapt to the rounding. The gradient passes the rounding and the
+clipping unchanged (Bengio et al. 2013, arXiv 1308.3432), as very few inputs are clipped. The scales
+and zero points are those of the calibration of the scheme "int8". Weights, inputs of 16 bits and
+attention stay in floating point, because their rounding costs little.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, autograd, nn
+
+from italic.coding.exact.int8_calibration import InputStatistics, channels_last
+from italic.coding.exact.kernels import MAX_LEVEL
+
+LAYERS = nn.Linear, nn.Conv2d
+
+
+class FakeQuantisation:
+    """Rounds the inputs of a network's linear layers and convolutions to 8 bits, by hooks.
+
+    Layers that have not been observed yet are not quantised.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.observed: dict[nn.Module, InputStatistics] | None = None
+        self.grids: dict[nn.Module, tuple[Tensor, int]] = {}
+        self.hooks = [
+            module.register_forward_pre_hook(self._apply)
+            for module in network.modules()
+            if type(module) in LAYERS
+        ]
+
+    def observe(self) -> None:
+        """Observe the inputs of the next calls instead of quantising them."""
+        self.observed = {}
+
+    def calibrate(self) -> None:
+        """Choose scales and zero points for the inputs observed since `observe`."""
+        for layer, statistics in (self.observed or {}).items():
+            steps, zero = statistics.grid(symmetric=False)
+            self.grids[layer] = steps, zero
+        self.observed = None
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _apply(self, layer: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
+        x = given[0]
+        if not x.numel():
+            return None
+        if self.observed is not None:
+            statistics = self.observed.setdefault(layer, InputStatistics())
+            statistics.add(channels_last(layer, x))
+            return None
+        if layer not in self.grids:
+            return None
+        steps, zero = self.grids[layer]
+        steps = steps.to(x.device)
+        if isinstance(layer, nn.Conv2d):
+            steps = steps[:, None, None]
+        return (StraightThrough.apply(x, steps, zero),)
+
+
+class StraightThrough(autograd.Function):
+    """Rounds to levels −z to 255 − z, in units of 1/steps; the gradient is that of the identity."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor, steps: Tensor, zero: int) -> Tensor:
+        """Round, to float32."""
+        return (x.float() * steps).round_().clamp_(-zero, MAX_LEVEL - zero).div_(steps)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """Pass the gradient."""
+        return gradient, None, None

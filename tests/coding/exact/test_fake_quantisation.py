@@ -1,0 +1,64 @@
+"""Fake quantisation: the same rounding as the exact network, straight-through gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from italic.coding.exact import kernels
+from italic.coding.exact.fake_quantisation import FakeQuantisation
+from italic.coding.exact.int8_calibration import InputStatistics, channels_last
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Linear(6, 4), torch.randn(50, 6)),
+        (nn.Conv2d(6, 4, 3, padding=1), torch.randn(2, 6, 5, 4)),
+    ],
+)
+def test_inputs_are_rounded_as_in_the_exact_network(layer, x):
+    x = x * torch.tensor([1.0, 2, 5, 1, 1, 30]).view(-1, *[1] * (x.ndim == 4) * 2)
+    network = nn.Sequential(layer)
+    quantisation = FakeQuantisation(network)
+    quantisation.observe()
+    assert torch.equal(network(x), layer.forward(x))  # an observed batch is not quantised
+    quantisation.calibrate()
+    statistics = InputStatistics()
+    statistics.add(channels_last(layer, x))
+    steps, zero = statistics.grid(symmetric=False)
+    rows = channels_last(layer, x).contiguous()
+    levels = kernels.quantise(rows, steps, torch.tensor(zero, dtype=torch.int32))
+    expected = (levels.float() + kernels.ZERO_LEVEL - zero) / steps
+    seen = []
+    layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network(x)
+    torch.testing.assert_close(channels_last(layer, seen[0]), expected)
+
+
+def test_the_gradient_passes_the_rounding_and_the_clipping():
+    layer = nn.Linear(1, 1, bias=False)
+    quantisation = FakeQuantisation(nn.Sequential(layer))
+    quantisation.observe()
+    layer(torch.linspace(-1, 1, 101)[:, None])
+    quantisation.calibrate()
+    x = torch.tensor([[0.333], [100.0]], requires_grad=True)
+    layer(x).sum().backward()
+    assert (x.grad == layer.weight).all()
+
+
+def test_layers_without_a_scale_stay_in_floating_point():
+    layer = nn.Linear(3, 2)
+    x = torch.randn(7, 3)
+    expected = layer(x)
+    quantisation = FakeQuantisation(nn.Sequential(layer))
+    assert torch.equal(layer(x), expected)
+    quantisation.observe()
+    layer(torch.zeros(0, 3))
+    quantisation.calibrate()
+    assert torch.equal(layer(x), expected)
+    quantisation.observe()
+    layer(x)
+    quantisation.calibrate()
+    assert not torch.equal(layer(x), expected)
+    quantisation.remove()
+    assert torch.equal(layer(x), expected)
