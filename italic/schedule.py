@@ -141,8 +141,8 @@ class Schedule:
     Args:
         order: name of the pixel order: nested, normal, raster, quad, uneven_1, uneven_2, or
             MODULE.NAME of a user-defined function, see `pixel_order`.
-        sizes: sizes of the steps: `equal`, `power`, `planned`, or a sequence of relative sizes. A
-            sequence applies to its own length; other numbers of steps use `equal`. `planned` sizes
+        sizes: sizes of the steps: `equal`, `power`, `planned`, or a sequence of relative sizes, one
+            for each step. Partitions into another number of steps are then `equal`. `planned` sizes
             minimise the bits; the export of a trained model computes them. Numbers of steps that
             are not planned use `power`.
         exponent: growth exponent of `power` sizes.

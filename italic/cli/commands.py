@@ -257,7 +257,7 @@ def _purpose(model: Model, declared: Declaration | None) -> str:
         return "not chosen by itself: name it with --model"
     if declared.purpose == "enhancement":
         qps = ", ".join(map(str, sorted(model.base_qps.values())))
-        return f"enhancement of BPG files of qualities near qp {qps}"
+        return f"enhancement of BPG files of qualities near qp {qps}; compression with --model"
     least, most = declared.pixels
     if most < NO_LIMIT:
         return f"compression of pictures of {least:,} to {most:,} pixels"

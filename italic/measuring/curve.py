@@ -137,11 +137,20 @@ def estimate_curve(
         base_codes = codec_for(number).estimate(images, estimate)
         base = sum(8 * len(code) for code in base_codes) / images.size
         total = base + float(estimate.maps.sum()) / images.size
-        unknown = math.nan
-        rates = base, total, unknown, unknown, unknown
-        rows.append(
-            CurveRow(number, len(images), *rates, len(images), unknown, unknown, lossless=False)
+        row = CurveRow(
+            steps=number,
+            images=len(images),
+            bpsp_base=base,
+            bpsp_estimated=total,
+            bpsp_coded=math.nan,
+            encode_ms=math.nan,
+            decode_ms=math.nan,
+            batch=len(images),
+            batch_encode_ms=math.nan,
+            batch_decode_ms=math.nan,
+            lossless=False,
         )
+        rows.append(row)
     return rows
 
 

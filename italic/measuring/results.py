@@ -16,7 +16,7 @@ from italic.atomic import write_whole
 from italic.errors import SettingError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CurveRow:
     """Rates and times for one number of steps.
 

@@ -29,7 +29,20 @@ def curve(first_ms: float, low: float, high: float) -> list[CurveRow]:
     rows = []
     for steps in STEPS:
         bpsp, time = low + (high - low) / steps**1.8, first_ms * steps
-        rows.append(CurveRow(steps, 500, 0.1, bpsp, bpsp, time, time, 64, 1.0, 1.0, True))
+        row = CurveRow(
+            steps=steps,
+            images=500,
+            bpsp_base=0.1,
+            bpsp_estimated=bpsp,
+            bpsp_coded=bpsp,
+            encode_ms=time,
+            decode_ms=time,
+            batch=64,
+            batch_encode_ms=1.0,
+            batch_decode_ms=1.0,
+            lossless=True,
+        )
+        rows.append(row)
     return rows
 
 

@@ -27,7 +27,19 @@ val/bpsp_step_02,val/updates
 
 def curve(bpsp: float) -> list[CurveRow]:
     return [
-        CurveRow(steps, 16, 0.1, bpsp / steps, bpsp / steps, 1.0, steps, 16, 1.0, 1.0, True)
+        CurveRow(
+            steps=steps,
+            images=16,
+            bpsp_base=0.1,
+            bpsp_estimated=bpsp / steps,
+            bpsp_coded=bpsp / steps,
+            encode_ms=1.0,
+            decode_ms=steps,
+            batch=16,
+            batch_encode_ms=1.0,
+            batch_decode_ms=1.0,
+            lossless=True,
+        )
         for steps in (1, 2)
     ]
 

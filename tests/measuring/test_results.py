@@ -16,12 +16,24 @@ from italic.measuring.results import (
     write_rows,
 )
 
-CURVE = [
-    CurveRow(1, 500, 0.142, 5.89, 5.9, 21.5, 22.25, 64, 3.5, 3.75, True, 5.8, 6.0, 22.0, 22.5),
-    CurveRow(
-        16, 500, 0.142, 3.6, 3.625, 320.0, 322.0, 64, 50.0, 51.0, False, 3.6, 3.65, 320.0, 324.5
-    ),
-]
+FEW = CurveRow(
+    steps=1,
+    images=500,
+    bpsp_base=0.142,
+    bpsp_estimated=5.89,
+    bpsp_coded=5.9,
+    encode_ms=21.5,
+    decode_ms=22.25,
+    batch=64,
+    batch_encode_ms=3.5,
+    batch_decode_ms=3.75,
+    lossless=True,
+    bpsp_low=5.8,
+    bpsp_high=6.0,
+    decode_ms_low=22.0,
+    decode_ms_high=22.5,
+)
+CURVE = [FEW, replace(FEW, steps=16, bpsp_coded=3.625, decode_ms=322.0, lossless=False)]
 CODECS = [
     CodecRow("PNG", 500, 5.9, 0.3, 0.03, True, 5.8, 6.0, 0.02, 0.04),
     CodecRow('x, "y"', 500, 4, 1, 2, False, 3, 5, 1, 3),
