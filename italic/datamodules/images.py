@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
 import zipfile
@@ -23,6 +24,8 @@ from italic.errors import SettingError, check_range
 
 Split = Literal["train", "validation", "test", "all"]  # all: of an image folder, to evaluate it
 SPLIT_FOLDERS = ("train", "validation", "val", "test")
+SOURCES = "sources.csv"  # in an image folder: where its images are from
+CREDITS = "source", "author", "licence"  # its columns beside file
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 log = logging.getLogger(__name__)
@@ -268,6 +271,31 @@ class Folder:
             DataError: the directory does not exist, or has no image of this split.
         """
         return [path.relative_to(self.path).as_posix() for path in self._files(split)]
+
+    def credits(self, split: Split) -> list[dict[str, str]]:
+        """Source, author and licence of the images of a split, each combination once.
+
+        They come from the file sources.csv in the directory, with the columns file (relative to the
+        directory), source, author and licence. The list is empty if there is no such file.
+
+        Raises:
+            DataError: as `names`, or the file lacks a column.
+        """
+        path = self.path / SOURCES
+        if not path.exists():
+            return []
+        names, found = set(self.names(split)), []
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if any(row.get(column) is None for column in ("file", *CREDITS)):
+                    raise DataError(
+                        f"a line of '{path}' is not complete: expected the columns file, "
+                        f"{', '.join(CREDITS)}"
+                    )
+                credit = {column: row[column] for column in CREDITS}
+                if row["file"] in names and credit not in found:
+                    found.append(credit)
+        return found
 
     def random_crops(self, limit: int = 0) -> RandomCrops:
         """Random crops of the training images, or of the first `limit` of them if not 0.

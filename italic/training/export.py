@@ -21,6 +21,7 @@ from italic.coding.exact import calibrated, silent_blocks
 from italic.coding.model_files.installed import declaration
 from italic.coding.model_files.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
 from italic.coding.streams.codec import Codec
+from italic.datamodules.images import Folder
 from italic.measuring.history import read_history
 from italic.models.network import Network
 from italic.run_directory import CONFIG, RunError
@@ -196,6 +197,7 @@ def publish(run_dir: Path, path: Path) -> None:
         "training_seconds": counts.get("seconds"),
         "training_data": type(images).__name__,
         "training_images": len(images.load("train")),
+        **({"training_credits": images.credits("train")} if isinstance(images, Folder) else {}),
         "validation_curve": curve,
         "configuration": OmegaConf.to_container(cfg, resolve=True),
     }

@@ -160,6 +160,25 @@ def test_a_transparent_colour_is_refused(tmp_path: Path) -> None:
         read_rgb(tmp_path / "odd.png")
 
 
+def test_the_sources_of_a_splits_images_are_read(tmp_path: Path) -> None:
+    for name in ("train/a.png", "train/b.png", "train/c.png", "validation/d.png", "test/e.png"):
+        save(tmp_path / name, picture(len(name)))
+    source = Folder(str(tmp_path))
+    assert source.credits("train") == []
+    (tmp_path / "sources.csv").write_text(
+        "file,width,source,author,licence\n"
+        "train/a.png,32,shop,Ann,CC0\ntrain/b.png,32,shop,Ann,CC0\n"
+        'train/c.png,32,shop,"Bo, Co",CC BY\nvalidation/d.png,32,shop,Di,CC0\n'
+    )
+    assert source.credits("train") == [
+        {"source": "shop", "author": "Ann", "licence": "CC0"},
+        {"source": "shop", "author": "Bo, Co", "licence": "CC BY"},
+    ]
+    (tmp_path / "sources.csv").write_text("file,author,licence\ntrain/a.png,Ann,CC0\n")
+    with pytest.raises(DataError, match="expected the columns file, source, author, licence"):
+        source.credits("train")
+
+
 def test_hidden_files_and_folders_named_like_pictures_are_passed_over(tmp_path: Path) -> None:
     for name in ("train/._0.png", "train/.trash/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
