@@ -362,7 +362,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("train.py", ["datamodule=photos", "masks.order=normal", "masks.plans=cifar10"],
          "no plans for the order normal"),
         ("train.py", ["datamodule=folder", "datamodule.images.path=nowhere"], "does not exist"),
-        ("evaluate.py", [], "expected exactly one of ckpt_path=RUN_DIR, runs="),
+        ("evaluate.py", [], "expected ckpt_path=RUN_DIR or runs="),
         ("evaluate.py", ["weights=absent"], "no model 'absent'"),
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
         ("evaluate.py", ["weights=cifar10", "logger=tensorboard"], "apply to trainings"),

@@ -113,20 +113,35 @@ def find_sources(cfg: DictConfig) -> dict[str, Source]:
     """The models that the configuration of evaluate.py names, by the names of their curves.
 
     Raises:
-        RunError: not exactly one of `ckpt_path`, `runs` and `weights` is set, or no run is found.
+        RunError: neither runs nor models are named, or runs in two ways, no run is found, or two
+            curves would have the same name.
         ModelError: a model file does not exist or is damaged.
     """
-    given = sum(value is not None for value in (cfg.ckpt_path, cfg.runs, cfg.weights))
-    if given != 1 or "" in (cfg.ckpt_path, cfg.runs):  # "" would be the current folder
+    both = cfg.ckpt_path is not None and cfg.runs is not None
+    none = cfg.ckpt_path is None and cfg.runs is None and cfg.weights is None
+    if both or none or "" in (cfg.ckpt_path, cfg.runs):  # "" would be the current folder
         raise RunError(
-            "expected exactly one of ckpt_path=RUN_DIR, runs=DIRECTORY_OF_RUNS and weights=MODEL "
-            "(or a list of models)"
+            "expected ckpt_path=RUN_DIR or runs=DIRECTORY_OF_RUNS, or weights=MODEL (or a list of "
+            "models), or models beside runs"
         )
-    if cfg.weights is not None:
-        return _of_files(cfg.weights)
+    runs = _of_runs(cfg)
+    models = {} if cfg.weights is None else _of_files(cfg.weights)
+    same = runs.keys() & models.keys()
+    if same:
+        raise RunError(
+            f"a run and a model are both named '{min(same)}', but names of curves must differ: "
+            "rename the run directory"
+        )
+    return runs | models
+
+
+def _of_runs(cfg: DictConfig) -> dict[str, Source]:
+    """The runs in `ckpt_path` or `runs`."""
     if cfg.ckpt_path is not None:
         run_dir = Path(cfg.ckpt_path)
         return {run_dir.name: _of_run(run_dir)}
+    if cfg.runs is None:
+        return {}
     parent = Path(cfg.runs)
     # Search for checkpoints: W&B writes files named config.yaml too, and a run may have failed.
     found = sorted(path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}"))

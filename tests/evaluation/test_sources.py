@@ -91,13 +91,24 @@ def test_images_that_no_card_names_must_be_given(
 @pytest.mark.parametrize(
     "settings",
     [
-        *({}, {"ckpt_path": "a", "runs": "b"}, {"ckpt_path": "a", "weights": "b"}),
-        *({"ckpt_path": ""}, {"runs": ""}),
+        *({}, {"ckpt_path": "a", "runs": "b"}),
+        *({"ckpt_path": ""}, {"runs": ""}, {"ckpt_path": "", "weights": "cifar10"}),
     ],
 )
-def test_exactly_one_source_is_expected(settings: dict[str, str]) -> None:
-    with pytest.raises(RunError, match=r"exactly one of ckpt_path=RUN_DIR, runs=.* weights=MODEL"):
+def test_runs_in_one_way_or_models_are_expected(settings: dict[str, str]) -> None:
+    with pytest.raises(RunError, match=r"expected ckpt_path=RUN_DIR or runs=.* weights=MODEL"):
         find_sources(asked(**settings))
+
+
+def test_models_are_measured_beside_runs(tmp_path: Path) -> None:
+    for name in ("mine", "cifar10"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("steps: 4\n")
+        (tmp_path / name / "checkpoints" / "last.ckpt").touch()
+    run = str(tmp_path / "mine")
+    assert list(find_sources(asked(ckpt_path=run, weights="cifar10"))) == ["mine", "cifar10"]
+    with pytest.raises(RunError, match="a run and a model are both named 'cifar10'"):
+        find_sources(asked(runs=str(tmp_path), weights="cifar10"))
 
 
 def test_weights_that_are_none_or_unknown_or_the_same_are_refused() -> None:
