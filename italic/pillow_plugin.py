@@ -31,6 +31,9 @@ from italic.coding.files.container import (
 )
 
 FORMAT = "ITALIC"
+# Maximum work of decoding a file, as for `italic.decompress`; programs may change it, as Pillow's
+# Image.MAX_IMAGE_PIXELS.
+MAX_WORK: float | None = None
 MODES = {
     Colour.BILEVEL: "1",
     Colour.GRAY: "L",
@@ -94,7 +97,8 @@ def _accept(prefix: bytes) -> bool:
 def _decode(model_hash: bytes, record: Record) -> Image.Image:
     from italic.compressor.compression import decompress_records, model_for
 
-    (picture,) = decompress_records([record], model_for(model_hash, [record]))
+    needed = model_for(model_hash, [record])
+    (picture,) = decompress_records([record], needed, max_work=MAX_WORK)
     image: Image.Image
     if picture.jpeg is not None:
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(picture.jpeg))

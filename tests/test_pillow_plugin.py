@@ -208,3 +208,14 @@ def test_decompression_bombs(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(file)
+
+
+def test_the_limit_of_the_work_can_be_changed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    original = images()["RGB"]
+    original.save(file, "ITALIC", model=str(model))
+    monkeypatch.setattr(italic.pillow_plugin, "MAX_WORK", 1)
+    with pytest.raises(ValueError, match="more than the limit of 1 "):
+        Image.open(io.BytesIO(file.getvalue())).load()
+    monkeypatch.setattr(italic.pillow_plugin, "MAX_WORK", 2**20)
+    assert np.array_equal(Image.open(io.BytesIO(file.getvalue())), original)
