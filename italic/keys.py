@@ -20,6 +20,7 @@ MOVED = {
     "training.weight_decay": "optimiser.weight_decay",
     "training.warmup": "lr_schedule.warmup",
     "training.decay_from": "lr_schedule.decay_from",
+    "datamodule.by_heart": "datamodule.validate_on_train",
     "evaluate.timed": "evaluate.curve.timed",
     "evaluate.codecs": "evaluate.curve.codecs",
     "evaluate.pixel": "evaluate.attention.pixel",

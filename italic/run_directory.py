@@ -53,6 +53,8 @@ def read_config(run_dir: Path) -> DictConfig:
             training = cfg.training
             found = {key: training.pop(key) for key in keys if key in training}
             cfg[group] = {"_target_": target, **found}
+    if "by_heart" in cfg.get("datamodule", {}):  # the earlier name
+        cfg.datamodule.validate_on_train = cfg.datamodule.pop("by_heart")
     return cfg
 
 

@@ -20,8 +20,8 @@ class Splits:
         train_limit: number of training images, the first ones of the split (full images, if random
             crops are used); 0 for all.
         eval_limit: number of validation and of test images, the first ones of the split; 0 for all.
-        by_heart: whether validation uses the training images, as a test of overfitting; excludes
-            random crops.
+        validate_on_train: whether validation uses the training images, as a test of overfitting;
+            excludes random crops.
 
     Raises:
         SettingError: a limit is negative.
@@ -30,7 +30,7 @@ class Splits:
     source: ImageSource
     train_limit: int = 0
     eval_limit: int = 0
-    by_heart: bool = False
+    validate_on_train: bool = False
 
     def __post_init__(self) -> None:
         check_range("datamodule.train_limit", self.train_limit, 0)
@@ -39,11 +39,11 @@ class Splits:
     @property
     def crops(self) -> CropSource | None:
         """The source if training uses random crops of its images, else None."""
-        return None if self.by_heart else crops_of(self.source)
+        return None if self.validate_on_train else crops_of(self.source)
 
     def load(self, split: Split) -> np.ndarray:
         """The images of a split up to its limit, uint8 (N, H, W, 3), N ≥ 1."""
-        overfit = self.by_heart and split == "validation"
+        overfit = self.validate_on_train and split == "validation"
         images = self.source.load("train" if overfit else split)
         limit = self.train_limit if split == "train" else self.eval_limit
         return images[: limit or None]

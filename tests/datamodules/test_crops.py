@@ -154,8 +154,8 @@ def test_an_epoch_fills_a_batch_and_a_limit_leaves_the_first_images(photographs:
     assert len(images) == 5 and not images[:, 0].any()
 
 
-def test_by_heart_learns_fixed_crops(photographs: Folder) -> None:
-    data = module(Splits(photographs, 2, 2, by_heart=True), flip=False)
+def test_overfitting_trains_on_fixed_crops(photographs: Folder) -> None:
+    data = module(Splits(photographs, 2, 2, validate_on_train=True), flip=False)
     (trained,), (validated,) = data.train_dataloader(), data.val_dataloader()
     same = {tuple(image.flatten().tolist()) for image in trained.image}
     assert same == {tuple(image.flatten().tolist()) for image in validated.image}

@@ -183,11 +183,11 @@ class Numbered:
         return np.arange(first, first + 5, dtype=np.uint8).repeat(768).reshape(5, 16, 16, 3)
 
 
-@pytest.mark.parametrize("by_heart, validated", [(True, [0, 1, 2]), (False, [100, 101, 102])])
-def test_limits_cut_and_what_is_learnt_by_heart_is_validated(
-    by_heart: bool, validated: list[int], tmp_path: Path
+@pytest.mark.parametrize("overfits, validated", [(True, [0, 1, 2]), (False, [100, 101, 102])])
+def test_limits_apply_and_validation_can_use_training_images(
+    overfits: bool, validated: list[int], tmp_path: Path
 ) -> None:
-    limits = {"train_limit": 3, "eval_limit": 3, "by_heart": by_heart}
+    limits = {"train_limit": 3, "eval_limit": 3, "validate_on_train": overfits}
     data = module(tmp_path, source=Numbered(), limits=limits)
     (batch,), (whole,) = data.train_dataloader(), data.val_dataloader()
     assert sorted(batch.image[:, 0, 0, 0].tolist()) == [0, 1, 2]

@@ -78,7 +78,7 @@ def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> Non
     (tmp_path / "config.yaml").write_text(
         "base: {_target_: italic.coding.base.BPG, qp: 40}\n"
         "model: {_target_: italic.models.rnan.RNAN, features: 8, deep: null, leak: 0}\n"
-        "datamodule: {batch_size: 4, images: {_target_: italic.datamodules.imagenet"
+        "datamodule: {batch_size: 4, by_heart: true, images: {_target_: italic.datamodules.imagenet"
         ".DownsampledImageNet, data_dir: data/imagenet64, size: 64}}\n"
         "training: {learning_rate: 2e-3, warmup: 7, auxiliary: 0.1}\n"
         "trainer: {precision: bf16-mixed, max_time: '00:00:01:00', gradient_clip_val: 1,"
@@ -90,6 +90,7 @@ def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> Non
     assert cfg.model.leak == 0.0 and cfg.model.groups == 9 and cfg.training.average_decay == 0.998
     assert (cfg.datamodule.images.size, cfg.datamodule.images.validation) == (64, 10_000)
     assert cfg.optimiser.learning_rate == 2e-3 and cfg.optimiser.body_learning_rate == 1.5e-3
+    assert cfg.datamodule.validate_on_train
     assert cfg.lr_schedule.warmup == 7 and cfg.training.auxiliary == 0.1
     assert cfg.trainer.limit_train_batches == 4 and cfg.trainer.precision == "bf16-mixed"
     with pytest.raises(OmegaConfBaseException):
