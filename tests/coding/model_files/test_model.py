@@ -371,18 +371,19 @@ def test_models_declare_what_they_are_for(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
-    assert [model_for_pixels(count) for count in (1, 10**9)] == ["cifar10"] * 2
-    photo = Path(shutil.copy(saved, tmp_path / "photo.safetensors"))
-    assert declaration(photo) is None and model_for_pixels(10**9) == "cifar10"
-    card(photo, {"purpose": "compression", "pixels": [1000, 5000]})
-    found = [model_for_pixels(count) for count in (999, 1000, 5000, 5001)]
-    assert found == ["cifar10", "photo", "photo", "cifar10"]
-    card(photo, {"purpose": "compression", "pixels": [1000, None]})
-    assert model_for_pixels(10**9) == "photo"
-    declared = declaration(photo)
-    assert declared is not None and declared.to_json()["pixels"] == [1000, None]
-    card(photo, {"purpose": "enhancement"})
-    assert model_for_pixels(10**9) == "cifar10" and declaration(photo) is not None
+    included = [model_for_pixels(count) for count in (1, 4095, 4096, 10**9)]
+    assert included == ["cifar10", "cifar10", "photo", "photo"]
+    large = Path(shutil.copy(saved, tmp_path / "large.safetensors"))
+    assert declaration(large) is None and model_for_pixels(10**9) == "photo"
+    card(large, {"purpose": "compression", "pixels": [5000, 9000]})
+    found = [model_for_pixels(count) for count in (4999, 5000, 9000, 9001)]
+    assert found == ["photo", "large", "large", "photo"]
+    card(large, {"purpose": "compression", "pixels": [5000, None]})
+    assert model_for_pixels(10**9) == "large"
+    declared = declaration(large)
+    assert declared is not None and declared.to_json()["pixels"] == [5000, None]
+    card(large, {"purpose": "enhancement"})
+    assert model_for_pixels(10**9) == "photo" and declaration(large) is not None
     for wrong in (
         *("photographs", [], {}, {"purpose": "all"}, {"purpose": "compression", "side": 3}),
         *(
@@ -390,11 +391,11 @@ def test_models_declare_what_they_are_for(
             for pair in (5, [1], [0, 1], [2, 1], [1, "2"])
         ),
     ):
-        card(photo, wrong)
-        with pytest.raises(CardError, match=r"photo\.json declares .*: expected purpose"):
+        card(large, wrong)
+        with pytest.raises(CardError, match=r"large\.json declares .*: expected purpose"):
             model_for_pixels(1)
-    photo.with_suffix(".json").write_text("{")
-    with pytest.raises(CardError, match=r"photo\.json can't be read"):
+    large.with_suffix(".json").write_text("{")
+    with pytest.raises(CardError, match=r"large\.json can't be read"):
         model_for_pixels(1)
 
 

@@ -13,9 +13,18 @@ pytestmark = pytest.mark.slow
 
 def row(preset: str, seed: int, bpsp: float, training_images: int = 48_000) -> AblationRow:
     nan = float("nan")
-    measured = (16, 10, 0.0, bpsp, bpsp, nan, nan, 64, 1.0, 2.0, True)
     return AblationRow(
-        *measured,
+        steps=16,
+        images=10,
+        bpsp_base=0.0,
+        bpsp_estimated=bpsp,
+        bpsp_coded=bpsp,
+        encode_ms=nan,
+        decode_ms=nan,
+        batch=64,
+        batch_encode_ms=1.0,
+        batch_decode_ms=2.0,
+        lossless=True,
         preset=preset,
         seed=seed,
         training_images=training_images,
