@@ -13,7 +13,7 @@ from pathlib import Path
 
 from italic.errors import SettingError
 
-# Keys that were moved to another group: old → new.
+# Keys with another name or in another group than before: old → new.
 MOVED = {
     "training.learning_rate": "optimiser.learning_rate",
     "training.body_learning_rate": "optimiser.body_learning_rate",

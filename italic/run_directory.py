@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from italic.keys import MOVED
+
 CONFIG = "config.yaml"  # the configuration with which the run was started
 CHECKPOINTS = "checkpoints"
 RUNS = Path("runs")  # folder of the runs, see conf/train.yaml
@@ -17,13 +19,11 @@ LATEST = "latest"  # name of the latest run on the command line; a folder of thi
 LAST = "last.ckpt"  # the checkpoint from which a run is resumed
 BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of the run
 # Old prefixes of class names in the configurations of earlier runs → new prefixes.
-MOVED = {"italic.coding.base.": "italic.coding.base_codes.base."}
-# Keys of the group `training` in earlier runs → the group that has them now, and its class.
-MOVED_KEYS = {
-    ("learning_rate", "body_learning_rate", "weight_decay"): (
-        *("optimiser", "italic.models.optimiser.Muon"),
-    ),
-    ("warmup", "decay_from"): ("lr_schedule", "italic.models.lr_schedule.WarmupDecay"),
+MOVED_CLASSES = {"italic.coding.base.": "italic.coding.base_codes.base."}
+# Groups that earlier runs lack → their classes in these runs.
+ADDED_GROUPS = {
+    "optimiser": "italic.models.optimiser.Muon",
+    "lr_schedule": "italic.models.lr_schedule.WarmupDecay",
 }
 
 
@@ -44,17 +44,18 @@ def read_config(run_dir: Path) -> DictConfig:
             "wrote, usually under runs/ or multirun/"
         )
     text = path.read_text()
-    for old, new in MOVED.items():
+    for old, new in MOVED_CLASSES.items():
         text = re.sub(rf"\b_target_: {re.escape(old)}", f"_target_: {new}", text)
     cfg = OmegaConf.create(text)
     assert isinstance(cfg, DictConfig)
-    for keys, (group, target) in MOVED_KEYS.items():
+    for group, target in ADDED_GROUPS.items():
         if group not in cfg and "training" in cfg:
-            training = cfg.training
-            found = {key: training.pop(key) for key in keys if key in training}
-            cfg[group] = {"_target_": target, **found}
-    if "by_heart" in cfg.get("datamodule", {}):  # the earlier name
-        cfg.datamodule.validate_on_train = cfg.datamodule.pop("by_heart")
+            cfg[group] = {"_target_": target}
+    for old, new in MOVED.items():
+        parent, _, key = old.rpartition(".")
+        group = cfg.get(parent)
+        if isinstance(group, DictConfig) and key in group:
+            OmegaConf.update(cfg, new, group.pop(key))
     return cfg
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from italic.datamodules.images import DataError
+from italic.datamodules.image_files import DataError
 
 
 def read_batch(path: Path, size: int) -> np.ndarray:

@@ -15,7 +15,8 @@ from rich.progress import track
 
 from italic.datamodules.batch_files import read_batch
 from italic.datamodules.cached import key_of_files, made_once
-from italic.datamodules.images import DataError, Split, images_below, read_rgb
+from italic.datamodules.image_files import DataError, images_below, read_rgb
+from italic.datamodules.images import Split
 from italic.errors import check_range
 
 FORMAT = "images 1"  # part of the cache key, so that a new layout ignores old caches

@@ -18,21 +18,16 @@ from PIL import Image
 from rich.progress import track
 
 from italic.atomic import whole_file
-from italic.coding.files.pictures import PictureError, read
 from italic.datamodules.crops import RandomCrops, whole_images
+from italic.datamodules.image_files import DataError, images_below, read_rgb
 from italic.errors import SettingError, check_range
 
 Split = Literal["train", "validation", "test", "all"]  # all: of an image folder, to evaluate it
 SPLIT_FOLDERS = ("train", "validation", "val", "test")
 SOURCES = "sources.csv"  # in an image folder: where its images are from
 CREDITS = "source", "author", "licence"  # its columns beside file
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 log = logging.getLogger(__name__)
-
-
-class DataError(RuntimeError):
-    """Images are missing or cannot be used."""
 
 
 class ImageSource(Protocol):
@@ -285,7 +280,7 @@ class Folder:
         if not path.exists():
             return []
         names, found = set(self.names(split)), []
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
             for row in csv.DictReader(file):
                 if any(row.get(column) is None for column in ("file", *CREDITS)):
                     raise DataError(
@@ -366,52 +361,6 @@ class Folder:
         """A number from 0 to 1 from the hash of a file's path relative to the directory."""
         name = f"{self.seed} {path.relative_to(self.path).as_posix()}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
-
-
-def images_below(folder: Path) -> list[Path]:
-    """The image files in a directory tree, sorted.
-
-    Hidden files, hidden folders and links to folders are skipped.
-
-    Raises:
-        DataError: the directory tree has no image file.
-    """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-    if not files:
-        raise DataError(f"no images in '{folder}': expected files {', '.join(EXTENSIONS)}")
-    return files
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """Read an image file as RGB, uint8 (H, W, 3); grey and palette images are converted to RGB.
-
-    Colour profiles, text and the EXIF orientation are ignored.
-
-    Raises:
-        DataError: the file can't be read, has 16 bits per sample, transparency (even if all pixels
-            are opaque), an unsupported colour type, or several frames.
-    """
-    try:
-        picture = read(path.read_bytes(), keep_metadata=False)
-    except (OSError, PictureError) as error:
-        raise DataError(f"'{path}' can't be read as an image: {error}") from error
-    samples, channels = picture.samples, picture.samples.shape[2:]
-    if samples.dtype != np.uint8 or channels not in ((), (3,)) or picture.transparency is not None:
-        colour = picture.colour.name.lower().replace("_", " ")
-        colour += " with transparency" if picture.transparency is not None else ""
-        raise DataError(
-            f"'{path}' is of kind {colour}: expected 8-bit RGB, grey or palette without "
-            "transparency; convert the file first or remove it from the folder"
-        )
-    if picture.palette is not None:
-        return np.frombuffer(picture.palette, np.uint8).reshape(-1, 3)[samples]
-    return samples if channels else np.repeat(samples[..., None], 3, 2)
 
 
 def _resized(image: np.ndarray, scale: float) -> np.ndarray:

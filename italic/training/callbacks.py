@@ -128,8 +128,8 @@ class QuantisedInputs(Callback):
     training the ranges of the inputs change fast.
 
     Args:
-        every: number of updates after which the scales are chosen again, from the inputs of one
-            batch, which is not quantised.
+        every: number of batches after which the scales are chosen again, from the inputs of one
+            batch, which is not quantised. The first batch of an epoch is one of these.
 
     Raises:
         SettingError: `every` is less than 1, or the network has another scheme.
@@ -150,9 +150,11 @@ class QuantisedInputs(Callback):
             )
         self.quantisation = FakeQuantisation(network)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Begin to observe a batch."""
-        if trainer.fit_loop.epoch_loop.total_batch_idx % self.every == 0:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin to observe a batch: also the first one of a resumed run."""
+        if batch_idx % self.every == 0 or not self.quantisation.grids:
             self.quantisation.observe()
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -22,6 +22,17 @@ from tests.cli.program import Capture, assert_equal, damage, noisy, run, tree
 pytestmark = pytest.mark.slow
 
 
+def write_archive(model: str, *names: str) -> None:
+    """Write x.italic, an archive of photos/a.png under several names."""
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    model_hash, record = unpack(Path("a.italic").read_bytes())
+    with open("x.italic", "wb") as file:
+        writer = ArchiveWriter(file, model_hash)
+        for name in names:
+            writer.add(name, record)
+        writer.finish()
+
+
 def test_an_archive(model: str, here: Path, capsys: Capture) -> None:
     Path("photos/aa.png").write_text("no picture")
     Path("photos/ab.png").write_text("nor this")
@@ -72,14 +83,7 @@ def test_no_archive_of_nothing(model: str, here: Path, capsys: Capture) -> None:
 
 def test_archives_with_colliding_names(model: str, here: Path, capsys: Capture) -> None:
     """If names collide, nothing is written."""
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    model_hash, record = unpack(Path("a.italic").read_bytes())
-
-    with open("x.italic", "wb") as file:
-        writer = ArchiveWriter(file, model_hash)
-        for name in ("a.png", "a.bmp"):
-            writer.add(name, record)
-        writer.finish()
+    write_archive(model, "a.png", "a.bmp")
     before = tree()
     assert run("decompress", "x.italic", "-o", "new") == 1
     assert tree() == before
@@ -89,13 +93,7 @@ def test_archives_with_colliding_names(model: str, here: Path, capsys: Capture) 
 def test_an_unwritable_target_affects_only_its_picture(
     model: str, here: Path, capsys: Capture
 ) -> None:
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    model_hash, record = unpack(Path("a.italic").read_bytes())
-    with open("x.italic", "wb") as file:
-        writer = ArchiveWriter(file, model_hash)
-        for name in ("out/a.png", "circle/b.png", "c.png", f"{'d' * 300}.png", "e.png"):
-            writer.add(name, record)
-        writer.finish()
+    write_archive(model, "out/a.png", "circle/b.png", "c.png", f"{'d' * 300}.png", "e.png")
     Path("new").mkdir()
     Path("new/out").symlink_to(here / "photos")
     Path("new/circle").symlink_to("circle")
@@ -112,13 +110,7 @@ def test_an_unwritable_target_affects_only_its_picture(
 def test_an_archive_with_a_picture_and_a_folder_of_the_same_name(
     model: str, here: Path, capsys: Capture
 ) -> None:
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    model_hash, record = unpack(Path("a.italic").read_bytes())
-    with open("x.italic", "wb") as file:
-        writer = ArchiveWriter(file, model_hash)
-        writer.add("a.png", record)
-        writer.add("a.png/b.png", record)
-        writer.finish()
+    write_archive(model, "a.png", "a.png/b.png")
     capsys.readouterr()
     assert run("decompress", "x.italic", "-o", "new") == 1
     assert tree("new") == ["a.png"]

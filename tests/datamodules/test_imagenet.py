@@ -8,8 +8,8 @@ from PIL import Image
 
 from italic.coding.base_codes.base import BPG
 from italic.datamodules.batch_files import read_batch
+from italic.datamodules.image_files import DataError
 from italic.datamodules.imagenet import DownsampledImageNet, TinyImageNet
-from italic.datamodules.images import DataError
 from italic.datamodules.pairs import make_pairs
 
 SIZE = 16

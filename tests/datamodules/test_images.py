@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from italic.datamodules.images import CIFAR10, DataError, Folder, Photos, read_rgb
+from italic.datamodules.image_files import DataError
+from italic.datamodules.images import CIFAR10, Folder, Photos
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
@@ -144,20 +145,6 @@ def test_alpha_and_16_bit_are_refused_by_name(tmp_path: Path, array: np.ndarray,
     (tmp_path / "train" / "odd.png").write_bytes(imagecodecs.png_encode(array))
     with pytest.raises(DataError, match=rf"odd\.png' is of kind {kind}:"):
         Folder(str(tmp_path)).load("train")
-
-
-@pytest.mark.parametrize("name", ["odd.png", "odd.webp", "odd.tif"])
-def test_several_frames_are_refused(tmp_path: Path, name: str) -> None:
-    first, second = (Image.fromarray(picture(seed)) for seed in range(2))
-    first.save(tmp_path / name, save_all=True, append_images=[second])
-    with pytest.raises(DataError, match=r"odd\.\w+' can't be read.*(animated|several)"):
-        read_rgb(tmp_path / name)
-
-
-def test_a_transparent_colour_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(picture(0)).save(tmp_path / "odd.png", transparency=(1, 2, 3))
-    with pytest.raises(DataError, match="is of kind rgb with transparency"):
-        read_rgb(tmp_path / "odd.png")
 
 
 def test_the_sources_of_a_splits_images_are_read(tmp_path: Path) -> None:

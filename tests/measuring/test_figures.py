@@ -14,6 +14,7 @@ from PIL import Image
 from italic.measuring import figures
 from italic.measuring.figures import PUBLISHED_CIFAR10, draw_curve, draw_panel, save_figure
 from italic.measuring.results import CodecRow, CurveRow, envelope
+from tests.measuring.rows import CURVE_ROW
 
 pytestmark = pytest.mark.slow
 
@@ -29,19 +30,8 @@ def curve(first_ms: float, low: float, high: float) -> list[CurveRow]:
     rows = []
     for steps in STEPS:
         bpsp, time = low + (high - low) / steps**1.8, first_ms * steps
-        row = CurveRow(
-            steps=steps,
-            images=500,
-            bpsp_base=0.1,
-            bpsp_estimated=bpsp,
-            bpsp_coded=bpsp,
-            encode_ms=time,
-            decode_ms=time,
-            batch=64,
-            batch_encode_ms=1.0,
-            batch_decode_ms=1.0,
-            lossless=True,
-        )
+        rates = {"bpsp_estimated": bpsp, "bpsp_coded": bpsp, "encode_ms": time, "decode_ms": time}
+        row = CurveRow(**{**CURVE_ROW, "steps": steps, **rates})
         rows.append(row)
     return rows
 

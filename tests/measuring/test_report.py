@@ -13,6 +13,7 @@ from italic.measuring.figures import draw_panel
 from italic.measuring.history import read_history, read_training
 from italic.measuring.report import differences, write_evaluation_report, write_run_report
 from italic.measuring.results import CodecRow, CurveRow
+from tests.measuring.rows import CURVE_ROW
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +29,13 @@ val/bpsp_step_02,val/updates
 def curve(bpsp: float) -> list[CurveRow]:
     return [
         CurveRow(
-            steps=steps,
-            images=16,
-            bpsp_base=0.1,
-            bpsp_estimated=bpsp / steps,
-            bpsp_coded=bpsp / steps,
-            encode_ms=1.0,
-            decode_ms=steps,
-            batch=16,
-            batch_encode_ms=1.0,
-            batch_decode_ms=1.0,
-            lossless=True,
+            **{
+                **CURVE_ROW,
+                "steps": steps,
+                "bpsp_estimated": bpsp / steps,
+                "bpsp_coded": bpsp / steps,
+                "decode_ms": steps,
+            }
         )
         for steps in (1, 2)
     ]

@@ -15,24 +15,9 @@ from italic.measuring.results import (
     read_rows,
     write_rows,
 )
+from tests.measuring.rows import CURVE_ROW
 
-FEW = CurveRow(
-    steps=1,
-    images=500,
-    bpsp_base=0.142,
-    bpsp_estimated=5.89,
-    bpsp_coded=5.9,
-    encode_ms=21.5,
-    decode_ms=22.25,
-    batch=64,
-    batch_encode_ms=3.5,
-    batch_decode_ms=3.75,
-    lossless=True,
-    bpsp_low=5.8,
-    bpsp_high=6.0,
-    decode_ms_low=22.0,
-    decode_ms_high=22.5,
-)
+FEW = CurveRow(**CURVE_ROW, bpsp_low=5.8, bpsp_high=6.0, decode_ms_low=22.0, decode_ms_high=22.5)
 CURVE = [FEW, replace(FEW, steps=16, bpsp_coded=3.625, decode_ms=322.0, lossless=False)]
 CODECS = [
     CodecRow("PNG", 500, 5.9, 0.3, 0.03, True, 5.8, 6.0, 0.02, 0.04),
@@ -72,7 +57,7 @@ def test_csv_has_a_header_in_order_and_six_digits(tmp_path: Path) -> None:
     write_rows([replace(CURVE[0], bpsp_coded=3.14159265, decode_ms=1234.56789)], tmp_path / "a.csv")
     header, line = (tmp_path / "a.csv").read_text().splitlines()
     assert header.split(",") == [field.name for field in fields(CurveRow)]
-    assert line == "1,500,0.142,5.89,3.14159,21.5,1234.57,64,3.5,3.75,True,5.8,6.0,22.0,22.5"
+    assert line == "1,500,0.1,5.9,3.14159,21.5,1234.57,64,1.0,2.0,True,5.8,6.0,22.0,22.5"
 
 
 def test_writing_again_replaces(tmp_path: Path) -> None:

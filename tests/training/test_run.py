@@ -21,11 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboardX.proto import event_pb2
+from torch import nn
 
 from italic import extensions
 from italic.coding.exact import InexactError
+from italic.coding.exact.fake_quantisation import FakeQuantisation
 from italic.coding.model_files.model import load_model
-from italic.datamodules.images import DataError
+from italic.datamodules.image_files import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.run_directory import RunError, read_config
@@ -274,10 +276,24 @@ class Csv(CSVLogger):
 """
 
 
-def test_inputs_are_quantised_in_training_and_not_in_the_exported_model(tmp_path: Path) -> None:
+def test_inputs_are_quantised_until_the_end_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[FakeQuantisation] = []
+
+    class Observed(FakeQuantisation):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__(network)
+            self.network = network
+            used.append(self)
+
+    monkeypatch.setattr("italic.training.callbacks.FakeQuantisation", Observed)
     quantised = "callbacks=quantised", "callbacks.quantised.every=2"
-    assert trained(*TINY, *quantised, f"hydra.run.dir={tmp_path}") < 8
-    assert exported(tmp_path).network is not None
+    trained(*TINY, *quantised, f"hydra.run.dir={tmp_path}")
+    (quantisation,) = used
+    linear = [module for module in quantisation.network.modules() if type(module) is nn.Linear]
+    assert len(linear) == len(quantisation.grids) == 2  # both layers of the residual block
+    assert not any(module._forward_pre_hooks for module in linear)
     rnan = "model=rnan", "model.features=8", "model.groups=1", "model.components=1"
     with pytest.raises(SettingError, match="RNAN has finer ones"):
         trained(*TINY[6:], *rnan, *quantised, f"hydra.run.dir={tmp_path / 'rnan'}")

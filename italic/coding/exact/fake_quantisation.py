@@ -1,7 +1,7 @@
 """Fake quantisation: a network computes in floating point with the 8-bit inputs of its exact form.
 
 At the end of a training the weights adapt to the rounding. The gradient passes the rounding and the
-clipping unchanged (Bengio et al. 2013, arXiv 1308.3432), as very few inputs are clipped. The scales
+clipping unchanged (Bengio et al. 2013, arXiv 1308.3432), because few inputs are clipped. The scales
 and zero points are those of the calibration of the scheme "int8". Weights, inputs of 16 bits and
 attention stay in floating point, because their rounding costs little.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, autograd, nn
 from italic.coding.exact.int8_calibration import InputStatistics, channels_last
 from italic.coding.exact.kernels import MAX_LEVEL
 
-LAYERS = nn.Linear, nn.Conv2d
+LAYERS = nn.Linear, nn.Conv2d, nn.ConvTranspose2d
 
 
 class FakeQuantisation:
@@ -43,8 +43,7 @@ class FakeQuantisation:
     def calibrate(self) -> None:
         """Choose scales and zero points for the inputs observed since `observe`."""
         for layer, statistics in (self.observed or {}).items():
-            steps, zero = statistics.grid(symmetric=False)
-            self.grids[layer] = steps, zero
+            self.grids[layer] = statistics.grid(symmetric=False)
         self.observed = None
 
     def remove(self) -> None:
@@ -64,7 +63,7 @@ class FakeQuantisation:
             return None
         steps, zero = self.grids[layer]
         steps = steps.to(x.device)
-        if isinstance(layer, nn.Conv2d):
+        if not isinstance(layer, nn.Linear):
             steps = steps[:, None, None]
         return (StraightThrough.apply(x, steps, zero),)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -183,7 +184,7 @@ class ExactHead(MixtureHead):
         )
 
 
-class ExactAttention(NonLocalBlock):
+class ExactAttention(NonLocalBlock, ABC):
     """Attention by integer weights, computed for a few images at a time."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -197,10 +198,10 @@ class ExactAttention(NonLocalBlock):
         weights = self._integer_weights(query, key)
         return weights / weights.sum(-1, keepdim=True)
 
+    @abstractmethod
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """As `attend`, for all images at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _integer_weights(self, query: Tensor, key: Tensor) -> Tensor:
         """Integer weights that are proportional to `weights`, approximately."""
-        raise NotImplementedError

@@ -6,25 +6,15 @@ import pytest
 
 from italic.evaluation.modes.ablations import AblationRow, check_references, differences, markdown
 from italic.run_directory import RunError
+from tests.measuring.rows import CURVE_ROW
 from tests.test_entry_points import SMALL, images, refused, run  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
 
 def row(preset: str, seed: int, bpsp: float, training_images: int = 48_000) -> AblationRow:
-    nan = float("nan")
     return AblationRow(
-        steps=16,
-        images=10,
-        bpsp_base=0.0,
-        bpsp_estimated=bpsp,
-        bpsp_coded=bpsp,
-        encode_ms=nan,
-        decode_ms=nan,
-        batch=64,
-        batch_encode_ms=1.0,
-        batch_decode_ms=2.0,
-        lossless=True,
+        **{**CURVE_ROW, "steps": 16, "bpsp_estimated": bpsp, "bpsp_coded": bpsp},
         preset=preset,
         seed=seed,
         training_images=training_images,

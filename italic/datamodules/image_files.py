@@ -1,0 +1,61 @@
+"""Image files below a folder, and their pixels as RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from italic.coding.files.pictures import PictureError, read
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class DataError(RuntimeError):
+    """Images are missing or cannot be used."""
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a directory tree, sorted.
+
+    Hidden files, hidden folders and links to folders are skipped.
+
+    Raises:
+        DataError: the directory tree has no image file.
+    """
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    if not files:
+        raise DataError(f"no images in '{folder}': expected files {', '.join(EXTENSIONS)}")
+    return files
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Read an image file as RGB, uint8 (H, W, 3); grey and palette images are converted to RGB.
+
+    Colour profiles, text and the EXIF orientation are ignored.
+
+    Raises:
+        DataError: the file can't be read, has 16 bits per sample, transparency (even if all pixels
+            are opaque), an unsupported colour type, or several frames.
+    """
+    try:
+        picture = read(path.read_bytes(), keep_metadata=False)
+    except (OSError, PictureError) as error:
+        raise DataError(f"'{path}' can't be read as an image: {error}") from error
+    samples, channels = picture.samples, picture.samples.shape[2:]
+    if samples.dtype != np.uint8 or channels not in ((), (3,)) or picture.transparency is not None:
+        colour = picture.colour.name.lower().replace("_", " ")
+        colour += " with transparency" if picture.transparency is not None else ""
+        raise DataError(
+            f"'{path}' is of kind {colour}: expected 8-bit RGB, grey or palette without "
+            "transparency; convert the file first or remove it from the folder"
+        )
+    if picture.palette is not None:
+        return np.frombuffer(picture.palette, np.uint8).reshape(-1, 3)[samples]
+    return samples if channels else np.repeat(samples[..., None], 3, 2)
