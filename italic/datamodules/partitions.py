@@ -13,7 +13,6 @@ from italic.errors import SettingError, check_range
 from italic.schedule import Schedule
 
 MANY_STEPS = 8  # least number of steps of a random partition that completes lattices in turn
-FEW_STEPS = 4  # largest number of steps in training for all rungs of a ladder except the first
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class TrainingPartitions:
             steps of the fixed partition into `steps`, as in the original ITALIC.
         min_steps: smallest number of steps of a random partition; 1 for base codes except the
             first.
-        max_steps: largest number of steps of a random partition; 4 for base codes except the first.
+        max_steps: largest number of steps of a random partition for the first base code.
+        few_steps: the same for the other base codes of a ladder.
         whole_partitions: whether a training batch has all steps of one random (or planned)
             partition, the same for all of its images, instead of `unroll` steps.
 
@@ -43,11 +43,13 @@ class TrainingPartitions:
     unroll: int = 1
     min_steps: int = 1
     max_steps: int = 64
+    few_steps: int = 4
     whole_partitions: bool = False
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1)
         check_range("masks.unroll", self.unroll, 0)
+        check_range("masks.few_steps", self.few_steps, 1)
         if not 1 <= self.min_steps <= self.max_steps:
             raise SettingError(
                 "expected 1 ≤ masks.min_steps ≤ masks.max_steps; "
@@ -108,7 +110,7 @@ class PartitionSampler:
         if partitions.whole_partitions:
             return self._partition(int(rung[0])).expand(len(rung), -1, -1)
         least = torch.where(rung > 0, 1.0, float(partitions.min_steps)).double()
-        largest = torch.where(rung > 0, float(FEW_STEPS), float(partitions.max_steps)).double()
+        largest = torch.where(rung > 0, float(partitions.few_steps), float(partitions.max_steps)).double()
         if self.plans is None:
             return random_windows(self.rank, partitions.unroll, least, largest)
         return planned_windows(self.rank, partitions.unroll, least, largest, self.plans)
@@ -118,7 +120,7 @@ class PartitionSampler:
         partitions = self.partitions
         least, largest = partitions.min_steps, partitions.max_steps
         if rung > 0:
-            least, largest = 1, FEW_STEPS
+            least, largest = 1, partitions.few_steps
         min_steps = torch.tensor([float(least)], dtype=torch.float64)
         max_steps = torch.tensor([float(largest)], dtype=torch.float64)
         if self.plans is None:

@@ -111,6 +111,7 @@ def build_datamodule(cfg: DictConfig) -> StepMasks:
         unroll(cfg),
         cfg.masks.min_steps,
         cfg.masks.max_steps,
+        cfg.masks.few_steps,
         whole_partitions(cfg),
     )
     settings = dict(OmegaConf.to_container(cfg.datamodule, resolve=True))  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ IN_CHECKPOINT = ("optimiser.",)
 MAY_CHANGE = (
     *("trainer.", "training.", "lr_schedule.", "callbacks.", "logger.", "datamodule."),
     *("seed", "threads"),
-    *("masks.unroll", "masks.min_steps", "masks.max_steps"),
+    *("masks.unroll", "masks.min_steps", "masks.max_steps", "masks.few_steps"),
 )
 # Exceptions from `MAY_CHANGE`.
 FIXED = (

@@ -96,17 +96,31 @@ class Ladder:
         qps: quantisation parameter of each rung, 0 (best quality) to 51; None for no base code.
             Training uses the first rung for half of the images, and for large numbers of steps.
         chroma: chroma sub-sampling of all rungs: 420, 422 or 444.
+        chromas: chroma sub-sampling of each rung; empty for `chroma` in all rungs.
 
     Raises:
-        SettingError: there is no rung, or two rungs are equal.
+        SettingError: there is no rung, two rungs are equal, or `chromas` has another length.
     """
 
-    def __init__(self, qps: Sequence[int | None] = (None, 40, 20), chroma: str = "420") -> None:
-        if not qps or len(set(qps)) != len(qps):
+    def __init__(
+        self,
+        qps: Sequence[int | None] = (None, 40, 20),
+        chroma: str = "420",
+        chromas: Sequence[str] = (),
+    ) -> None:
+        if chromas and len(chromas) != len(qps):
+            raise SettingError(
+                f"expected one chroma sub-sampling for each of the {len(qps)} rungs of a ladder, or "
+                f"none; got {list(chromas)}"
+            )
+        rungs = list(zip(qps, chromas or [chroma] * len(qps), strict=True))
+        if not rungs or len(set(rungs)) != len(rungs):
             raise SettingError(
                 f"expected at least one rung in a ladder, and no rung twice; got {list(qps)}"
             )
-        self.rungs: list[BaseCode] = [NoBase() if qp is None else BPG(qp, chroma) for qp in qps]
+        self.rungs: list[BaseCode] = [
+            NoBase() if qp is None else BPG(qp, of_rung) for qp, of_rung in rungs
+        ]
 
 
 class NoBase:

@@ -129,7 +129,10 @@ class Model:
         return {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
 
     def enhancer(self, steps: int, qp: int, chroma: str | None = None) -> Codec:
-        """A codec with the BPG base code whose qp is nearest to that of a BPG file.
+        """A codec with the BPG base code that is nearest to that of a BPG file.
+
+        It is the one of the nearest qp; at a qp below `OTHER_CHROMA_QP`, those of the chroma format
+        of the file come first.
 
         Args:
             steps: number of steps.
@@ -139,23 +142,27 @@ class Model:
         Raises:
             ModelError: the model has no BPG base code, or enhancement would make the file worse.
         """
-        rungs = self.base_qps
-        if not rungs:
+        bases = {rung: base for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+        if not bases:
             raise ModelError(
                 f"the model '{self.name}' has no BPG base code: expected one that has, see: italic "
                 "models"
             )
-        rung = min(rungs, key=lambda rung: abs(rungs[rung] - qp))
-        if qp < rungs[rung] - MAX_QP_DIFFERENCE:
+
+        def differs(rung: int) -> bool:
+            """Whether a base code's chroma format differs from that of the file, and this matters."""
+            return qp < OTHER_CHROMA_QP and chroma not in (None, "grey", bases[rung].chroma)
+
+        rung = min(bases, key=lambda rung: (differs(rung), abs(bases[rung].qp - qp)))
+        if qp < bases[rung].qp - MAX_QP_DIFFERENCE:
             raise ModelError(
                 f"the model '{self.name}' can't improve a BPG file of qp {qp}: it was trained on "
-                f"qp {', '.join(map(str, sorted(rungs.values())))}"
+                f"qp {', '.join(map(str, sorted(self.base_qps.values())))}"
             )
-        trained = self.recipe.base["chroma"] if self.recipe.base else None
-        if qp < OTHER_CHROMA_QP and chroma not in (None, "grey", trained):
+        if differs(rung):
             raise ModelError(
                 f"the model '{self.name}' can't improve a BPG file of chroma format {chroma} and "
-                f"qp {qp}: it was trained on {trained}, and helps others from qp "
+                f"qp {qp}: it was trained on {bases[rung].chroma}, and helps others from qp "
                 f"{OTHER_CHROMA_QP}"
             )
         return self.codec(steps, rung=rung)
