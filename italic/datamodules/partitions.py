@@ -110,7 +110,9 @@ class PartitionSampler:
         if partitions.whole_partitions:
             return self._partition(int(rung[0])).expand(len(rung), -1, -1)
         least = torch.where(rung > 0, 1.0, float(partitions.min_steps)).double()
-        largest = torch.where(rung > 0, float(partitions.few_steps), float(partitions.max_steps)).double()
+        largest = torch.where(
+            rung > 0, float(partitions.few_steps), float(partitions.max_steps)
+        ).double()
         if self.plans is None:
             return random_windows(self.rank, partitions.unroll, least, largest)
         return planned_windows(self.rank, partitions.unroll, least, largest, self.plans)

@@ -333,8 +333,8 @@ def check_fit(module: nn.Module, state: dict[str, Any], path: Path) -> None:
 def begin_with(network: nn.Module, name: str) -> None:
     """Warm-start an untrained network from an exported model.
 
-    The network may have additional groups and blocks, which start as the identity. It may also lack
-    blocks of the model that are dead, that is, whose output is constant.
+    The network may have additional groups and blocks, which start as the identity, and other base
+    codes. It may also lack blocks of the model that are dead, that is, whose output is constant.
 
     Args:
         network: the untrained network; if it has more groups than the model, it must have no mask
@@ -350,6 +350,9 @@ def begin_with(network: nn.Module, name: str) -> None:
     if any(key not in parameters for key, _ in exact.named_parameters()):
         drop_silent_blocks(exact)
     state = floating_state(exact)
+    rungs = "rung_embedding.weight"  # a row for each base code
+    if rungs in state and len(state[rungs]) != len(parameters.get(rungs, ())):
+        del state[rungs]
     different = [
         key for key in state if key not in parameters or parameters[key].shape != state[key].shape
     ]

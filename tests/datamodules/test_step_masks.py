@@ -11,6 +11,7 @@ import torch
 from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
 from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import (
+    PartitionSampler,
     TrainingPartitions,
     plan_bounds,
 )
@@ -102,6 +103,14 @@ def test_every_rung_is_drawn_for_training_and_the_first_is_validated(tmp_path: P
         assert bits == pairs.base_bits[number]
     (whole,) = data.val_dataloader()
     assert whole.rung.tolist() == [0] * 20 and whole.base_bits.sum() == 0
+
+
+def test_rungs_after_the_first_have_a_largest_number_of_steps() -> None:
+    limits = {"steps": 3, "min_steps": 3, "max_steps": 5, "few_steps": 2, "whole_partitions": True}
+    sampler = PartitionSampler(TrainingPartitions(Schedule(), **limits), 16, 16)
+    for rung, numbers in ((0, {3, 4, 5}), (1, {1, 2})):
+        drawn = [sampler.random(torch.full((2,), rung)) for _ in range(50)]
+        assert {len(steps.unique()) for steps in drawn} == numbers
 
 
 def test_resident_pairs_are_the_same_pairs(tmp_path: Path) -> None:

@@ -58,6 +58,21 @@ def test_it_says_what_the_model_says_though_it_may_be_larger(
     assert (untrained - expected).abs().max() > 1
 
 
+def test_a_network_may_have_other_base_codes_than_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.safetensors"
+    settings = {**HOURGLASS, "rungs": 2}
+    recipe = Recipe(settings, {"qps": [None, 40]}, 4, "nested", "power", 1.0)
+    save_model(path, trained(settings), recipe)
+    expected = means(load_model(path).network)
+    for rungs, differs in ((2, False), (3, True)):
+        network = RNAN(**{**HOURGLASS, "rungs": rungs})
+        untrained = network.rung_embedding.weight.clone()  # type: ignore[union-attr]
+        begin_with(network, str(path))
+        assert torch.equal(network.rung_embedding.weight, untrained) == differs  # type: ignore[union-attr]
+        if not differs:
+            assert (means(network) - expected).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("silent", [0, 1])
 def test_silent_blocks_may_be_left_out(attention: bool, silent: int, tmp_path: Path) -> None:

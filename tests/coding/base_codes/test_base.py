@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from italic.coding.base_codes import bpg
-from italic.coding.base_codes.base import BPG, OPEN_ENCODERS, BaseCode, NoBase
+from italic.coding.base_codes.base import BPG, OPEN_ENCODERS, BaseCode, Ladder, NoBase
+from italic.errors import SettingError
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -116,3 +117,14 @@ def test_many_sizes_and_copies() -> None:
     first = [base.encode(random_image(*size)) for size in sizes]
     for other in (base, pickle.loads(pickle.dumps(base)), copy.deepcopy(base)):
         assert [other.encode(random_image(*size)) for size in sizes] == first
+
+
+def test_a_ladder_has_one_base_code_for_each_qp_and_chroma_format() -> None:
+    first, second, none = Ladder([24, 24, None], chromas=["420", "444", "420"]).rungs
+    assert isinstance(first, BPG) and isinstance(second, BPG) and isinstance(none, NoBase)
+    assert [(base.qp, base.chroma) for base in (first, second)] == [(24, "420"), (24, "444")]
+    (same,) = Ladder([40], "422").rungs
+    assert isinstance(same, BPG) and same.chroma == "422"
+    for arguments in ([24, 24], "420"), ([24, 20], "420", ["444"]), ([],):
+        with pytest.raises(SettingError, match="expected"):
+            Ladder(*arguments)

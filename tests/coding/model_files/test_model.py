@@ -162,6 +162,9 @@ def test_an_enhancer_takes_the_base_code_of_the_nearest_quality(saved: Path) -> 
     assert ladder.enhancer(3, 34, "444").rung == 1
     with pytest.raises(ModelError, match="of chroma format 444 and qp 33: it was trained on 420"):
         ladder.enhancer(3, 33, "444")
+    mixed = model({"qps": [24, 20, 40], "chromas": ["420", "444", "444"]})
+    for qp, chroma, rung in ((20, "444", 1), (20, "420", 0), (20, None, 1), (38, "420", 2)):
+        assert mixed.enhancer(3, qp, chroma).rung == rung
     with pytest.raises(ModelError, match="of qp 29: it was trained"):
         load_model(saved).enhancer(1, 29)
     for base in (None, {"qps": [None], "chroma": "420"}):
