@@ -110,8 +110,8 @@ class Ladder:
     ) -> None:
         if chromas and len(chromas) != len(qps):
             raise SettingError(
-                f"expected one chroma sub-sampling for each of the {len(qps)} rungs of a ladder, or "
-                f"none; got {list(chromas)}"
+                f"expected one chroma sub-sampling for each of the {len(qps)} rungs of a ladder, "
+                f"or none; got {list(chromas)}"
             )
         rungs = list(zip(qps, chromas or [chroma] * len(qps), strict=True))
         if not rungs or len(set(rungs)) != len(rungs):

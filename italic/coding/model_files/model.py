@@ -150,7 +150,7 @@ class Model:
             )
 
         def differs(rung: int) -> bool:
-            """Whether a base code's chroma format differs from that of the file, and this matters."""
+            """Whether the chroma format differs from that of the file, and this matters."""
             return qp < OTHER_CHROMA_QP and chroma not in (None, "grey", bases[rung].chroma)
 
         rung = min(bases, key=lambda rung: (differs(rung), abs(bases[rung].qp - qp)))
