@@ -1,7 +1,8 @@
 """The pictures of README and documentation: python docs/images/draw.py
 
 `method.png` shows the real thing: a photograph of scikit-image's, coded with the model `cifar10`.
-`curve.svg` is drawn from docs/results/*.csv, whose figures docs/results.md says how to measure.
+`curve.svg` and `training.svg` are drawn from docs/results/*.csv, whose figures docs/results.md says
+how to measure.
 """
 
 from __future__ import annotations
@@ -70,6 +71,27 @@ def draw_curve() -> None:
     axes.legend(loc="center right", bbox_to_anchor=(1, 0.74))
     with mpl.rc_context({"svg.hashsalt": "curve"}):
         figure.savefig(HERE / "curve.svg", metadata={"Date": None})
+
+
+def draw_training() -> None:
+    """Validation bpsp against core-hours of training; a line for each part of a training."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained", facecolor="white")
+    rows = rows_of("training.csv")
+    for axes, name in zip(figure.subplots(1, 2), ("cifar10", "photo"), strict=True):
+        of_model = [row for row in rows if row["model"] == name]
+        for index, part in enumerate(dict.fromkeys(row["part"] for row in of_model)):
+            points = [
+                (float(row["core_hours"]), float(row["bpsp"]))
+                for row in of_model
+                if row["part"] == part
+            ]
+            axes.plot(*np.transpose(points), color=COLOURS[index], label=f"part {part}")
+        axes.set_xlabel("hours of one core")
+        axes.set_title(name)
+        axes.legend()
+    figure.axes[0].set_ylabel("validation bpsp, estimated, 16 steps")
+    with mpl.rc_context({"svg.hashsalt": "training"}):
+        figure.savefig(HERE / "training.svg", metadata={"Date": None})
 
 
 def draw_method() -> None:
@@ -163,4 +185,5 @@ def _draw_mixture(axes: Axes, image: np.ndarray, steps: np.ndarray) -> None:
 
 if __name__ == "__main__":
     draw_curve()
+    draw_training()
     draw_method()

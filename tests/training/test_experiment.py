@@ -23,6 +23,7 @@ from italic.training.experiment import (
     begin_with,
     build_datamodule,
     build_estimator,
+    build_optimiser,
     build_schedule,
 )
 from tests.coding.exact.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
@@ -184,3 +185,24 @@ def test_the_preset_original_trains_as_the_original() -> None:
     module._trainer = SimpleNamespace(**of_trainer, estimated_stepping_batches=120)  # type: ignore[assignment]
     factors = [module._learning_rate_factor(updates) for updates in (0, 49, 50, 99, 100, 119)]
     assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar10_enhance", "cifar10_fast", "cifar10_flagship", "demo", "photo"]
+)
+def test_presets_of_the_lattice_estimator_train(name: str) -> None:
+    cfg = composed("train", f"experiment={name}", "training.compile=false")
+    estimator = build_estimator(cfg)
+    optimiser = build_optimiser(cfg, estimator.network)(estimator.named_parameters())
+    image = torch.from_numpy(pictures(1)).permute(0, 3, 1, 2)
+    step_of_pixel = torch.arange(256).view(1, 16, 16) * cfg.steps // 256
+    rung = torch.zeros(1, dtype=torch.int64)
+    sample = Batch(image, image.roll(1), torch.zeros(1), rung, step_of_pixel)
+    losses = []
+    for _ in range(3):
+        optimiser.zero_grad()
+        loss = estimator.training_step(sample, 0)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[2] < losses[0]
