@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     Method.ESTIMATOR: "estimator",
+    Method.ESTIMATOR_PARTS: "estimator in parts",
     Method.RAW: "raw samples",
     Method.PNG: "PNG",
     Method.WEBP: "WebP",

@@ -167,7 +167,7 @@ def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encod
 
 def _verify(pictures: list[Picture], compressed: list[Compressed], report: Report) -> None:
     """Decode the records by the models that made them, and compare; ValueError."""
-    from italic.compressor.compression import decompress_records
+    from italic.compressor.decompression import decompress_records
 
     for model in dict.fromkeys(each.model for each in compressed):
         members = [number for number, each in enumerate(compressed) if each.model is model]
@@ -199,7 +199,7 @@ def decode(
     The file is the JPEG file if the record holds one, otherwise a PNG file.
     """
     from italic.coding.files.pictures import to_png
-    from italic.compressor.compression import decompress_records, model_for
+    from italic.compressor.decompression import decompress_records, model_for
 
     files: dict[int, bytes] = {}
     for model_hash in {model_hash for model_hash, _ in items}:
