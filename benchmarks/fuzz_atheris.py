@@ -22,7 +22,7 @@ import atheris
 # Compiled code can't be instrumented.
 with atheris.instrument_imports(include=["italic"], exclude=["italic.coding.streams.range_coder"]):
     from italic.coding.files.container import Method, Record
-    from italic.compressor.compression import decompress_records
+    from italic.compressor.decompression import decompress_records
 
 import torch
 

@@ -167,14 +167,14 @@ def timed(codec: Codec, images: np.ndarray) -> tuple[float, dict[str, float]]:
 @contextmanager
 def watched(codec: Codec) -> Iterator[dict[str, float]]:
     """Measure the time of the parts of decoding inside the context, in seconds."""
-    from italic.coding.streams import codec as codec_module
+    from italic.coding.streams import pixel_sources
     from italic.coding.streams.entropy import Reader
 
     network = codec.network
     places = {
         "base": (codec.base, "decode"),
         "network": (network, "raw" if hasattr(network, "raw") else "forward"),
-        "likelihood": (codec_module, "integer_parameters"),
+        "likelihood": (pixel_sources, "integer_parameters"),
         "entropy": (Reader, "code"),
     }
     sums: dict[str, float] = dict.fromkeys(places, 0.0)

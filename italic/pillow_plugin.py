@@ -95,7 +95,7 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _decode(model_hash: bytes, record: Record) -> Image.Image:
-    from italic.compressor.compression import decompress_records, model_for
+    from italic.compressor.decompression import decompress_records, model_for
 
     needed = model_for(model_hash, [record])
     (picture,) = decompress_records([record], needed, max_work=MAX_WORK)

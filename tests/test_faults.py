@@ -18,7 +18,7 @@ from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.streams import range_coder
 from italic.coding.streams.codec import SYMBOLS_PER_BYTE
 from italic.coding.streams.entropy import StreamError
-from italic.compressor.compression import from_file
+from italic.compressor.decompression import from_file
 from tests.fuzzing import limits, workers
 from tests.fuzzing.corpus import LAYERS, Layer, corpus
 from tests.fuzzing.damage import DAMAGES, SYSTEMATIC, Case, cases, changed

@@ -18,7 +18,7 @@ from italic.coding.exact import make_exact
 from italic.coding.files.container import ArchiveWriter, FileFormatError, unpack
 from italic.coding.files.pictures import from_array
 from italic.coding.model_files.model import SEARCH_PATH, Recipe, load_model, save_model
-from italic.compressor import compression
+from italic.compressor import compression, decompression
 from italic.models.rnan import RNAN
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
@@ -79,7 +79,7 @@ def test_every_mode(model: Path, tmp_path: Path, mode: str) -> None:
 
 def test_opening_decodes_no_pixels(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(Image.fromarray(noise(16, 30, 3)), model)
-    monkeypatch.delattr(compression, "decompress_records")
+    monkeypatch.delattr(decompression, "decompress_records")
     assert Image.open(file).size == (30, 16)
 
 

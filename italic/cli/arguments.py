@@ -30,6 +30,12 @@ def _decompress(command: argparse.ArgumentParser) -> None:
     _add_decoding(command)
     text = "stop after K steps and write the expected picture; 0: the base code alone"
     command.add_argument("--steps-done", type=_count, metavar="K", help=text)
+    text = "write the region of W × H pixels whose upper left corner is at X,Y as a PNG file; of "
+    text += "large pictures of the estimator only the parts that it overlaps are decoded"
+    command.add_argument("--region", type=_region, metavar="X,Y,W,H", help=text)
+    text = "accept files of the estimator that end early: write the expected picture after the "
+    text += "last step that the file holds whole"
+    command.add_argument("--partial", action="store_true", help=text)
     _add_jobs(command)
     _add_report(command)
 
@@ -195,6 +201,14 @@ def _whole(text: str, least: int = 1) -> int:
 
 def _count(text: str) -> int:
     return _whole(text, least=0)
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    numbers = text.split(",")
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(f"expected X,Y,W,H, four whole numbers; got '{text}'")
+    x, y, width, height = map(_whole, numbers, (0, 0, 1, 1))
+    return x, y, width, height
 
 
 def _seconds(text: str) -> float:

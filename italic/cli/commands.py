@@ -19,6 +19,7 @@ from italic.cli.jobs import BPG, JPEG, PICTURES, SUFFIX, Job
 from italic.cli.messages import Errors, sentence, shown
 from italic.cli.reporting import Reporting
 from italic.cli.work import (
+    Decoded,
     Encoded,
     Encoding,
     Failure,
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 MEASURED_STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 Records = Generator[Encoded | Failure, None, None]
+Pictures = Generator[Decoded | Failure, None, None]
 Files = Generator[bytes | Failure, None, None]
-# Files, each with the compressed picture that it holds; None for other kinds of files.
-Outputs = Generator[tuple[bytes, Encoded | None] | Failure, None, None]
+# Files, each with the compressed picture that it holds, or the decompressed one; None for others.
+Outputs = Generator[tuple[bytes, Encoded | Decoded | None] | Failure, None, None]
 
 
 def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
@@ -58,25 +60,38 @@ def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
     return outcomes(pictures, len(jobs), code, how.processes, quiet)
 
 
-def decoded(jobs: Sequence[Job], args: argparse.Namespace, steps_done: int | None = None) -> Files:
+def decoded(jobs: Sequence[Job], args: argparse.Namespace) -> Pictures:
     """Decompress each picture to a PNG or JPEG file, or to a `Failure`; ModelError."""
     if args.model:
         load(args.model)
-    records = read_records(jobs, args.max_pixels)
-    if steps_done is not None:
-        records = _with_warnings(jobs, records, steps_done)
-    code = partial(decode, model=args.model, steps_done=steps_done, max_work=args.max_work)
+    # Only `decompress` has the options of previews.
+    steps_done, region = getattr(args, "steps_done", None), getattr(args, "region", None)
+    records = read_records(jobs, args.max_pixels, getattr(args, "partial", False))
+    if steps_done is not None or region is not None:
+        records = _with_warnings(jobs, records, steps_done, region)
+    code = partial(
+        decode, model=args.model, steps_done=steps_done, max_work=args.max_work, region=region
+    )
     return outcomes(records, len(jobs), code, args.jobs, getattr(args, "quiet", False))
 
 
 def _with_warnings(
-    jobs: Sequence[Job], records: Iterator[tuple[Any, int]], steps_done: int
+    jobs: Sequence[Job],
+    records: Iterator[tuple[Any, int]],
+    steps_done: int | None,
+    region: tuple[int, int, int, int] | None,
 ) -> Iterator[tuple[Any, int]]:
     """Pass on the records; print a warning for each that is decoded only in part."""
     for job, (item, pixels) in zip(jobs, records, strict=True):
-        if not isinstance(item, Failure) and steps_done < (steps := item[1].steps):
-            text = f"after {steps_done} of {steps} steps the checksum can't be verified"
-            print(f"italic: {shown(job)}: {text}: it needs all steps", file=sys.stderr)
+        if not isinstance(item, Failure):
+            record, text = item[1], None
+            if steps_done is not None and steps_done < record.steps:
+                text = f"after {steps_done} of {record.steps} steps the checksum can't be verified"
+                text += ": it needs all steps"
+            elif region is not None and record.part and region[2] * region[3] < pixels:
+                text = "of a region the checksum can't be verified: it needs the whole picture"
+            if text:
+                print(f"italic: {shown(job)}: {text}", file=sys.stderr)
         yield item, pixels
 
 
@@ -103,6 +118,13 @@ def _packed(records: Records) -> Outputs:
                 yield file, item
 
 
+def _pictures(results: Pictures) -> Outputs:
+    """The files of decompressed pictures."""
+    with closing(results):
+        for result in results:
+            yield result if isinstance(result, Failure) else (result.file, result)
+
+
 def _plain(files: Files) -> Outputs:
     """Files that hold no compressed pictures."""
     with closing(files):
@@ -125,19 +147,21 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
         if files.is_archive(pictures):
             if args.steps_done is not None:
                 errors.refuse(job, "it is an archive: --steps-done needs files of one picture")
+            if args.region is not None:
+                errors.refuse(job, "it is an archive: --region needs files of one picture")
             folder = _folder(job, None if several else args.out, errors)
             jobs += files.unpacked(pictures, folder, errors)
         elif job.target is None:
             jobs += pictures
         elif str(job.target) == str(Path(args.out or "")):  # named by the user
-            if obstacle := files.wrong_suffix(job.target, pictures[0].jpeg):
+            if obstacle := files.wrong_suffix(job.target, pictures[0].jpeg and not args.region):
                 errors.refuse(job, obstacle)
             jobs += pictures
         else:
-            suffix = ".jpg" if pictures[0].jpeg else ".png"
+            suffix = ".jpg" if pictures[0].jpeg and not args.region else ".png"
             jobs.append(pictures[0]._replace(target=job.target.with_suffix(suffix)))
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, _plain(decoded(jobs, args, args.steps_done)), args, errors)
+    _write(jobs, _pictures(decoded(jobs, args)), args, errors)
 
 
 def extract(args: argparse.Namespace, errors: Errors) -> None:
@@ -154,7 +178,7 @@ def extract(args: argparse.Namespace, errors: Errors) -> None:
     chosen = files.matching(pictures, args.names, errors)
     jobs = files.unpacked(chosen, _folder(job, args.out, errors), errors)
     files.check_targets(jobs, args.force, errors)
-    _write(jobs, _plain(decoded(jobs, args)), args, errors)
+    _write(jobs, _pictures(decoded(jobs, args)), args, errors)
 
 
 def _folder(job: Job, out: str | None, errors: Errors) -> Path:
@@ -187,7 +211,13 @@ def _write(jobs: Sequence[Job], results: Outputs, args: argparse.Namespace, erro
             if isinstance(result, Failure):
                 errors.report(job, result)
                 continue
-            file, coded = result
+            file, about = result
+            coded = about if isinstance(about, Encoded) else None
+            picture = about if isinstance(about, Decoded) else None
+            if picture is not None and picture.held is not None:
+                text = f"the file ends early: it holds {picture.held} of {picture.steps} steps, and"
+                text += " the picture is the one expected after them"
+                print(f"italic: {shown(job)}: {text}", file=sys.stderr)
             if job.target is None:
                 sys.stdout.buffer.write(file)
                 sys.stdout.buffer.flush()
@@ -208,7 +238,7 @@ def _write(jobs: Sequence[Job], results: Outputs, args: argparse.Namespace, erro
                     errors.refuse(
                         job.target, f"{sentence(error)}; {left} pictures were not processed"
                     )
-                reporting.written(job, len(file), coded)
+                reporting.written(job, len(file), coded, picture)
     reporting.finish()
 
 

@@ -9,7 +9,7 @@ from italic.cli.jobs import SUFFIX, find, is_archive, pictures_in
 from italic.cli.messages import Errors, shown
 from italic.cli.reporting import SAMPLES
 from italic.cli.work import Failure, read_records
-from italic.coding.files.container import MAX_AREA, Chunk, Method, Record
+from italic.coding.files.container import MAX_AREA, Chunk, Grid, Record
 from italic.coding.model_files.installed import file_of_hash
 
 
@@ -24,7 +24,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
                 errors.report(picture, item)
                 continue
             model_hash, record = item
-            if record.method == Method.ESTIMATOR:
+            if record.estimated:
                 models.add(model_hash)
             samples += pixels * SAMPLES.get(record.colour, 1)
             parts.update({"base code": len(record.base), "stream": len(record.stream)})
@@ -55,5 +55,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
 def _describe(record: Record) -> str:
     """Size, kind of samples and coding method as a text."""
     method = f"{record.steps} steps" if record.steps else record.method.name.replace("_", " ")
+    if record.part:
+        method += f", {len(Grid(record.height, record.width, record.part)):,} parts"
     colour = record.colour.name.replace("_", " ")
     return f"{record.width} × {record.height} pixels, {colour}, {method}"

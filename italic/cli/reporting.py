@@ -13,10 +13,11 @@ from italic.cli.messages import shown
 from italic.coding.files.container import Colour, Method
 
 if TYPE_CHECKING:
-    from italic.cli.work import Encoded
+    from italic.cli.work import Decoded, Encoded
 
 METHODS = {
     Method.ESTIMATOR: "estimator",
+    Method.ESTIMATOR_PARTS: "estimator in parts",
     Method.RAW: "raw samples",
     Method.PNG: "PNG",
     Method.WEBP: "WebP",
@@ -36,9 +37,10 @@ class Reporting:
     `input_bytes` and `output_bytes`. Compressed files have in addition `png_bytes` (of the same
     samples; null if PNG can't hold them), `width`, `height`, `colour`, `method`, `model` and
     `steps` (null without the estimator), `bpsp` (bits of the output per sample of the picture) and
-    `seconds` (coding and verification). The last line has the key `summary`, whose value has
-    `files`, `input_bytes`, `output_bytes`, `seconds` (of the whole command) and, after
-    compression, `methods`: files and bytes by method.
+    `seconds` (coding and verification). Files that were decompressed although they end early have
+    `steps`, and `steps_held`, the number of first steps that they hold whole. The last line has the
+    key `summary`, whose value has `files`, `input_bytes`, `output_bytes`, `seconds` (of the whole
+    command) and, after compression, `methods`: files and bytes by method.
 
     Args:
         args: options of the command.
@@ -51,8 +53,10 @@ class Reporting:
         self._files = self._before = self._after = 0
         self._methods: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # files, bytes
 
-    def written(self, job: Job, size: int, coded: Encoded | None) -> None:
-        """Report a file of `size` bytes; `coded` tells how it was compressed."""
+    def written(
+        self, job: Job, size: int, coded: Encoded | None, decoded: Decoded | None = None
+    ) -> None:
+        """Report a file of `size` bytes, and how it was compressed or decompressed."""
         self._files += 1
         self._before += job.size
         self._after += size
@@ -67,6 +71,8 @@ class Reporting:
                 "input_bytes": job.size,
                 "output_bytes": size,
             }
+            if decoded is not None and decoded.held is not None:
+                about |= {"steps": decoded.steps, "steps_held": decoded.held}
             print(json.dumps(about | (_facts(coded, size) if coded else {})))
         elif not self._quiet:
             text = f"{shown(job)} → {shown(job.target)}: {job.size:,} → {size:,} bytes"

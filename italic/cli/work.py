@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from italic.coding.files.pictures import Picture
     from italic.coding.model_files.model import Model
     from italic.compressor.compression import Compressed
+    from italic.compressor.regions import Region
 
 BATCH = 64  # maximum number of pictures in a batch
 BATCH_PIXELS = 2**22  # maximum number of their pixels, unless a single picture has more
@@ -82,6 +83,22 @@ class Encoding:
         return cls(*how, not args.drop_metadata, args.jobs, not args.pixels)
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A decompressed picture.
+
+    Attributes:
+        file: the PNG or JPEG file.
+        steps: number of steps of the picture.
+        held: number of first steps that the compressed file holds whole; None if all of it is
+            there.
+    """
+
+    file: bytes
+    steps: int
+    held: int | None = None
+
+
 class Failure(str):
     """Error message that takes the place of a picture's result."""
 
@@ -107,7 +124,7 @@ def read_pictures(jobs: Sequence[Job], how: Encoding) -> Iterator[tuple[Picture 
 
 
 def read_records(
-    jobs: Sequence[Job], max_pixels: int
+    jobs: Sequence[Job], max_pixels: int, partial: bool = False
 ) -> Iterator[tuple[CodedPicture | Failure, int]]:
     """Read each record; yield it with its model's hash, or a `Failure`, and the pixels."""
     opened: tuple[Path, ArchiveReader] | None = None
@@ -119,7 +136,7 @@ def read_records(
                 model_hash, record = opened[1].model_hash, opened[1].read(job.member)
             else:
                 with job.open() as file:
-                    model_hash, record = unpack(file.read(), max_pixels)
+                    model_hash, record = unpack(file.read(), max_pixels, partial)
             yield (model_hash, record), record.height * record.width
         except Exception as error:  # the caller adds the picture's name to the message
             yield Failure(sentence(error).removeprefix(f"picture {job.member!r}: ")), 0
@@ -167,7 +184,7 @@ def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encod
 
 def _verify(pictures: list[Picture], compressed: list[Compressed], report: Report) -> None:
     """Decode the records by the models that made them, and compare; ValueError."""
-    from italic.compressor.compression import decompress_records
+    from italic.compressor.decompression import decompress_records
 
     for model in dict.fromkeys(each.model for each in compressed):
         members = [number for number, each in enumerate(compressed) if each.model is model]
@@ -193,22 +210,34 @@ def decode(
     model: str | None,
     steps_done: int | None,
     max_work: int | None,
-) -> list[bytes]:
+    region: Region | None = None,
+) -> list[Decoded]:
     """Decompress each record, given with the hash of its model, to a file; ValueError.
 
-    The file is the JPEG file if the record holds one, otherwise a PNG file.
+    The file is the JPEG file if the record holds one and no region is wanted, otherwise a PNG file.
     """
     from italic.coding.files.pictures import to_png
-    from italic.compressor.compression import decompress_records, model_for
+    from italic.compressor.decompression import decompress_records, model_for, steps_held
 
-    files: dict[int, bytes] = {}
-    for model_hash in {model_hash for model_hash, _ in items}:
-        members = [number for number, item in enumerate(items) if item[0] == model_hash]
+    files: dict[int, Decoded] = {}
+    # Records that lack bytes are decoded one by one, since each holds other steps.
+    groups = {(item[0], number if item[1].missing else None) for number, item in enumerate(items)}
+    for model_hash, alone in groups:
+        members = [
+            number
+            for number, item in enumerate(items)
+            if item[0] == model_hash and (number == alone if item[1].missing else alone is None)
+        ]
         records = [items[number][1] for number in members]
         chosen = model_for(model_hash, records, load(model) if model else None)
-        pictures = decompress_records(records, chosen, report, steps_done, max_work)
-        made = (to_png(picture) if picture.jpeg is None else picture.jpeg for picture in pictures)
-        files.update(zip(members, made, strict=True))
+        held, done = None, steps_done
+        if alone is not None:
+            held = steps_held(records[0], chosen, max_work)
+            done = held if done is None else min(done, held)
+        pictures = decompress_records(records, chosen, report, done, max_work, region)
+        for number, picture in zip(members, pictures, strict=True):
+            file = to_png(picture) if picture.jpeg is None else picture.jpeg
+            files[number] = Decoded(file, items[number][1].steps, held)
     return [files[number] for number in range(len(items))]
 
 

@@ -13,13 +13,9 @@ from italic.coding.files.container import DEFAULT_MAX_PIXELS, pack, unpack
 from italic.coding.files.pictures import from_array, read
 from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import file_bytes, whole_number
-from italic.compressor.compression import (
-    compress_each,
-    decompress_records,
-    from_file,
-    loaded,
-    model_for,
-)
+from italic.compressor.compression import compress_each
+from italic.compressor.decompression import decompress_records, from_file, loaded, model_for
+from italic.compressor.regions import Region
 
 # PyTorch takes seconds to import, and what classical codecs code does not need it.
 if TYPE_CHECKING:
@@ -55,6 +51,8 @@ def decompress(
     model: str | Path | Model | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     max_work: float | None = None,
+    region: Region | None = None,
+    partial: bool = False,
 ) -> np.ndarray:
     """Decompress a file of one picture to the samples that were given to `compress`.
 
@@ -65,15 +63,21 @@ def decompress(
         max_pixels: maximum number of pixels; larger pictures are refused.
         max_work: maximum work of decoding, in the units of `Network.work`; None for 2^18, plus 2^8
             for each byte of the coded picture.
+        region: left, top, width and height in pixels of the region to return; None for the whole
+            picture. Of a picture of more than 2^20 pixels that the estimator coded, only the parts
+            that the region overlaps are decoded, and no checksum covers them.
+        partial: accept a file of the estimator that ends early. The array is then the picture as it
+            is expected after the last step that the file holds whole, uint8 (H, W, 3). No checksum
+            covers it.
 
     Returns:
         The array; samples of shape (H, W, 1) come back as (H, W).
 
     Raises:
-        ValueError: the file is damaged, the picture exceeds a limit, or the file was made with
-            another model or one that is not installed.
+        ValueError: the file is damaged, the picture exceeds a limit or does not contain the region,
+            or the file was made with another model or one that is not installed.
     """
-    return from_file(data, model, max_pixels, max_work).samples
+    return from_file(data, model, max_pixels, max_work, region, partial).samples
 
 
 def compress_jpeg(data: bytes) -> bytes:
@@ -169,7 +173,8 @@ def bits(
     """The bits that the estimator takes for images, without coding them.
 
     The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
-    bytes more.
+    bytes more. Images of more than 2^20 pixels are coded in parts, as by `compress`, of which each
+    takes two to three bytes more for each step.
 
     Args:
         images: uint8 (H, W, 3), or a batch (B, H, W, 3).
@@ -191,12 +196,17 @@ def bits(
         raise ValueError(f"expected uint8 (H, W, 3) or (B, H, W, 3), not empty; got {shape}")
     if steps is not None:
         steps = whole_number("steps", steps)
+    from italic.compressor import parts
+
     pixels = images.shape[-3] * images.shape[-2]
     chosen = loaded(model or model_for_pixels(pixels))
     assert chosen is not None
-    codec = chosen.codec(min(steps or chosen.steps, pixels))
+    number = min(steps or chosen.steps, pixels)
     batch = images if images.ndim == 4 else images[None]
-    of_pixels, of_bases = codec.bits(batch)
+    if side := parts.part_side(*batch.shape[1:3]):
+        of_pixels, of_bases = parts.bits(batch, chosen, number, side)
+    else:
+        of_pixels, of_bases = chosen.codec(number).bits(batch)
     found = of_pixels if per_pixel else of_pixels.sum(axis=(1, 2)) + of_bases
     if images.ndim == 4:
         return found

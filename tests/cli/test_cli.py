@@ -32,7 +32,7 @@ from italic.coding.files.container import (
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.model import Recipe, load_model, save_model
-from italic.compressor import compression, time_budget
+from italic.compressor import compression, parts, rivals, time_budget
 from italic.compressor.enhancement import enhance
 from italic.models.rnan import RNAN
 from tests.cli.program import NETWORK, Capture, assert_equal, damage, noisy, run, tree
@@ -444,6 +444,62 @@ def test_a_picture_after_some_of_its_steps(model: str, here: Path, capsys: Captu
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"italic: {name}.italic: ") and reason in line
     assert not Path("x.png").exists()
+
+
+def test_a_region(model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SIDE", 6)
+    monkeypatch.setattr(rivals, "FAST", {})
+    monkeypatch.setattr(rivals, "SLOW", {})
+    for pixels in (10, 1000):
+        monkeypatch.setattr(parts, "WHOLE_PIXELS", pixels)
+        assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model, "--force") == 0
+        options = ("a.italic", "-o", "x.png", "--force", "--region")
+        capsys.readouterr()
+        assert run("info", "a.italic") == 0
+        assert ("4 steps, 9 parts\n" in capsys.readouterr().out) == (pixels == 10)
+        assert run("decompress", *options, "3,4,9,7") == 0
+        told = "a.italic: of a region the checksum can't be verified" in capsys.readouterr().err
+        assert told == (pixels == 10)
+        original = np.asarray(Image.open("photos/a.png"))
+        assert np.array_equal(np.asarray(Image.open("x.png")), original[4:11, 3:12])
+        assert run("decompress", *options, "0,0,16,16") == 0
+        assert not capsys.readouterr().err
+        assert_equal("x.png", "photos/a.png")
+        assert run("decompress", *options, "3,4,9,7", "--steps-done", "1") == 0
+        assert Image.open("x.png").size == (9, 7)
+        assert run("decompress", *options, "3,4,14,7") == 1
+        assert "is not within the picture of 16 × 16 pixels" in capsys.readouterr().err
+    for wrong in ("1,2,3", "1,2,0,4", "a,1,1,1", "-1,0,1,1"):
+        assert run("decompress", *options[:-1], f"--region={wrong}") == 2
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    capsys.readouterr()
+    assert run("decompress", "all.italic", "-o", "y", "--region", "0,0,1,1") == 1
+    assert "it is an archive: --region needs" in capsys.readouterr().err
+
+
+def test_a_file_that_ends_early(model: str, here: Path, capsys: Capture) -> None:
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    whole = Path("a.italic").read_bytes()
+    Path("a.italic").write_bytes(whole[:-40])
+    capsys.readouterr()
+    assert run("decompress", "a.italic", "-o", "x.png") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("italic: a.italic: the file ends early") and "--partial" in line
+    assert run("decompress", "a.italic", "-o", "x.png", "--partial", "--json") == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert (facts["steps"], facts["steps_held"]) == (4, 3)
+    assert "it holds 3 of 4 steps" in captured.err
+    Path("a.italic").write_bytes(whole)
+    for name, done in (("same", 3), ("less", 2)):
+        assert run("decompress", "a.italic", "-o", f"{name}.png", "--steps-done", done) == 0
+    assert_equal("x.png", "same.png")
+    for name, lacking in (("a", 40), ("b", 60)):
+        Path(f"{name}.italic").write_bytes(whole[:-lacking])
+    options = ("--partial", "--steps-done", "2", "-o", "out")
+    assert run("decompress", "a.italic", "b.italic", *options) == 0
+    assert_equal("out/a.png", "less.png")
+    assert run("test", "a.italic") == 1
 
 
 def test_enhance(model: str, here: Path, capsys: Capture) -> None:

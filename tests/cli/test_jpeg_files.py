@@ -38,6 +38,12 @@ def test_a_jpeg_file_and_back(model: str, photo: bytes, capsys: Capture) -> None
     assert "one picture, 160 × 160 pixels, RGB, JPEG TRANSCODED\n" in out and ": ok\n" in out
     assert run("decompress", "photo.italic", "-o", "photo.png") == 1
     assert "it holds a JPEG file: name a file in .jpg with -o" in capsys.readouterr().err
+    assert run("decompress", "photo.italic", "-o", "x.jpg", "--region", "3,5,20,10") == 1
+    assert run("decompress", "photo.italic", "-o", "x.png", "--region", "3,5,20,10") == 0
+    with Image.open("x.png") as region, Image.open("photo.jpg") as full:
+        assert region.tobytes() == full.crop((3, 5, 23, 15)).tobytes()
+        assert region.getexif()[271] == "maker"
+    capsys.readouterr()
     assert run("decompress", "photo.italic", "-o", "x", "--steps-done", "1") == 1
     assert "without steps" in capsys.readouterr().err
     assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0

@@ -31,15 +31,9 @@ from italic.coding.model_files.model import (
 )
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
-from italic.compressor import compression, rivals, time_budget
-from italic.compressor.compression import (
-    compress_each,
-    compress_pictures,
-    decompress_records,
-    from_file,
-    model_for,
-    to_file,
-)
+from italic.compressor import compression, rivals, time_budget, work_limit
+from italic.compressor.compression import compress_each, compress_pictures, to_file
+from italic.compressor.decompression import decompress_records, from_file, model_for
 from italic.compressor.enhancement import enhance
 from italic.compressor.time_budget import steps_within
 from italic.models.rnan import RNAN
@@ -204,8 +198,8 @@ def test_nothing_is_written_that_would_be_refused_for_its_work(
 ) -> None:
     array = smooth(1, 16, 16)[0]
     assert unpack(italic.compress(array, model))[1].method == Method.ESTIMATOR
-    monkeypatch.setattr(compression, "WORK", 0)
-    monkeypatch.setattr(compression, "WORK_PER_BYTE", 1)
+    monkeypatch.setattr(work_limit, "WORK", 0)
+    monkeypatch.setattr(work_limit, "WORK_PER_BYTE", 1)
     file = italic.compress(array, model)
     assert unpack(file)[1].method == Method.RAW
     assert np.array_equal(italic.decompress(file), array)
@@ -216,9 +210,9 @@ def test_too_many_steps_for_a_picture_are_halved(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [from_array(array) for array in smooth(2, 16, 16)]
-    monkeypatch.setattr(compression, "WORK", 0)
+    monkeypatch.setattr(work_limit, "WORK", 0)
     # Work for 12 steps of 256 pixels, each as much as 1024 more: enough for raw samples, 768 bytes.
-    monkeypatch.setattr(compression, "WORK_PER_BYTE", 20)
+    monkeypatch.setattr(work_limit, "WORK_PER_BYTE", 20)
     for steps, fewer in ((4, 4), (12, 6), (40, 5)):
         records = compress_pictures(pictures, model, steps)
         assert [record.method for record in records] == [Method.ESTIMATOR] * 2

@@ -14,7 +14,7 @@ from italic.coding.base_codes import bpg
 from italic.coding.files.container import ArchiveReader
 from italic.coding.files.pictures import Picture
 from italic.coding.model_files.model import load_model
-from italic.compressor.compression import decompress_records, from_file, model_for
+from italic.compressor.decompression import decompress_records, from_file, model_for
 
 
 def open_picture(data: bytes) -> object:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,17 @@ from torch import Tensor
 
 from italic.coding.base_codes.base import BaseCode
 from italic.coding.exact import exact_arithmetic
-from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
+from italic.coding.streams.entropy import READ_AHEAD, Reader, StreamError, Writer, bits
+from italic.coding.streams.pixel_sources import (
+    PixelSource,
+    expectations,
+    flat_pixels,
+    integer_parameters,
+    reading,
+    writing,
+)
 from italic.coding.streams.size_limits import SizeLimits, SizeLimitsExceededError
-from italic.models.likelihood import Mixture, likelihood_of
+from italic.models.likelihood import Mixture
 from italic.models.network import Network
 from italic.schedule import Partition, Schedule
 
@@ -38,9 +46,6 @@ class Coded:
         return 8 * (len(self.base) + len(self.stream))
 
 
-# Gives the pixels of a part of a step, uint8 (B, n, 3). Arguments: step, flat indices of the pixels
-# (n,), their mixtures (B, n, 3, K).
-PixelSource = Callable[[int, np.ndarray, Mixture], np.ndarray]
 # Called after each part of a step that the network estimates together. Arguments: step, flat
 # indices of the coded pixels (n,), their mixtures (B, n, 3, K), the pixels (B, n, 3).
 Observer = Callable[[int, np.ndarray, Mixture, Tensor], None]
@@ -85,7 +90,7 @@ class Codec:
             ValueError: the images have another type or shape, or fewer pixels than steps.
         """
         writers = [Writer() for _ in images]
-        base_codes = self._given(images, _writing(writers, images), observer)
+        base_codes = self._given(images, writing(writers, images), observer)
         return _finished(base_codes, writers)
 
     def encode_within(
@@ -107,7 +112,7 @@ class Codec:
             ValueError: as `encode`.
         """
         writers = [Writer() for _ in images]
-        write = _writing(writers, images)
+        write = writing(writers, images)
         within = SizeLimits(writers, limits, images.shape[1] * images.shape[2])
 
         def write_within(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -122,6 +127,32 @@ class Codec:
         coded = zip(_finished(base_codes, writers), limits, strict=True)
         return [item if item.bits <= 8 * most else None for item, most in coded]
 
+    def encode_segments(
+        self, image: np.ndarray, observer: Observer | None = None
+    ) -> tuple[bytes, list[bytes]]:
+        """Encode one image, uint8 (H, W, 3), as `encode`, and divide the stream by steps.
+
+        Returns:
+            The base code, and a segment of the stream for each step. The segments of the first
+            steps hold all bytes that `decode` reads to decode these steps.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        writer = Writer()
+        write = writing([writer], image[None])
+        ends = [0] * self.steps
+
+        def write_step(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+            pixels = write(step, indices, mixture)
+            ends[step] = writer.size + READ_AHEAD
+            return pixels
+
+        (base,) = self._given(image[None], write_step, observer)
+        stream = writer.finish()
+        bounds = [0, *(min(end, len(stream)) for end in ends[:-1]), len(stream)]
+        return base, [stream[start:end] for start, end in pairwise(bounds)]
+
     def bits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The bits that `encode` takes for images, without coding them.
 
@@ -134,7 +165,7 @@ class Codec:
         Raises:
             ValueError: as `encode`.
         """
-        flat = _pixels(images)
+        flat = flat_pixels(images)
         counted = np.zeros(flat.shape[:2])
 
         def count(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -152,7 +183,7 @@ class Codec:
         Returns:
             The base codes of the images.
         """
-        flat = _pixels(images)
+        flat = flat_pixels(images)
         return self._given(images, lambda _, indices, __: flat.take(indices, axis=1), observer)
 
     def decode(
@@ -182,23 +213,53 @@ class Codec:
             raise ValueError(f"expected from 0 to {self.steps} steps done; got {done}")
         # This precedes any allocation of the image's size, since a few bytes may claim any size.
         for code in coded:
-            if 3 * height * width > SYMBOLS_PER_BYTE * (len(code.stream) + 4):
-                raise StreamError(
-                    f"The stream is truncated or damaged: {len(code.stream)} bytes are too few for "
-                    f"{height} × {width} pixels."
-                )
+            check_length(len(code.stream), height, width)
         readers = [Reader(code.stream) for code in coded]
         bases = np.stack([self.base.decode(code.base, height, width) for code in coded])
-        read = _reading(readers)
+        read = reading(readers)
 
         def choose(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
-            return (read if step < done else _expected)(step, indices, mixture)
+            return (read if step < done else expectations)(step, indices, mixture)
 
         images = self._fill(bases, choose, observer)
         if done == self.steps:
             for reader in readers:
                 reader.finish()
         return images
+
+    def steps_held(self, coded: Coded, height: int, width: int) -> int:
+        """The number of first steps that a stream holds whole, if its end is missing.
+
+        It takes as much time as decoding these steps.
+
+        Args:
+            coded: base code, and the beginning of a stream.
+            height: height of the image.
+            width: width of the image.
+
+        Raises:
+            ValueError: as `decode`.
+        """
+        check_length(len(coded.stream), height, width)
+        reader = Reader(coded.stream)
+        read = reading([reader])
+
+        def choose(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+            try:
+                pixels = read(step, indices, mixture)
+            except StreamError:
+                if not reader.beyond_end:
+                    raise
+            # The reader takes zeros for missing bytes, so the pixels may be wrong.
+            if reader.beyond_end:
+                raise _StreamEndsError(step)
+            return pixels
+
+        try:
+            self._fill(self.base.decode(coded.base, height, width)[None], choose)
+        except _StreamEndsError as end:
+            return end.step
+        return self.steps
 
     def expect(
         self, bases: Sequence[bytes], height: int, width: int, mirrored: bool = False
@@ -219,10 +280,10 @@ class Codec:
             uint8 (B, H, W, 3).
         """
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
-        expected = self._fill(decoded, _expected)
+        expected = self._fill(decoded, expectations)
         if not mirrored:
             return expected
-        other = self._fill(decoded[:, :, ::-1].copy(), _expected)[:, :, ::-1]
+        other = self._fill(decoded[:, :, ::-1].copy(), expectations)[:, :, ::-1]
         return ((expected.astype(np.uint16) + other + 1) // 2).astype(np.uint8)
 
     def sample(
@@ -236,7 +297,7 @@ class Codec:
         # A sub-pixel takes at most 22 bits, since probabilities are multiples of 2^-22.
         readers = [Reader(random.bytes(3 * 3 * height * width + 8)) for _ in bases]
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
-        return self._fill(decoded, _reading(readers))
+        return self._fill(decoded, reading(readers))
 
     def _given(
         self, images: np.ndarray, choose: PixelSource, observer: Observer | None
@@ -285,70 +346,23 @@ class Codec:
         return image.cpu().numpy()
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    """The pixels of images, uint8 (B, H·W, 3); ValueError for images of another type or shape."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(
-            f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
+class _StreamEndsError(Exception):
+    """A stream ends within a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+def check_length(length: int, height: int, width: int) -> None:
+    """Raise StreamError if a stream of `length` bytes is too short for an image of this size."""
+    if 3 * height * width > SYMBOLS_PER_BYTE * (length + 4):
+        raise StreamError(
+            f"The stream is truncated or damaged: {length} bytes are too few for {height} × "
+            f"{width} pixels."
         )
-    return images.reshape(len(images), -1, 3)
 
 
 def _finished(base_codes: Sequence[bytes], writers: Sequence[Writer]) -> list[Coded]:
     streams = [writer.finish() for writer in writers]
     return [Coded(*parts) for parts in zip(base_codes, streams, strict=True)]
-
-
-def _writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:
-    """The pixels of given images, uint8 (B, H, W, 3), which are also written to the streams."""
-    flat = _pixels(images)
-
-    def write(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
-        pixels = flat.take(indices, axis=1)
-        for writer, *row in zip(writers, integer_parameters(mixture), pixels, strict=True):
-            writer.code(*row)
-        return pixels
-
-    return write
-
-
-def _reading(readers: Sequence[Reader]) -> PixelSource:
-    """The pixels that are read from the streams."""
-
-    def read(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
-        rows = zip(readers, integer_parameters(mixture), strict=True)
-        return np.stack([reader.code(parameters) for reader, parameters in rows])
-
-    return read
-
-
-def _expected(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """The expectations of the mixtures."""
-    return mixture.expectation().round().byte().cpu().numpy()
-
-
-def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
-    """Quantise mixtures with fields (B, n, 3, K) to integer parameters of the entropy coder.
-
-    Logits are in units of 1/64, relative to the largest one and at least −32. Means are in units
-    of 1/16, logarithms of scales in units of 1/32, coefficients in units of 1/1024.
-
-    Raises:
-        StreamError: the output of the network is not finite.
-        SettingError: the coder has no tables of this likelihood.
-    """
-    likelihood = likelihood_of(mixture)
-    scaled = (
-        (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
-        mixture.means.clamp(-4096, 4096).mul_(16),
-        mixture.log_scales * 32,
-        mixture.coefficients * 1024,
-    )
-    # If a number is not finite, the sum is not finite either.
-    if not all(math.isfinite(field.sum()) for field in scaled):
-        raise StreamError("the network's output is not finite: its weights are damaged")
-    integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
-    return [
-        MixtureParameters(logits, means, log_scales, coefficients, likelihood)
-        for logits, means, log_scales, coefficients in zip(*integers, strict=True)
-    ]

@@ -10,6 +10,9 @@ from italic.coding.streams import range_coder
 from italic.coding.streams.range_coder import FIRST_WIDTH, Tables, tables_of
 
 MAX_COMPONENTS = 32
+READ_AHEAD = (
+    8  # bytes that a `Reader` has read more than a `Writer` has fixed after the same pixels
+)
 ARRAYS = ("logits", "means", "log_scales", "coefficients")
 
 
@@ -204,6 +207,11 @@ class Reader:
         if not width:
             raise StreamError("The stream is truncated or damaged: it ends before its pixels do.")
         return decoded
+
+    @property
+    def beyond_end(self) -> bool:
+        """Whether bytes after the end of the stream were read, as zeros."""
+        return 4 * self._position > self._length
 
     def finish(self) -> None:
         """Check that the stream ends as a writer would end it after these pixels.

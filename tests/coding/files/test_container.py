@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from italic.coding.files import container
 from italic.coding.files.container import (
+    ESTIMATOR_METHODS,
     JPEG_METHODS,
     MAX_STEPS,
     ArchiveReader,
@@ -75,11 +76,13 @@ def records(draw: st.DrawFn) -> Record:
     chunks += draw(st.lists(st.tuples(st.sampled_from([Chunk.TEXT, Chunk.OTHER]), contents)))[:24]
     colour, checksum = draw(st.sampled_from(Colour)), draw(checksums)
     record = (method, height, width, checksum, colour, tuple(draw(st.permutations(chunks))))
-    if method != Method.ESTIMATOR:
+    if method not in ESTIMATOR_METHODS:
         return Record(*record, stream=draw(contents))
     steps = draw(st.integers(1, min(height * width, MAX_STEPS)))
     powers = st.integers(0, 65535).map(lambda exponent: Plan("power", exponent / 100))
     plan = draw(st.one_of(st.sampled_from([Plan("own"), Plan("equal")]), powers))
+    if method == Method.ESTIMATOR_PARTS:
+        return Record(*record, steps, plan, stream=draw(contents), part=draw(sides))
     return Record(*record, steps, plan, draw(contents), draw(contents))
 
 

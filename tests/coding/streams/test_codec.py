@@ -4,8 +4,9 @@ import torch
 
 from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import make_exact
-from italic.coding.streams.codec import Codec, Coded, _writing, integer_parameters
+from italic.coding.streams.codec import Codec, Coded
 from italic.coding.streams.entropy import StreamError, Writer, bits
+from italic.coding.streams.pixel_sources import integer_parameters, writing
 from italic.errors import SettingError
 from italic.models import step_network
 from italic.models.lattice import LatticeNetwork
@@ -93,7 +94,7 @@ def _streams(codec: Codec, bases: list[bytes], pictures: np.ndarray) -> list[byt
     """Streams of images that are coded with the base codes of other images."""
     writers = [Writer() for _ in bases]
     decoded = np.stack([codec.base.decode(base, 16, 16) for base in bases])
-    codec._fill(decoded, _writing(writers, pictures))
+    codec._fill(decoded, writing(writers, pictures))
     return [writer.finish() for writer in writers]
 
 

@@ -8,8 +8,10 @@ Lengths are compared with the available bytes before anything is read or allocat
 from italic.coding.files.container.archive_file import END_MAGIC, ArchiveReader, ArchiveWriter
 from italic.coding.files.container.fields import FileFormatError
 from italic.coding.files.container.header import MAGIC, VERSION, kind_of
+from italic.coding.files.container.parts import Box, Grid, PartCodes
 from italic.coding.files.container.record import (
     DEFAULT_MAX_PIXELS,
+    ESTIMATOR_METHODS,
     JPEG_METHODS,
     MAX_AREA,
     MAX_STEPS,
@@ -24,6 +26,7 @@ from italic.coding.files.container.single import holds_jpeg, pack, unpack
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "END_MAGIC",
+    "ESTIMATOR_METHODS",
     "JPEG_METHODS",
     "MAGIC",
     "MAX_AREA",
@@ -31,10 +34,13 @@ __all__ = [
     "VERSION",
     "ArchiveReader",
     "ArchiveWriter",
+    "Box",
     "Chunk",
     "Colour",
     "FileFormatError",
+    "Grid",
     "Method",
+    "PartCodes",
     "Plan",
     "Record",
     "holds_jpeg",

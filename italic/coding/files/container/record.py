@@ -19,7 +19,7 @@ _PLANS = ("own", "equal", "power")
 
 
 class Method(IntEnum):
-    """How the main picture is coded, or from `JPEG` on how a JPEG file is coded."""
+    """How the main picture is coded, or with `JPEG_METHODS` a JPEG file."""
 
     ESTIMATOR = 0
     RAW = 1
@@ -28,6 +28,7 @@ class Method(IntEnum):
     JPEG_XL = 4
     JPEG = 5  # the JPEG file itself
     JPEG_TRANSCODED = 6  # the JPEG file, by JPEG XL
+    ESTIMATOR_PARTS = 7  # by the estimator, in independent parts
 
 
 class Colour(IntEnum):
@@ -45,6 +46,7 @@ class Colour(IntEnum):
     BILEVEL = 9
 
 
+ESTIMATOR_METHODS = (Method.ESTIMATOR, Method.ESTIMATOR_PARTS)
 JPEG_METHODS = (Method.JPEG, Method.JPEG_TRANSCODED)
 
 
@@ -111,9 +113,14 @@ class Record:
         steps: number of steps of the estimator, 1 to the number of pixels, at most 2^16; 0 for the
             other methods.
         plan: step sizes of the estimator; `Plan()` for the other methods.
-        base: base code of the estimator; empty for the other methods.
-        stream: stream of the estimator, or data of the classical codec.
+        base: base code of the estimator; empty for the other methods, also for
+            `Method.ESTIMATOR_PARTS`, whose base codes are in `stream`.
+        stream: stream of the estimator, or data of the classical codec; with
+            `Method.ESTIMATOR_PARTS` the parts, see `PartCodes`.
         short: whether `checksum` has its low 16 bits alone, as in an archive.
+        part: side of the parts in pixels with `Method.ESTIMATOR_PARTS`, 1 to 2^31 - 1; otherwise 0.
+        missing: number of bytes that lack at the end of `stream`, because the file was cut short.
+            Such a record can't be serialised.
 
     Raises:
         FileFormatError: a value can't be stored in the format.
@@ -130,31 +137,40 @@ class Record:
     base: bytes = b""
     stream: bytes = b""
     short: bool = False
+    part: int = 0
+    missing: int = 0
 
     def __post_init__(self) -> None:
         _member(Method, self.method)
         _member(Colour, self.colour)
-        _check_size(self.height, self.width, MAX_AREA)
+        check_size(self.height, self.width, MAX_AREA)
         bits = 16 if self.short else 32
         if not 0 <= self.checksum < 2**bits:
             raise FileFormatError(f"the checksum is {self.checksum}: expected 0 to 2^{bits} - 1")
         self._check_chunks()
-        if self.method == Method.ESTIMATOR:
+        divided = self.method == Method.ESTIMATOR_PARTS
+        if self.estimated:
             most = min(self.height * self.width, MAX_STEPS)
             if not 1 <= self.steps <= most:
                 raise FileFormatError(
                     f"the record has {self.steps} steps: expected 1 to {most}, which is the number "
                     f"of pixels or {MAX_STEPS}"
                 )
+            if not divided <= self.part <= divided * MAX_SIDE or (divided and self.base):
+                raise FileFormatError(
+                    f"the record has parts of side {self.part} and {len(self.base)} bytes of base "
+                    "code: expected a side from 1 to 2^31 - 1 and no base code with method 7, no "
+                    "side with method 0"
+                )
         elif self.method in JPEG_METHODS and (self.chunks or self.colour > Colour.GRAY):
             raise FileFormatError(
                 f"the record of a JPEG file has {len(self.chunks)} chunks and colour "
                 f"{self.colour:d}: expected no chunks and colour 0 or 1"
             )
-        elif self.steps or self.base or self.plan != Plan():
+        elif self.steps or self.base or self.part or self.plan != Plan():
             raise FileFormatError(
-                f"the record has steps, a plan or a base code, but its method is {self.method}: "
-                "only the estimator, method 0, has these"
+                "the record has steps, a plan, parts or a base code, but its method is "
+                f"{self.method}: only the estimator, method 0 or 7, has these"
             )
 
     def _check_chunks(self) -> None:
@@ -171,6 +187,11 @@ class Record:
                     f"the record has several chunks of type {kind}: expected one at most"
                 )
             seen.add(kind)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the main picture is coded by the estimator, so that decoding needs a model."""
+        return self.method in ESTIMATOR_METHODS
 
     def agrees(self, checksum: int) -> bool:
         """Whether a CRC-32 equals that of the record, as far as the record holds it."""
@@ -190,8 +211,11 @@ class Record:
         head += [bytes([self.colour]), varint(len(self.chunks))]
         head.append(bytes(kind for kind, _ in self.chunks))
         body = [part for _, content in self.chunks for part in block(content)]
+        self._check_whole()
+        if self.estimated:
+            head += self._steps()
         if self.method == Method.ESTIMATOR:
-            head += [*self._steps(), bytes([bool(self.base)])]
+            head.append(bytes([bool(self.base)]))
             body += block(self.base) if self.base else []
         return b"".join(head), b"".join([*body, self.stream])
 
@@ -213,12 +237,12 @@ class Record:
         cursor = Cursor(head, "the head of the record")
         method = _member(Method, cursor.unsigned(1))
         height, width = cursor.varint(), cursor.varint()
-        _check_size(height, width, max_pixels)
+        check_size(height, width, max_pixels)
         colour = _member(Colour, cursor.unsigned(1))
         kinds = cursor.take(_count_of_chunks(cursor))
-        steps, plan, base, based = 0, Plan(), b"", 0
+        steps, plan, part = _read_steps(cursor, method)
+        base, based = b"", 0
         if method == Method.ESTIMATOR:
-            steps, plan = cursor.varint(), _read_plan(cursor)
             based = cursor.unsigned(1)
             if based > 1:
                 raise FileFormatError(f"the record has base code {based}: expected 0 or 1")
@@ -230,14 +254,20 @@ class Record:
             if not base:
                 raise FileFormatError("the record has an empty base code, but its head names one")
         fields = (method, height, width, checksum, colour, chunks, steps, plan, base)
-        return cls(*fields, cursor.rest(), short=True)
+        return cls(*fields, cursor.rest(), short=True, part=part)
 
     def _steps(self) -> list[bytes]:
-        """The number of steps and the plan."""
+        """The number of steps, the plan, and the side of the parts if there are parts."""
         parts = [varint(self.steps), bytes([_PLANS.index(self.plan.kind)])]
         if self.plan.kind == "power":
             parts.append(round(100 * self.plan.exponent).to_bytes(2, "little"))
-        return parts
+        return [*parts, varint(self.part)] if self.part else parts
+
+    def _check_whole(self) -> None:
+        if self.missing:
+            raise FileFormatError(
+                f"the record lacks {self.missing} bytes at its end: it can't be stored again"
+            )
 
     def to_bytes(self) -> bytes:
         """Serialise the record for a file of one picture, without the CRC-32 that follows it.
@@ -249,6 +279,7 @@ class Record:
             raise FileFormatError(
                 "the record of an archive has a short checksum: a file of one picture needs 32 bits"
             )
+        self._check_whole()
         parts = [
             bytes([self.method]),
             varint(self.height),
@@ -259,17 +290,26 @@ class Record:
         ]
         for kind, content in self.chunks:
             parts += [bytes([kind]), *block(content)]
+        if self.estimated:
+            parts += self._steps()
         if self.method == Method.ESTIMATOR:
-            parts += [*self._steps(), *block(self.base)]
+            parts += block(self.base)
         return b"".join(parts + block(self.stream))
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> Record:
+    def from_bytes(
+        cls,
+        data: bytes | memoryview,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        cut: bool = False,
+    ) -> Record:
         """Parse a record of a file of one picture that fills `data`.
 
         Args:
             data: the record, without the CRC-32 that follows it in files.
             max_pixels: maximum number of pixels; larger pictures are refused.
+            cut: `data` is the end of a file that was cut short, maybe within the CRC-32: the last
+                block may lack bytes, and up to three bytes may follow it.
 
         Raises:
             FileFormatError: the record is damaged, or its picture is too large.
@@ -277,17 +317,23 @@ class Record:
         cursor = Cursor(data, "the record")
         method = _member(Method, cursor.unsigned(1))
         height, width = cursor.varint(), cursor.varint()
-        _check_size(height, width, max_pixels)
+        check_size(height, width, max_pixels)
         checksum = cursor.unsigned(4)
         colour = _member(Colour, cursor.unsigned(1))
         count = _count_of_chunks(cursor)
         chunks = tuple((cursor.unsigned(1), cursor.block()) for _ in range(count))
-        steps, plan, base = 0, Plan(), b""
-        if method == Method.ESTIMATOR:
-            steps, plan, base = cursor.varint(), _read_plan(cursor), cursor.block()
-        stream = cursor.block()
-        cursor.finish()
-        return cls(method, height, width, checksum, colour, chunks, steps, plan, base, stream)
+        steps, plan, part = _read_steps(cursor, method)
+        base = cursor.block() if method == Method.ESTIMATOR else b""
+        fields = (method, height, width, checksum, colour, chunks, steps, plan, base)
+        if not cut:
+            stream = cursor.block()
+            cursor.finish()
+            return cls(*fields, stream, part=part)
+        length, stream = cursor.varint(), cursor.rest()
+        if len(stream) >= length + CHECKSUM.size:
+            raise FileFormatError("the record is damaged: the file does not end within it")
+        missing = max(0, length - len(stream))
+        return cls(*fields, stream[:length], part=part, missing=missing)
 
 
 def _count_of_chunks(cursor: Cursor) -> int:
@@ -295,6 +341,14 @@ def _count_of_chunks(cursor: Cursor) -> int:
     if count > MAX_CHUNKS:
         raise FileFormatError(f"the record has {count} chunks: expected at most {MAX_CHUNKS}")
     return count
+
+
+def _read_steps(cursor: Cursor, method: Method) -> tuple[int, Plan, int]:
+    """The number of steps, the plan, and the side of the parts; 0 if there are none."""
+    if method not in ESTIMATOR_METHODS:
+        return 0, Plan(), 0
+    steps, plan = cursor.varint(), _read_plan(cursor)
+    return steps, plan, cursor.varint() if method == Method.ESTIMATOR_PARTS else 0
 
 
 def _read_plan(cursor: Cursor) -> Plan:
@@ -308,7 +362,8 @@ def _read_plan(cursor: Cursor) -> Plan:
     raise FileFormatError(f"the record has plan {code}: expected 0 to 2")
 
 
-def _check_size(height: int, width: int, max_pixels: int) -> None:
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise FileFormatError if a picture has another size than the format and the limit permit."""
     pixels = height * width
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE) or pixels > MAX_AREA:
         raise FileFormatError(

@@ -9,8 +9,10 @@ from italic.coding.files.container.header import HEADER, file_header, read_heade
 from italic.coding.files.container.record import (
     DEFAULT_MAX_PIXELS,
     JPEG_METHODS,
+    MAX_AREA,
     SMALLEST_RECORD,
     Record,
+    check_size,
 )
 
 
@@ -33,12 +35,16 @@ def holds_jpeg(head: bytes) -> bool:
     return head[HEADER.size : HEADER.size + 1] in [bytes([method]) for method in JPEG_METHODS]
 
 
-def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[bytes, Record]:
+def unpack(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, partial: bool = False
+) -> tuple[bytes, Record]:
     """Parse a file of one picture: return the model's hash and the record.
 
     Args:
         data: the whole file.
         max_pixels: maximum number of pixels; larger pictures are refused.
+        partial: accept a file that ends early within the estimator's stream or after it. Its record
+            has the number of missing bytes. No checksum covers it.
 
     Raises:
         FileFormatError: it is not a file of one picture, is damaged, or its picture is too large.
@@ -49,5 +55,32 @@ def unpack(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[bytes, Re
         raise FileFormatError(
             f"the file is truncated: it has {len(data)} bytes, expected at least {smallest}"
         )
-    body = checked("the file", memoryview(data))
+    whole = memoryview(data)
+    try:
+        body = checked("the file", whole)
+    except FileFormatError:
+        record = _cut_record(whole[HEADER.size :])
+        if record is None:
+            raise
+        check_size(record.height, record.width, max_pixels)
+        lacking = "its last bytes" if not record.missing else f"{record.missing} bytes of its data"
+        if not record.estimated:
+            raise FileFormatError(
+                f"the file ends early, without {lacking}: a picture that is coded as "
+                f"{record.method.name.replace('_', ' ')} can't be decoded in part"
+            ) from None
+        if not partial:
+            raise FileFormatError(
+                f"the file ends early, without {lacking}: --partial (in Python partial=True) "
+                "decodes the steps that it holds"
+            ) from None
+        return model_hash, record
     return model_hash, Record.from_bytes(body[HEADER.size :], max_pixels)
+
+
+def _cut_record(data: memoryview) -> Record | None:
+    """The record of a file that ends early within its last block or after it; otherwise None."""
+    try:
+        return Record.from_bytes(data, MAX_AREA, cut=True)
+    except FileFormatError:
+        return None

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from italic.coding.files.container import Box
 from italic.coding.files.pictures.errors import damaged, inflate
 
 # Prediction of planes before zlib: bits of a chunk's first byte.
@@ -45,9 +46,12 @@ def pack_plane(plane: np.ndarray, reference: np.ndarray | np.uint8) -> bytes:
 
 
 def unpack_plane(
-    data: bytes, shape: tuple[int, ...], reference: np.ndarray | np.uint8, what: str
+    data: bytes, shape: tuple[int, ...], reference: np.ndarray | np.uint8, what: str, box: Box
 ) -> np.ndarray:
-    """Invert `pack_plane`: uint8 of the given shape."""
+    """Invert `pack_plane`: the pixels in `box` of a plane of the given shape, uint8.
+
+    `reference` is the prediction of these pixels.
+    """
     height, width, channels = shape
     size = height * width * channels
     if not data or data[0] > (_LEFT | _UP | _REFERENCE):
@@ -61,7 +65,7 @@ def unpack_plane(
         plane = plane.cumsum(axis=1, dtype=np.uint8)
     if method & _LEFT:
         plane = plane.cumsum(axis=2, dtype=np.uint8)
-    plane = plane.transpose(1, 2, 0)
+    plane = plane.transpose(1, 2, 0)[box.slices]
     return plane + reference if method & _REFERENCE else plane
 
 

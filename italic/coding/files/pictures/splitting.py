@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from italic.coding.files.container import Chunk, Colour
+from italic.coding.files.container import Box, Chunk, Colour
 from italic.coding.files.pictures.errors import PictureError, damaged, inflate
 from italic.coding.files.pictures.picture import (
     CHUNKS_LIMIT,
@@ -89,7 +89,12 @@ def chunks_beside_samples(
     return [chunk for chunk in chunks if chunk[0] not in samples]
 
 
-def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) -> Picture:
+def join(
+    colour: Colour,
+    main: np.ndarray,
+    chunks: Iterable[tuple[int, bytes]],
+    region: tuple[Box, tuple[int, int]] | None = None,
+) -> Picture:
     """Invert `split`.
 
     For any chunks, memory is bounded by about 40 bytes per pixel of the main picture plus a few
@@ -100,6 +105,8 @@ def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) 
         main: main picture, uint8 (H, W, 3); or the samples of the picture, see `Picture.samples`.
             Then there are no chunks of samples.
         chunks: types and contents of the chunks.
+        region: if `main` is a region of the main picture: its place, and the height and width of
+            the picture. The result is this region of the picture, with all metadata.
 
     Raises:
         PictureError: a chunk is damaged, missing, unknown, or inconsistent with the others.
@@ -109,7 +116,7 @@ def join(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) 
         picture = Picture(main, **reader.all_but_samples(colour))
         reader.finish()
         return picture
-    reader = _ChunkReader(chunks)
+    reader = _ChunkReader(chunks, region)
     rest = reader.all_but_samples(colour)
     size, colours, alpha = LAYOUTS[colour]
     shape = main.shape[:2]
@@ -150,7 +157,12 @@ def without_samples(colour: Colour, chunks: Iterable[tuple[int, bytes]]) -> Pict
 class _ChunkReader:
     """Reads the contents of untrusted chunks within limits of size."""
 
-    def __init__(self, chunks: Iterable[tuple[int, bytes]]) -> None:
+    def __init__(
+        self,
+        chunks: Iterable[tuple[int, bytes]],
+        region: tuple[Box, tuple[int, int]] | None = None,
+    ) -> None:
+        self._region = region
         self._contents: dict[int, list[bytes]] = {}
         self._budget = METADATA_LIMIT
         for kind, content in chunks:
@@ -185,8 +197,10 @@ class _ChunkReader:
     def plane(
         self, kind: Chunk, shape: tuple[int, ...], reference: np.ndarray | np.uint8
     ) -> np.ndarray:
-        """Samples of a plane, see `pack_plane`."""
-        return unpack_plane(self._take(kind), shape, reference, f"{kind.name} chunk")
+        """Samples of a plane, or of the region of it, see `pack_plane`."""
+        box, size = self._region or (Box(0, 0, *shape[:2]), shape[:2])
+        whole = (*size, *shape[2:])
+        return unpack_plane(self._take(kind), whole, reference, f"{kind.name} chunk", box)
 
     def _metadata(self, kind: Chunk) -> bytes | None:
         """The single content of a type, decompressed; None if there is no such chunk."""

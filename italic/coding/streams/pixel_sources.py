@@ -1,0 +1,79 @@
+"""Where the pixels of a step come from: given images, streams, or the expectations of mixtures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer
+from italic.models.likelihood import Mixture, likelihood_of
+
+# Gives the pixels of a part of a step, uint8 (B, n, 3). Arguments: step, flat indices of the pixels
+# (n,), their mixtures (B, n, 3, K).
+PixelSource = Callable[[int, np.ndarray, Mixture], np.ndarray]
+
+
+def flat_pixels(images: np.ndarray) -> np.ndarray:
+    """The pixels of images, uint8 (B, H·W, 3); ValueError for images of another type or shape."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(
+            f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
+        )
+    return images.reshape(len(images), -1, 3)
+
+
+def writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:
+    """The pixels of given images, uint8 (B, H, W, 3), which are also written to the streams."""
+    flat = flat_pixels(images)
+
+    def write(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
+        pixels = flat.take(indices, axis=1)
+        for writer, *row in zip(writers, integer_parameters(mixture), pixels, strict=True):
+            writer.code(*row)
+        return pixels
+
+    return write
+
+
+def reading(readers: Sequence[Reader]) -> PixelSource:
+    """The pixels that are read from the streams."""
+
+    def read(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
+        rows = zip(readers, integer_parameters(mixture), strict=True)
+        return np.stack([reader.code(parameters) for reader, parameters in rows])
+
+    return read
+
+
+def expectations(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
+    """The expectations of the mixtures."""
+    return mixture.expectation().round().byte().cpu().numpy()
+
+
+def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
+    """Quantise mixtures with fields (B, n, 3, K) to integer parameters of the entropy coder.
+
+    Logits are in units of 1/64, relative to the largest one and at least −32. Means are in units
+    of 1/16, logarithms of scales in units of 1/32, coefficients in units of 1/1024.
+
+    Raises:
+        StreamError: the output of the network is not finite.
+        SettingError: the coder has no tables of this likelihood.
+    """
+    likelihood = likelihood_of(mixture)
+    scaled = (
+        (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
+        mixture.means.clamp(-4096, 4096).mul_(16),
+        mixture.log_scales * 32,
+        mixture.coefficients * 1024,
+    )
+    # If a number is not finite, the sum is not finite either.
+    if not all(math.isfinite(field.sum()) for field in scaled):
+        raise StreamError("the network's output is not finite: its weights are damaged")
+    integers = [field.round_().int().contiguous().cpu().numpy() for field in scaled]
+    return [
+        MixtureParameters(logits, means, log_scales, coefficients, likelihood)
+        for logits, means, log_scales, coefficients in zip(*integers, strict=True)
+    ]
