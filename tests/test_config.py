@@ -26,6 +26,7 @@ from italic.models.optimiser import Adam, Muon
 from italic.models.rnan import RNAN
 from italic.run_directory import RunError
 from italic.training.experiment import build_callbacks, build_estimator
+from italic.training.named_code import named, targets
 from tests.runs import ran
 
 register()
@@ -51,6 +52,18 @@ def test_every_yaml_composes(group: str, name: str) -> None:
     }.get(group, f"{group}={name}")
     cfg = composed("train", override)
     assert OmegaConf.to_yaml(cfg)
+
+
+def test_a_resumed_run_may_name_every_class_in_the_groups() -> None:
+    """A run's configuration may be untrusted, so its classes must be in the list of ITALIC's."""
+    found = [
+        name
+        for path in CONF.glob("*/**/*.yaml")
+        for name in targets(OmegaConf.to_container(OmegaConf.load(path)))
+    ]
+    assert "italic.training.callbacks.QuantisedInputs" in found
+    for name in found:
+        assert isinstance(named(name), type)
 
 
 def test_evaluate_composes() -> None:

@@ -13,8 +13,8 @@ from italic.extensions import import_own, own
 # learning-rate schedules, and the callbacks and loggers in conf/.
 ALLOWED = (
     *("italic.models.", "italic.coding.base_codes.base.", "italic.datamodules."),
-    *("torch.optim.", "pytorch_lightning.callbacks.EarlyStopping"),
-    "pytorch_lightning.loggers.TensorBoardLogger",
+    *("italic.training.callbacks.QuantisedInputs", "pytorch_lightning.callbacks.EarlyStopping"),
+    *("torch.optim.", "pytorch_lightning.loggers.TensorBoardLogger"),
 )
 GROUPS = ("model", "base", "datamodule")  # groups on which a model or an evaluation depends
 
