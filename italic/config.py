@@ -321,6 +321,7 @@ class EvaluateConfig:
     datamodule: DataModuleConfig | None = None  # source of the images; None for that of training
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    device: str = "cpu"  # device of the models as PyTorch names it, such as cuda
     threads: int = 0  # number of CPU threads; 0 for PyTorch's default
     output: str | None = None  # directory of the results; None for a new one under evaluations/
 

@@ -11,6 +11,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from italic.coding.model_files.model import on_device
 from italic.datamodules.crops import centre_crops
 from italic.datamodules.images import whole_of
 from italic.errors import check_range
@@ -38,8 +39,13 @@ def evaluate(cfg: DictConfig) -> None:
         RunError: the mode or a metric can't be called, no model is named or found, the models were
             trained on different images, or the mode does not support the input.
         ExtensionError: the function of the mode or of a metric does not exist.
-        ModelError: a model file does not exist or is damaged.
+        ModelError: there is no such device, or a model file does not exist or is damaged.
     """
+    with on_device(cfg.device):
+        _evaluate(cfg)
+
+
+def _evaluate(cfg: DictConfig) -> None:
     named_code.import_own_code(cfg)  # the user's configuration, so it may name plugins
     mode = function(cfg.mode, "the mode", ["inputs"], leave_out=["uses"])
     uses = list(cfg.mode.get("uses", ()))

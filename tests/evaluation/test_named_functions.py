@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from italic import extensions
+from italic.coding.model_files.model import ModelError
 from italic.config import EvaluateConfig
 from italic.evaluation.named_functions import function
 from italic.evaluation.run import evaluate
@@ -73,6 +74,11 @@ def test_what_cannot_be_called_is_refused(module: str, node: dict, message: str)
 def test_absent_functions_are_refused(module: str, name: str) -> None:
     with pytest.raises(ExtensionError):
         named(_target_=name)
+
+
+def test_a_device_is_refused_before_models_and_data() -> None:
+    with pytest.raises(ModelError, match="there is no device 'meta'"):
+        evaluate(OmegaConf.structured(EvaluateConfig(weights="nosuch", device="meta")))
 
 
 @pytest.mark.parametrize(
