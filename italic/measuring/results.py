@@ -1,4 +1,4 @@
-"""Rows of curve and codec tables, the envelope of several curves, and their files."""
+"""Rows of curve and codec tables, the Pareto front of several curves, and their files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CodecRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EnvelopeRow(CurveRow):
-    """A curve row on the envelope of several curves, with the name of its model."""
+    """A curve row on the Pareto front of several curves, with the name of its model."""
 
     model: str
 
