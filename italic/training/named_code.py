@@ -14,6 +14,7 @@ from italic.extensions import import_own, own
 ALLOWED = (
     *("italic.models.", "italic.coding.base_codes.base.", "italic.datamodules."),
     *("torch.optim.", "pytorch_lightning.callbacks.EarlyStopping"),
+    "italic.training.callbacks.QuantisedInputs",
     "pytorch_lightning.loggers.TensorBoardLogger",
 )
 GROUPS = ("model", "base", "datamodule")  # groups on which a model or an evaluation depends
