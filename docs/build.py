@@ -118,9 +118,14 @@ def configuration() -> str:
         "Settings that override all others: `debug=NAME`.",
         _choices("debug"),
         "## evaluate.py",
-        "The keys in this table, and the groups `datamodule` (to evaluate on other images than "
-        "those of the training), `logger` and `evaluate`.",
+        "The keys in this table, and the groups `mode`, `datamodule` (to evaluate on other images "
+        "than those of the training), `metrics`, `logger` and `evaluate`.",
         _table(config.EvaluateConfig),
+        "### mode",
+        _choices("mode"),
+        "### metrics",
+        "Metrics, one or several: `metrics=[NAME,NAME]`.",
+        _choices("metrics"),
         "### evaluate",
         _description(config.EvaluationConfig),
         _table(config.EvaluationConfig),
@@ -143,7 +148,7 @@ def _table(schema: type) -> str:
     meanings = _arguments(schema)
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(schema):
-        if field.name in ("_target_", "images", *config.CHOICES):  # separate groups
+        if field.name in ("_target_", "images", "mode", *config.CHOICES):  # separate groups
             continue
         if "Config" in str(field.type):  # a separate group too
             continue

@@ -311,7 +311,9 @@ class EvaluationConfig:
 class EvaluateConfig:
     """The configuration of `evaluate.py`."""
 
-    mode: str = "curve"  # kind of evaluation, a name in italic.evaluation.run.MODES
+    mode: Any = MISSING  # kind of evaluation, a function; the chosen file defines its arguments
+    # metrics beside those of the mode, by the name of the column: _target_ and arguments of each
+    metrics: dict[str, Any] = field(default_factory=dict)
     ckpt_path: str | None = None  # run directory of train.py to evaluate
     runs: str | None = None  # directory of several run directories, such as that of a multirun
     weights: Any = None  # name of an installed model, a .safetensors file, or a list of these
@@ -319,6 +321,7 @@ class EvaluateConfig:
     datamodule: DataModuleConfig | None = None  # source of the images; None for that of training
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    device: str = "cpu"  # device of the models as PyTorch names it, such as cuda
     threads: int = 0  # number of CPU threads; 0 for PyTorch's default
     output: str | None = None  # directory of the results; None for a new one under evaluations/
 

@@ -34,8 +34,8 @@ def main() -> None:
     Modules are imported when they are needed, so that a wrong key is refused without waiting.
     """
     try:
-        refuse_unknown(sys.argv[1:], "EvaluateConfig")
         refuse_moved(sys.argv[1:])
+        refuse_unknown(sys.argv[1:], "EvaluateConfig")
         import hydra
 
         from italic.config import register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
+from italic.declared_keys import Keys, declared_keys
 from italic.errors import SettingError
 
 # Keys with another name or in another group than before: old → new.
@@ -31,37 +31,58 @@ MOVED = {
 
 
 def refuse_unknown(words: Sequence[str], schema: str) -> None:
-    """Refuse a word KEY=… whose top-level key or group is unknown; Hydra checks all other keys.
+    """Refuse a word KEY=… whose key is unknown; Hydra checks the keys that are not checked here.
 
-    The keys are read from the source of italic/config.py, because importing it takes seconds.
+    Not checked are words with + or ~, and the keys below a user-defined choice of a group.
 
     Args:
         words: command-line words.
-        schema: class in italic/config.py that declares the top-level keys.
+        schema: class in italic/config.py that declares the keys.
 
     Raises:
         SettingError: a key is unknown; the message names the nearest one.
     """
-    folder = Path(__file__).parent
-    (declared,) = (
-        node
-        for node in ast.parse((folder / "config.py").read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == schema
+    declared = declared_keys(schema)
+    conf = Path(__file__).parent / "conf"
+    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    of_others = {*declared_keys("TrainConfig"), *declared_keys("EvaluateConfig")} - {*declared}
+    known = {*declared, "hydra", *(groups - of_others)}
+    chosen = [
+        found.groups()
+        for before, word in pairwise(["", *words])
+        if not before.startswith("-")  # otherwise the value of an option
+        and (found := re.match(r"(\w+(?:[./@:]\w*)*)=(.*)", word))
+    ]
+    # A user's YAML file, or an earlier run, may name classes with other keys.
+    custom = any(
+        (conf / key.replace(".", "/")).is_dir()
+        and not (conf / key.replace(".", "/") / f"{value}.yaml").is_file()
+        for key, value in chosen
     )
-    known = {
-        item.target.id
-        for item in declared.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-    }
-    known |= {"hydra", *(path.name for path in (folder / "conf").iterdir() if path.is_dir())}
-    for before, word in pairwise(["", *words]):
-        if before.startswith("-"):  # the value of an option
-            continue
-        found = re.match(r"(\w+)[\w./@:]*=", word)  # without + and ~, which Hydra checks
-        if found and found[1] not in known:
-            nearest = get_close_matches(found[1], known, 1)
+    custom |= any(key == "resume" or key.startswith("hydra.searchpath") for key, _ in chosen)
+    for key, _ in chosen:
+        first = re.split(r"\W", key)[0]
+        if first not in known:
+            nearest = get_close_matches(first, known, 1)
             expected = f"did you mean {nearest[0]}?" if nearest else "see docs/training.md"
-            raise SettingError(f"unknown key {found[1]}: {expected}")
+            raise SettingError(f"unknown key {first}: {expected}")
+        if re.fullmatch(r"\w+(\.\w+)+", key) and first != "hydra":
+            _refuse_unknown_below(key, declared, custom)
+
+
+def _refuse_unknown_below(key: str, declared: Keys, custom: bool) -> None:
+    """Refuse a key in groups, such as trainer.max_epochs, if one of its parts is unknown."""
+    parts = key.split(".")
+    below: Keys | None = declared
+    for place, part in enumerate(parts):
+        if below is None or ("_target_" in below and custom):
+            return
+        if part not in below:
+            group = ".".join(parts[:place])
+            nearest = get_close_matches(part, below, 1)
+            expected = f"did you mean {group}.{nearest[0]}?" if nearest else "see docs/training.md"
+            raise SettingError(f"unknown key {group}.{part}: {expected}")
+        below = below[part]
 
 
 def quoted_paths(words: Sequence[str]) -> list[str]:

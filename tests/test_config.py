@@ -50,7 +50,7 @@ def test_every_yaml_composes(group: str, name: str) -> None:
         "experiment": f"experiment={name}",
         "datamodule/images": f"datamodule/images={name}",
     }.get(group, f"{group}={name}")
-    cfg = composed("train", override)
+    cfg = composed("evaluate" if group in ("mode", "metrics") else "train", override)
     assert OmegaConf.to_yaml(cfg)
 
 
@@ -69,6 +69,11 @@ def test_a_resumed_run_may_name_every_class_in_the_groups() -> None:
 def test_evaluate_composes() -> None:
     assert composed("evaluate", "steps=[1,4]").steps == [1, 4]
     assert "Photos" in composed("evaluate", "datamodule=photos").datamodule.images._target_
+    assert composed("evaluate", "mode=bits").mode._target_.endswith("bits.draw")
+    assert "bpp" in composed("evaluate", "metrics=[bpp]").metrics
+    for wrong in ("mode=curves", "metrics=[nosuch]", "mode.bins=3"):
+        with pytest.raises(ConfigCompositionException):
+            composed("evaluate", wrong)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,7 @@ def test_every_key_but_the_listed_ones_has_a_type() -> None:
     assert unchecked == {
         *trainer,
         *("MasksConfig.sizes", "EvaluationConfig.sizes", "EvaluateConfig.weights"),
+        "EvaluateConfig.mode",
         *("TrainConfig.model", "TrainConfig.base", "DataModuleConfig.images"),
         *("TrainConfig.optimiser", "TrainConfig.lr_schedule"),
     }
@@ -157,7 +163,7 @@ def test_keys_are_the_arguments_of_the_constructor(kind: Any) -> None:
 @pytest.mark.parametrize("group, name", [pair for pair in FILES if "experiment" not in pair[0]])
 def test_files_of_a_group_hold_what_differs_from_its_schema(group: str, name: str) -> None:
     own = OmegaConf.load(CONF / group / f"{name}.yaml")
-    if group not in ("debug", "callbacks"):
+    if group not in ("debug", "callbacks", "mode", "metrics"):
         (extended,) = [item for item in own.pop("defaults") if isinstance(item, str)]
         declared = ConfigStore.instance().load(f"{group}/{extended}.yaml").node
         assert all(declared[key] != value for key, value in own.items())

@@ -60,6 +60,12 @@ RUN = {
     "python evaluate.py ckpt_path=runs/mine 'steps=[1,4,16]' evaluate.limit=64":
         f"{FEW} output=mine/curve",
     "italic compress picture.png --model runs/mine/model.safetensors": "--force",
+    "python evaluate.py --config-dir mine/conf weights=cifar10 datamodule=gradients "
+    "'metrics=[ratio,bpp]'":
+        f"{FEW} steps=[1] output=mine/metrics",
+    "python evaluate.py --config-dir mine/conf weights=cifar10 datamodule=gradients "
+    "mode=histogram mode.bins=4":
+        f"{FEW} steps=[1] output=mine/mode",
 }  # fmt: skip
 
 # Commands that are neither run nor checked, and why.
@@ -238,6 +244,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(np.asarray(PIL.Image.open("back.png")), gradient)
     for made in ("curve/report.html", "shipped/curve.svg", "mine/curve/curve.csv", "NAME.json"):
         assert Path(made).stat().st_size
+    header, _ = Path("mine/metrics/curve.csv").read_text().splitlines()
+    assert header.endswith(",ratio,bpp")
+    assert len(Path("mine/mode/histogram.csv").read_text().splitlines()) == 1 + 4
     (python,) = re.findall(r"^```python\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
     jpeg = io.BytesIO()
     PIL.Image.fromarray(gradient).save(jpeg, "JPEG")

@@ -16,7 +16,7 @@ from italic.config import ModelConfig, NoBaseConfig
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
 from italic.training.experiment import build_images, build_network
-from italic.training.named_code import import_own_code
+from italic.training.named_code import import_own_code, named, targets
 from tests.coding.model_files.test_model import NETWORK, RECIPE, tiny_network
 
 MODULE = """
@@ -156,3 +156,17 @@ def test_layers_without_an_exact_form_are_refused(layer: nn.Module) -> None:
 
 def test_rnan_has_exact_forms_alone() -> None:
     check_layers(RNAN(**NETWORK))
+
+
+def test_earlier_runs_may_name_the_callbacks_and_loggers_of_conf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(extensions, "_plugin_modules", {})
+    conf = Path(__file__).parents[1] / "conf"
+    names = [
+        name
+        for group in ("callbacks", "logger", "optimiser")
+        for path in (conf / group).glob("*.yaml")
+        for name in targets(OmegaConf.to_container(OmegaConf.load(path)))
+    ]
+    assert len(names) >= 3 and all(isinstance(named(name, object), type) for name in names)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 from italic.cli.arguments import parser
 from italic.cli.messages import Errors, sentence
+from italic.compressor.argument_checks import on_device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _stoppable(), warnings.catch_warnings(action="ignore"):
-            args.run(args, errors)
+            with on_device(getattr(args, "device", None)):
+                args.run(args, errors)
             if sys.stdout is not None:
                 sys.stdout.flush()
     except OSError as error:  # an error of stdout: errors of files are reported where they occur

@@ -94,6 +94,7 @@ def _enhance(command: argparse.ArgumentParser) -> None:
     text = "average the expectations of the picture and its mirror image: more accurate, but takes "
     text += "twice the time"
     kind.add_argument("--mirrored", action="store_true", help=text)
+    _add_device(command)
     _add_jobs(command)
     _add_report(command)
 
@@ -151,6 +152,12 @@ def _add_decoding(command: argparse.ArgumentParser) -> None:
     add("--max-work", type=_whole, metavar="N", help=text)
     text = "model to use; default: the installed model that the file was made with"
     add("--model", type=_name, metavar="NAME|PATH", help=text)
+    _add_device(command)
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    text = "device of the estimator as PyTorch names it, such as cuda; default: cpu"
+    command.add_argument("--device", type=_name, metavar="NAME", help=text)
 
 
 def _add_jobs(command: argparse.ArgumentParser) -> None:
@@ -175,7 +182,8 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
     text = "an installed model or a model file, see: italic models; default: the installed model "
     text += "that declares to be for pictures of this size (archives: the default model)"
     command.add_argument("--model", type=_name, metavar="NAME|PATH", help=text)
-    text = "decode and compare each output before it is written (default: yes)"
+    _add_device(command)
+    text = "decode and compare each output, on the CPU, before it is written (default: yes)"
     flag = argparse.BooleanOptionalAction
     command.add_argument("--verify", action=flag, default=True, help=text)
     text = "do not store profiles, EXIF and texts"

@@ -69,9 +69,8 @@ def decoded(jobs: Sequence[Job], args: argparse.Namespace) -> Pictures:
     records = read_records(jobs, args.max_pixels, getattr(args, "partial", False))
     if steps_done is not None or region is not None:
         records = _with_warnings(jobs, records, steps_done, region)
-    code = partial(
-        decode, model=args.model, steps_done=steps_done, max_work=args.max_work, region=region
-    )
+    how = {"model": args.model, "max_work": args.max_work, "device": args.device}
+    code = partial(decode, steps_done=steps_done, region=region, **how)
     return outcomes(records, len(jobs), code, args.jobs, getattr(args, "quiet", False))
 
 
@@ -196,7 +195,7 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
     if jobs and args.model:
         load(args.model)
     how = {"steps": args.steps, "sample": args.sample, "mirrored": args.mirrored}
-    code = partial(work.enhance, model=args.model, **how)
+    code = partial(work.enhance, model=args.model, device=args.device, **how)
     results = outcomes(work.read_files(jobs), len(jobs), code, args.jobs, args.quiet)
     _write(jobs, _plain(results), args, errors)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from italic.cli.jobs import Job
 from italic.cli.messages import Report, progress_bar, sentence
 from italic.coding.files.container import ArchiveReader, Record, unpack
+from italic.compressor.argument_checks import on_device
 from italic.processes.local import in_processes
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Encoding:
         keep_metadata: store profiles, EXIF and texts.
         processes: number of processes.
         whole_jpeg: keep JPEG files whole instead of their decoded pixels.
+        device: device of the estimator; None for the CPU.
     """
 
     model: str | None
@@ -75,12 +77,13 @@ class Encoding:
     keep_metadata: bool
     processes: int
     whole_jpeg: bool = True
+    device: str | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Encoding:
         """The options of a command line."""
         how = (args.model, args.steps, args.time_budget, args.verify)
-        return cls(*how, not args.drop_metadata, args.jobs, not args.pixels)
+        return cls(*how, not args.drop_metadata, args.jobs, not args.pixels, args.device)
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,10 @@ def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encod
     from italic.compressor.compression import compress_each
 
     fraction = 0.5 if how.verify else 1.0
-    compressed = compress_each(
-        pictures, how.model, how.steps, lambda x: report(fraction * x), how.seconds
-    )
+    with on_device(how.device):
+        compressed = compress_each(
+            pictures, how.model, how.steps, lambda x: report(fraction * x), how.seconds
+        )
     start = time.perf_counter()
     if how.verify:
         try:
@@ -183,12 +187,16 @@ def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encod
 
 
 def _verify(pictures: list[Picture], compressed: list[Compressed], report: Report) -> None:
-    """Decode the records by the models that made them, and compare; ValueError."""
+    """Decode the records on the CPU by the models that made them, and compare; ValueError."""
     from italic.compressor.decompression import decompress_records
 
     for model in dict.fromkeys(each.model for each in compressed):
         members = [number for number, each in enumerate(compressed) if each.model is model]
         records = [compressed[number].record for number in members]
+        if model is not None and model.device.type != "cpu":  # files must be decodable without it
+            from italic.coding.model_files.model import load_model
+
+            model = load_model(model, "cpu")
         copies = decompress_records(records, model, report, max_work=math.inf)
         originals = [pictures[number] for number in members]
         if not all(map(same_picture, originals, copies)):
@@ -211,6 +219,7 @@ def decode(
     steps_done: int | None,
     max_work: int | None,
     region: Region | None = None,
+    device: str | None = None,
 ) -> list[Decoded]:
     """Decompress each record, given with the hash of its model, to a file; ValueError.
 
@@ -229,7 +238,8 @@ def decode(
             if item[0] == model_hash and (number == alone if item[1].missing else alone is None)
         ]
         records = [items[number][1] for number in members]
-        chosen = model_for(model_hash, records, load(model) if model else None)
+        with on_device(device):
+            chosen = model_for(model_hash, records, load(model) if model else None)
         held, done = None, steps_done
         if alone is not None:
             held = steps_held(records[0], chosen, max_work)
@@ -244,7 +254,7 @@ def decode(
 def enhance(files: list[bytes], report: Report, model: str | None, **options: Any) -> list[bytes]:
     """Enhance each BPG file to a PNG file; ValueError.
 
-    `options` are those of `italic.compressor.enhancement.enhance`: steps, sample, mirrored.
+    `options` are those of `italic.compressor.enhancement.enhance`: steps, sample, mirrored, device.
     """
     from italic.coding.files.pictures import from_array, to_png
     from italic.compressor.enhancement import enhance

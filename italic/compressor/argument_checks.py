@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def on_device(device: str | torch.device | None) -> AbstractContextManager[None]:
+    """The context in which models are loaded onto a device; None changes nothing.
+
+    Raises:
+        ModelError: there is no such device (when the context is entered).
+    """
+    if device is None:
+        return nullcontext()
+    from italic.coding.model_files import model  # imports PyTorch, which takes seconds
+
+    return model.on_device(device)
 
 
 def whole_number(name: str, value: object, least: int = 1) -> int:

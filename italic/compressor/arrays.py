@@ -12,18 +12,23 @@ from italic.coding.files import jpeg
 from italic.coding.files.container import DEFAULT_MAX_PIXELS, pack, unpack
 from italic.coding.files.pictures import from_array, read
 from italic.coding.model_files.installed import model_for_pixels
-from italic.compressor.argument_checks import file_bytes, whole_number
+from italic.compressor.argument_checks import file_bytes, on_device, whole_number
 from italic.compressor.compression import compress_each
 from italic.compressor.decompression import decompress_records, from_file, loaded, model_for
 from italic.compressor.regions import Region
 
 # PyTorch takes seconds to import, and what classical codecs code does not need it.
 if TYPE_CHECKING:
+    import torch
+
     from italic.coding.model_files.model import Model
 
 
 def compress(
-    array: np.ndarray, model: str | Path | Model | None = None, steps: int | None = None
+    array: np.ndarray,
+    model: str | Path | Model | None = None,
+    steps: int | None = None,
+    device: str | torch.device | None = None,
 ) -> bytes:
     """Compress a picture into a file.
 
@@ -33,16 +38,19 @@ def compress(
             pictures of this size.
         steps: from 1 (fast) to the number of pixels (small file); None for the model's default.
             The number is halved until decoders accept the work, see `decompress`.
+        device: device of the estimator as PyTorch names it, such as "cuda"; None for the CPU, or
+            the device of a loaded model. That another device decodes the file is not promised.
 
     Returns:
         The bytes of the file.
 
     Raises:
-        ValueError: the array has another type or shape, there is no such model, or `steps` is not a
-            whole number of 1 or more.
+        ValueError: the array has another type or shape, there is no such model or device, or
+            `steps` is not a whole number of 1 or more.
     """
     picture = from_array(array)
-    (compressed,) = compress_each([picture], model, steps)
+    with on_device(device):
+        (compressed,) = compress_each([picture], model, steps)
     return compressed.to_file()
 
 
@@ -53,6 +61,7 @@ def decompress(
     max_work: float | None = None,
     region: Region | None = None,
     partial: bool = False,
+    device: str | torch.device | None = None,
 ) -> np.ndarray:
     """Decompress a file of one picture to the samples that were given to `compress`.
 
@@ -69,6 +78,7 @@ def decompress(
         partial: accept a file of the estimator that ends early. The array is then the picture as it
             is expected after the last step that the file holds whole, uint8 (H, W, 3). No checksum
             covers it.
+        device: device of the estimator, as for `compress`.
 
     Returns:
         The array; samples of shape (H, W, 1) come back as (H, W).
@@ -77,7 +87,8 @@ def decompress(
         ValueError: the file is damaged, the picture exceeds a limit or does not contain the region,
             or the file was made with another model or one that is not installed.
     """
-    return from_file(data, model, max_pixels, max_work, region, partial).samples
+    with on_device(device):
+        return from_file(data, model, max_pixels, max_work, region, partial).samples
 
 
 def compress_jpeg(data: bytes) -> bytes:
@@ -113,6 +124,7 @@ def compress_many(
     arrays: Sequence[np.ndarray],
     model: str | Path | Model | None = None,
     steps: int | None = None,
+    device: str | torch.device | None = None,
 ) -> list[bytes]:
     """Compress pictures into files of one picture each; those of equal size are coded together.
 
@@ -120,6 +132,7 @@ def compress_many(
         arrays: pictures as for `compress`; or one array with a further axis in front.
         model: as for `compress`.
         steps: as for `compress`.
+        device: as for `compress`.
 
     Returns:
         The same bytes as `compress` of each of them.
@@ -128,7 +141,8 @@ def compress_many(
         ValueError: as `compress`.
     """
     pictures = [from_array(array) for array in arrays]
-    return [each.to_file() for each in compress_each(pictures, model, steps)]
+    with on_device(device):
+        return [each.to_file() for each in compress_each(pictures, model, steps)]
 
 
 def decompress_many(
@@ -136,6 +150,7 @@ def decompress_many(
     model: str | Path | Model | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     max_work: float | None = None,
+    device: str | torch.device | None = None,
 ) -> list[np.ndarray]:
     """Decompress files of one picture each; those of equal size and model are decoded together.
 
@@ -144,6 +159,7 @@ def decompress_many(
         model: as for `decompress`.
         max_pixels: maximum number of pixels of each picture.
         max_work: maximum work of each picture, as for `decompress`.
+        device: device of the estimator, as for `compress`.
 
     Returns:
         The array of each file.
@@ -153,14 +169,15 @@ def decompress_many(
     """
     most = whole_number("max_pixels", max_pixels)
     contents = [unpack(file_bytes(data), most) for data in files]
-    chosen = loaded(model)
     arrays: dict[int, np.ndarray] = {}
-    for model_hash in dict.fromkeys(model_hash for model_hash, _ in contents):
-        members = [i for i, (other, _) in enumerate(contents) if other == model_hash]
-        records = [contents[member][1] for member in members]
-        needed = model_for(model_hash, records, chosen)
-        pictures = decompress_records(records, needed, max_work=max_work)
-        arrays.update(zip(members, (picture.samples for picture in pictures), strict=True))
+    with on_device(device):
+        chosen = loaded(model)
+        for model_hash in dict.fromkeys(model_hash for model_hash, _ in contents):
+            members = [i for i, (other, _) in enumerate(contents) if other == model_hash]
+            records = [contents[member][1] for member in members]
+            needed = model_for(model_hash, records, chosen)
+            pictures = decompress_records(records, needed, max_work=max_work)
+            arrays.update(zip(members, (picture.samples for picture in pictures), strict=True))
     return [arrays[member] for member in range(len(files))]
 
 
@@ -169,6 +186,7 @@ def bits(
     model: str | Path | Model | None = None,
     steps: int | None = None,
     per_pixel: bool = False,
+    device: str | torch.device | None = None,
 ) -> float | np.ndarray:
     """The bits that the estimator takes for images, without coding them.
 
@@ -182,6 +200,7 @@ def bits(
         steps: number of steps; None for the model's default. The number of pixels is its upper
             bound.
         per_pixel: return the bits of each pixel, without those of the base code.
+        device: device of the estimator, as for `compress`.
 
     Returns:
         The bits of the image; of a batch, float64 (B,). With `per_pixel`, float64 (H, W) or
@@ -199,7 +218,8 @@ def bits(
     from italic.compressor import parts
 
     pixels = images.shape[-3] * images.shape[-2]
-    chosen = loaded(model or model_for_pixels(pixels))
+    with on_device(device):
+        chosen = loaded(model or model_for_pixels(pixels))
     assert chosen is not None
     number = min(steps or chosen.steps, pixels)
     batch = images if images.ndim == 4 else images[None]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from italic.coding.base_codes import bpg
 from italic.coding.model_files.model import Model, enhancer_for, load_model
-from italic.compressor.argument_checks import file_bytes, whole_number
+from italic.compressor.argument_checks import file_bytes, on_device, whole_number
 
 
 def enhance(
@@ -17,6 +18,7 @@ def enhance(
     steps: int = 1,
     sample: bool = False,
     mirrored: bool = False,
+    device: str | torch.device | None = None,
 ) -> np.ndarray:
     """Estimate the original of a BPG file: its expectation, or a sample.
 
@@ -30,6 +32,8 @@ def enhance(
             error.
         sample: draw each pixel from its predictive distribution instead of taking the expectation.
         mirrored: average the expectations of the image and its mirror image, in twice the time.
+        device: device of the estimator as PyTorch names it, such as "cuda"; None for the CPU, or
+            the device of a loaded model.
 
     Returns:
         uint8 (H, W, 3). Samples are identical on every machine, expectations up to rounding.
@@ -44,7 +48,8 @@ def enhance(
     data, steps = file_bytes(data), whole_number("steps", steps)
     height, width = bpg.picture_size(data)
     quality = bpg.quality(data)
-    chosen = enhancer_for(quality) if model is None else load_model(model)
+    with on_device(device):
+        chosen = enhancer_for(quality) if model is None else load_model(model)
     codec = chosen.enhancer(min(steps, height * width), quality, bpg.chroma(data))
     bases = [bytes([bpg.WHOLE]) + data]
     if sample:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.lib import format as npy
 
 from italic.datamodules.image_files import DataError
+from italic.errors import reason
+
+MAX_IMAGES = 2**18  # in a file; the data set's largest files have 128,123
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_batch(path: Path, size: int) -> np.ndarray:
@@ -24,21 +30,40 @@ def read_batch(path: Path, size: int) -> np.ndarray:
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                data = arrays["data"]
+            data = _read_npz(path, size)
         else:
             with open(path, "rb") as file:
                 data = _Unpickler(file, encoding="latin1").load()["data"].uint8()
-    except Exception as error:  # a damaged pickle may raise any exception
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file may raise any exception
         raise DataError(
-            f"'{path}' can't be read as a batch file ({error or type(error).__name__}): expected a "
-            "dict with the images as `data`; download the file again"
+            f"'{path}' can't be read as a batch file ({reason(error) or type(error).__name__}): "
+            "expected a dict with the images as `data`; download it again"
         ) from error
-    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * size**2 or not len(data):
+    _check(path, data.shape, data.dtype, size)
+    return data
+
+
+def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype, size: int) -> None:
+    """Check that an array holds 1 to `MAX_IMAGES` images of a size."""
+    if dtype != np.uint8 or shape[1:] != (3 * size**2,) or not 1 <= shape[0] <= MAX_IMAGES:
         raise DataError(
-            f"'{path}' holds data of {data.dtype} {data.shape}: expected images of {size}×{size} "
-            f"pixels, uint8 (N, {3 * size**2})"
+            f"'{path}' holds data of {dtype} {shape}: expected images of {size}×{size} "
+            f"pixels, uint8 (N, {3 * size**2}) with N from 1 to {MAX_IMAGES}"
         )
+
+
+def _read_npz(path: Path, size: int) -> np.ndarray:
+    """The array `data` of an .npz file; its type and size are checked before it is read."""
+    with zipfile.ZipFile(path) as archive:
+        with archive.open("data.npy") as file:
+            shape, _, dtype = HEADERS[npy.read_magic(file)](file)
+        _check(path, shape, dtype, size)
+        with archive.open("data.npy") as file:
+            data = npy.read_array(file, allow_pickle=False)
+            if file.read(1):  # at the end of the file its checksum is verified
+                raise ValueError("its data is longer than the array")
     return data
 
 

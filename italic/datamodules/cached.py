@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -41,9 +43,18 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def key_of_files(settings: str, files: Iterable[Path]) -> str:
-    """A digest of settings and of the paths, sizes and modification times of files."""
+    """A digest of settings and of the paths, sizes and modification times of files.
+
+    The files are not read, so this is fast for large sets. The digest changes if a file is moved,
+    replaced or written again.
+    """
+    resolved = lru_cache(os.path.realpath)  # of the folders; resolving every file is slow
     digest = hashlib.sha256(f"{settings}\n".encode())
     for path in files:
-        status = path.stat()
-        digest.update(f"{path.resolve()}\n{status.st_size} {status.st_mtime_ns}\n".encode())
+        status = os.lstat(path)
+        folder, name = os.path.split(path)
+        place = f"{resolved(folder)}/{name}"
+        if stat.S_ISLNK(status.st_mode):
+            place, status = os.path.realpath(path), os.stat(path)
+        digest.update(f"{place}\n{status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +25,22 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         DataError: the directory tree has no image file.
     """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    files = sorted(_image_files(folder), key=lambda path: path.split(os.sep))
     if not files:
         raise DataError(f"no images in '{folder}': expected files {', '.join(EXTENSIONS)}")
-    return files
+    return [Path(path) for path in files]
+
+
+def _image_files(folder: Path | str) -> Iterator[str]:
+    """The image files in a directory tree, in any order; faster than `Path.rglob`."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _image_files(entry.path)
+            elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+                yield entry.path
 
 
 def read_rgb(path: Path) -> np.ndarray:

@@ -26,9 +26,10 @@ CHUNK = 4096  # images that are reordered and written together
 class DownsampledImageNet:
     """ImageNet at 32×32 or 64×64 pixels: 1,281,167 training and validation, 50,000 test images.
 
-    The files are those of the data set, `train_data_batch_1` to `_10` and `val_data`, pickled or as
-    .npz. `val_data` is the test set. The validation images are a seeded random sample with the same
-    number from each training file. Each file is read once; one file is in memory at a time.
+    The files are those of the data set, `train_data_batch_1` to `_10` and `val_data`, as .npz or
+    pickled; .npz is preferred. `val_data` is the test set. The validation images are a seeded
+    random sample with the same number from each training file. Each file is read once; one file is
+    in memory at a time.
 
     Args:
         data_dir: folder of the files.
@@ -62,9 +63,8 @@ class DownsampledImageNet:
         Raises:
             DataError: a file is missing or invalid, or the disk has no space for the cache.
         """
-        part: Literal["train", "test"] = "test" if split == "test" else "train"
-        files = [self._file(name) for name in self.FILES[part]]
-        settings = f"{self.size} {self.validation if part == 'train' else 0} {self.seed}"
+        part = self._part(split)
+        files = self._files(split)
 
         def make(folder: Path) -> None:
             random = np.random.default_rng(self.seed)
@@ -74,10 +74,28 @@ class DownsampledImageNet:
                     drawn = self.validation // len(files) + (index < self.validation % len(files))
                 self._add(folder, path, part, drawn, random)
 
-        return _cached(self.cache_dir, files, settings, make, split, self.size)
+        return _cached(self.cache_dir, files, self._settings(split), make, split, self.size)
+
+    def key(self, split: Split) -> str:
+        """Digest of the settings and of the state of the files that `load` reads.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return key_of_files(f"{FORMAT} {split} {self._settings(split)}", self._files(split))
+
+    @staticmethod
+    def _part(split: Split) -> Literal["train", "test"]:
+        return "test" if split == "test" else "train"
+
+    def _files(self, split: Split) -> list[Path]:
+        return [self._file(name) for name in self.FILES[self._part(split)]]
+
+    def _settings(self, split: Split) -> str:
+        return f"{self.size} {0 if split == 'test' else self.validation} {self.seed}"
 
     def _file(self, name: str) -> Path:
-        for path in (self.data_dir / name, self.data_dir / f"{name}.npz"):
+        for path in (self.data_dir / f"{name}.npz", self.data_dir / name):
             if path.is_file():
                 return path
         raise DataError(
@@ -138,14 +156,7 @@ class TinyImageNet:
             DataError: the folder is missing, a file is not an image of 64×64 pixels, or the disk
                 has no space for the cache.
         """
-        source = self.data_dir / self.FOLDERS[split]
-        if not source.is_dir():
-            raise DataError(
-                f"'{source}' is missing: expected the folders train, val and test of Tiny ImageNet "
-                f"in '{self.data_dir}' (datamodule.images.data_dir=…), unpacked from "
-                "tiny-imagenet-200.zip of Stanford's course CS231n"
-            )
-        files = images_below(source)
+        files = self._files(split)
 
         def make(folder: Path) -> None:
             shuffled = np.random.default_rng(self.seed).permutation(len(files))
@@ -156,6 +167,24 @@ class TinyImageNet:
                     file.write(np.ascontiguousarray(image).data)
 
         return _cached(self.cache_dir, files, f"{self.seed}", make, split, self.SIZE)
+
+    def key(self, split: Split) -> str:
+        """Digest of the settings and of the state of the files that `load` reads.
+
+        Raises:
+            DataError: the folder is missing.
+        """
+        return key_of_files(f"{FORMAT} TinyImageNet {split} {self.seed}", self._files(split))
+
+    def _files(self, split: Split) -> list[Path]:
+        source = self.data_dir / self.FOLDERS[split]
+        if not source.is_dir():
+            raise DataError(
+                f"'{source}' is missing: expected the folders train, val and test of Tiny ImageNet "
+                f"in '{self.data_dir}' (datamodule.images.data_dir=…), unpacked from "
+                "tiny-imagenet-200.zip of Stanford's course CS231n"
+            )
+        return images_below(source)
 
     def _read(self, path: Path) -> np.ndarray:
         image = read_rgb(path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import skimage
@@ -18,6 +19,7 @@ from PIL import Image
 from rich.progress import track
 
 from italic.atomic import whole_file
+from italic.datamodules.cached import key_of_files
 from italic.datamodules.crops import RandomCrops, whole_images
 from italic.datamodules.image_files import DataError, images_below, read_rgb
 from italic.errors import SettingError, check_range
@@ -37,6 +39,13 @@ class ImageSource(Protocol):
         """The images of a split, uint8 (N, H, W, 3), N ≥ 1, identical in every call."""
 
 
+class KeyedSource(ImageSource, Protocol):
+    """A source that can name the images of a split without loading them, for cache keys."""
+
+    def key(self, split: Split) -> str:
+        """A digest of all that determines the images of `load`: settings and state of files."""
+
+
 class WholeSource(ImageSource, Protocol):
     """A source of full images of different sizes; `load` returns parts of them of one size."""
 
@@ -54,6 +63,11 @@ class CropSource(WholeSource, Protocol):
 
     def random_crops(self, limit: int = 0) -> RandomCrops:
         """Random crops of the training images, or of the first `limit` of them if not 0."""
+
+
+def key_of(source: ImageSource, split: Split) -> str | None:
+    """The key of a split's images if the source has keys, else None."""
+    return cast(KeyedSource, source).key(split) if hasattr(source, "key") else None
 
 
 def whole_of(source: ImageSource) -> WholeSource | None:
@@ -115,14 +129,33 @@ class CIFAR10:
             order = order[self.validation :]
         return images[order]
 
+    def key(self, split: Split) -> str:
+        """Digest of the settings and of the state of the files that `load` reads.
+
+        Raises:
+            DataError: the data set is missing and can't be downloaded.
+        """
+        part: Literal["train", "test"] = "test" if split == "test" else "train"
+        settings = f"CIFAR10 1 {split} {self.validation} {self.seed}"
+        folder = self.data_dir / part
+        if folder.is_dir():
+            return key_of_files(settings, images_below(folder))
+        # torchvision compares its files with fixed checksums, so their content is known.
+        if not (self.data_dir / "cifar-10-batches-py").is_dir():
+            self._torchvision(part)
+        return key_of_files(f"{settings} torchvision", [])
+
     def _read(self, part: Literal["train", "test"]) -> np.ndarray:
         folder = self.data_dir / part
         if folder.is_dir():
             return _read_folder(folder, self.data_dir / f".{part}.npz")
+        return self._torchvision(part).data
+
+    def _torchvision(self, part: Literal["train", "test"]) -> Any:
         from torchvision import datasets
 
         try:
-            data = datasets.CIFAR10(self.data_dir, train=part == "train", download=self.download)
+            return datasets.CIFAR10(self.data_dir, train=part == "train", download=self.download)
         except Exception as error:
             raise DataError(
                 f"CIFAR-10 is not in '{self.data_dir}' and could not be downloaded there: put "
@@ -130,7 +163,6 @@ class CIFAR10:
                 "test/<class>/*.png into this folder (datamodule.images.data_dir=…), or train on "
                 "the installed photographs with datamodule=photos"
             ) from error
-        return data.data
 
 
 class Photos:
@@ -166,12 +198,17 @@ class Photos:
             )
         self.size, self.scale = size, scale
 
+    def key(self, split: Split) -> str:
+        """Digest of the settings and of the state of the photographs' files."""
+        return key_of_files(f"Photos 1 {split} {self.size} {self.scale}", self._files(split))
+
+    def _files(self, split: Split) -> list[Path]:
+        folder = Path(skimage.__file__).parent / "data"
+        return [folder / name for name in self.PHOTOGRAPHS[split]]
+
     def load(self, split: Split) -> np.ndarray:
         """The tiles of a split, uint8 (N, size, size, 3), shuffled."""
-        folder = Path(skimage.__file__).parent / "data"
-        photographs = [
-            _resized(read_rgb(folder / name), self.scale) for name in self.PHOTOGRAPHS[split]
-        ]
+        photographs = [_resized(read_rgb(path), self.scale) for path in self._files(split)]
         stride = self.size
         if split == "train":
             halves = [
@@ -200,7 +237,7 @@ class Folder:
         validation: fraction of the files for validation, without sub-folders for the splits.
         test: fraction of the files for test, without sub-folders for the splits.
         seed: seed of the splits and of the order.
-        cache_dir: folder of the cache of full images, used with `crop`, 3 bytes per pixel.
+        cache_dir: folder of the cache of decoded images, 3 bytes per pixel.
     """
 
     def __init__(
@@ -239,10 +276,18 @@ class Folder:
                 the cache.
         """
         size = self.crop or self.size
-        images = self._read(split) if self.crop is None else self.whole(split)
-        pieces = [_tiles(image, size, size) for image in self._large(images, split)]
+        pieces = [_tiles(image, size, size) for image in self._large(self.whole(split), split)]
         tiles = np.concatenate(pieces)
         return tiles[np.random.default_rng(self.seed).permutation(len(tiles))]
+
+    def key(self, split: Split) -> str:
+        """Digest of the settings and of the state of the files that `load` reads.
+
+        Raises:
+            DataError: as `names`.
+        """
+        settings = f"Folder 1 {split} {self.crop or self.size} {self.seed}"
+        return key_of_files(settings, self._files(split))
 
     def whole(self, split: Split) -> list[np.ndarray]:
         """The images of a split, uint8 (H, W, 3) each, memory-mapped, in the files' order.
@@ -301,10 +346,6 @@ class Folder:
         assert self.crop is not None
         images = self.whole("train")[: limit or None]
         return RandomCrops(list(self._large(images, "train")), self.crop, self.reduced)
-
-    def _read(self, split: Split) -> Iterator[np.ndarray]:
-        for path in track(self._files(split), f"reading {split} images", transient=True):
-            yield read_rgb(path)
 
     def _large(self, images: Iterable[np.ndarray], split: Split) -> Iterator[np.ndarray]:
         """The images that are at least as large as a tile or a crop."""
@@ -380,10 +421,10 @@ def _tiles(image: np.ndarray, size: int, stride: int) -> np.ndarray:
 def _read_folder(folder: Path, cache: Path) -> np.ndarray:
     """All images of class folders, uint8 (N, H, W, 3); the decoded images are cached in a file."""
     files = images_below(folder)
-    listing = hashlib.sha256()
+    listing, start = hashlib.sha256(), len(f"{folder}/")
     for path in files:
-        status = path.stat()
-        found = f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n"
+        status = os.stat(path)
+        found = f"{str(path)[start:]} {status.st_size} {status.st_mtime_ns}\n"
         listing.update(found.encode())
     key = listing.hexdigest()
     if cache.is_file():

@@ -21,7 +21,8 @@ from italic.datamodules.cached import made_once
 from italic.datamodules.image_files import DataError
 from italic.processes.cluster import check_installed, cluster, on_cluster
 
-FORMAT = "pairs 1"  # part of the cache key, so that a new layout ignores old caches
+FORMAT = "pairs 2"  # part of the cache key, so that a new layout ignores old caches
+IMAGES = "images.npy"  # copy of the images in a cache folder
 CHUNK = 250  # images in a work item of a worker
 LOCAL = "local"  # value of datamodule.ray that starts Ray on this machine
 
@@ -88,9 +89,26 @@ class BaseCodes:
     cache_dir: str = "cache/pairs"
     ray: str | None = None
 
-    def pairs(self, images: np.ndarray) -> list[Pairs]:
+    def pairs(self, images: np.ndarray, key: str | None = None) -> list[Pairs]:
         """The images, uint8 (N, H, W, 3), with each base code, see `make_pairs`."""
-        return [make_pairs(images, base, self.cache_dir, ray=self.ray) for base in self.bases]
+        return [
+            make_pairs(images, base, self.cache_dir, ray=self.ray, images_key=key)
+            for base in self.bases
+        ]
+
+    @property
+    def uses_cache(self) -> bool:
+        """Whether there are base codes to cache, so that `pairs` needs a key of the images."""
+        return not all(isinstance(base, NoBase) for base in self.bases)
+
+    def cached(self, key: str | None) -> list[Pairs] | None:
+        """The pairs of images with this key, if the cache has both images and base codes."""
+        if key is None or any(isinstance(base, NoBase) for base in self.bases):
+            return None
+        folders = [_folder(self.cache_dir, base, key) for base in self.bases]
+        if not all((folder / IMAGES).is_file() for folder in folders):
+            return None
+        return [_opened(folder) for folder in folders]
 
 
 def make_pairs(
@@ -99,6 +117,7 @@ def make_pairs(
     cache_dir: str | Path,
     workers: int | None = None,
     ray: str | None = None,
+    images_key: str | None = None,
 ) -> Pairs:
     """Encode every image with the base code on all cores, or open an existing cache.
 
@@ -114,6 +133,8 @@ def make_pairs(
         ray: address of a Ray cluster whose workers compute the base codes, or `local` for a Ray on
             this machine. The caches and memory-mapped images must have the same paths on all
             machines. None for local processes without Ray.
+        images_key: a digest of all that determines the images, such as the state of their files;
+            None to hash the images.
 
     Raises:
         DataError: the base code fails on an image, the disk is full, or no cluster responds at the
@@ -125,19 +146,31 @@ def make_pairs(
         return Pairs(images, grey, np.zeros(len(images), np.int64), "none")
     if ray is not None:
         check_installed("datamodule.ray")
-    digest = hashlib.sha256(f"{FORMAT}\n{base.identity}\n{images.shape}\n".encode())
-    digest.update(np.ascontiguousarray(images).data)
-    key = digest.hexdigest()[:32]
-    folder = Path(cache_dir).resolve() / key
+    if images_key is None:
+        digest = hashlib.sha256(f"{images.shape}\n".encode())
+        digest.update(np.ascontiguousarray(images).data)
+        images_key = digest.hexdigest()
+    folder = _folder(cache_dir, base, images_key)
     chunk_folder = folder.with_suffix(".made")
     made_once(folder, partial(_make, images, base, workers, ray, chunk_folder))
     shutil.rmtree(chunk_folder, ignore_errors=True)
-    copy = folder / "images.npy"
+    return _opened(folder, images)
+
+
+def _folder(cache_dir: str | Path, base: BaseCode, images_key: str) -> Path:
+    """The cache folder of the images with this key and of their base codes."""
+    digest = hashlib.sha256(f"{FORMAT}\n{base.identity}\n{images_key}\n".encode())
+    return Path(cache_dir).resolve() / digest.hexdigest()[:32]
+
+
+def _opened(folder: Path, images: np.ndarray | None = None) -> Pairs:
+    """The pairs in a cache folder; `images` if it has no copy of them."""
+    copy = folder / IMAGES
     return Pairs(
-        np.load(copy, mmap_mode="r") if copy.is_file() else images,
+        np.load(copy, mmap_mode="r") if images is None or copy.is_file() else images,
         np.load(folder / "bases.npy", mmap_mode="r"),
         np.load(folder / "base_bits.npy"),
-        key,
+        folder.name,
     )
 
 
@@ -154,9 +187,9 @@ def _make(
         chunk_folder.mkdir(exist_ok=True)
         mapped = images if isinstance(images, np.memmap) and images.flags.c_contiguous else None
         if mapped is None:
-            with whole_file(chunk_folder / "images.npy") as file:
+            with whole_file(chunk_folder / IMAGES) as file:
                 np.save(file, images)
-            mapped = np.lib.format.open_memmap(chunk_folder / "images.npy", "r")
+            mapped = np.lib.format.open_memmap(chunk_folder / IMAGES, "r")
         chunks = _chunks(mapped, chunk_folder)
         missing = [chunk for chunk in chunks if not chunk.path.is_file()]
         with Progress(transient=True) as progress:
@@ -174,7 +207,7 @@ def _make(
                     base_bits.append(file["base_bits"])
         np.save(folder / "base_bits.npy", np.concatenate(base_bits))
         if mapped is not images:
-            os.replace(chunk_folder / "images.npy", folder / "images.npy")
+            os.replace(chunk_folder / IMAGES, folder / IMAGES)
     except Exception as error:
         raise DataError(f"the base codes could not be computed: {error}") from error
 

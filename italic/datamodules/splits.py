@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from italic.datamodules.crops import RandomCrops
-from italic.datamodules.images import CropSource, ImageSource, Split, crops_of
+from italic.datamodules.images import CropSource, ImageSource, Split, crops_of, key_of
 from italic.errors import check_range
 
 
@@ -43,10 +43,18 @@ class Splits:
 
     def load(self, split: Split) -> np.ndarray:
         """The images of a split up to its limit, uint8 (N, H, W, 3), N ≥ 1."""
-        overfit = self.validate_on_train and split == "validation"
-        images = self.source.load("train" if overfit else split)
-        limit = self.train_limit if split == "train" else self.eval_limit
-        return images[: limit or None]
+        return self.source.load(self._loaded(split))[: self._limit(split) or None]
+
+    def key(self, split: Split) -> str | None:
+        """A digest of all that determines the images of `load`; None if the source has no keys."""
+        key = key_of(self.source, self._loaded(split))
+        return key and f"{key} {self._limit(split)}"
+
+    def _loaded(self, split: Split) -> Split:
+        return "train" if self.validate_on_train and split == "validation" else split
+
+    def _limit(self, split: Split) -> int:
+        return self.train_limit if split == "train" else self.eval_limit
 
     def random_crops(self) -> RandomCrops | None:
         """Random crops of the training images; None if training uses no random crops."""

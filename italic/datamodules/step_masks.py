@@ -194,12 +194,18 @@ class StepMasks(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Compute the base codes and cache them; runs in one process per machine."""
-        splits = self._paired("fit")
-        images = {split: self.images.load(split) for split in splits}
+        keys = {split: self._key(split) for split in self._paired("fit")}
+        missing = {}
+        for split, key in keys.items():
+            if pairs := self.base_codes.cached(key):
+                self.pairs[split] = pairs
+            else:
+                missing[split] = self.images.load(split)
         # Invalid settings raise an error before the base codes are computed.
-        self._sampler(images["validation"])
-        for split in splits:
-            self.pairs[split] = self.base_codes.pairs(images.pop(split))
+        for images in missing.values():
+            self._sampler(images)
+        for split in [*missing]:
+            self.pairs[split] = self.base_codes.pairs(missing.pop(split), keys[split])
         self.images.random_crops()  # reads the images once: bad files are refused here
 
     def setup(self, stage: str) -> None:
@@ -208,10 +214,15 @@ class StepMasks(pl.LightningDataModule):
             self.crops = self.images.random_crops()
         for split in self._paired(stage):
             if split not in self.pairs:
-                self.pairs[split] = self.base_codes.pairs(self.images.load(split))
+                key = self._key(split)
+                pairs = self.base_codes.cached(key)
+                self.pairs[split] = pairs or self.base_codes.pairs(self.images.load(split), key)
         self.sampler = self._sampler(next(iter(self.pairs.values()))[0].images)
         if self.process:  # each training process draws different masks
             torch.manual_seed(torch.initial_seed() + self.process)
+
+    def _key(self, split: Split) -> str | None:
+        return self.images.key(split) if self.base_codes.uses_cache else None
 
     def _paired(self, stage: str) -> list[Split]:
         """The splits of a stage that need pairs; the split with random crops does not."""

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from italic.coding.model_files.model import on_device
 from italic.datamodules.crops import centre_crops
 from italic.datamodules.images import whole_of
 from italic.errors import check_range
-from italic.evaluation.modes import (
-    ablations,
-    attention,
-    bits,
-    curve,
-    enhance,
-    progressive,
-    samples,
-)
+from italic.evaluation.named_functions import function
 from italic.evaluation.sources import Inputs, find_sources, images_for
+from italic.measuring.results import CurveRow
 from italic.run_directory import RunError
 from italic.training import experiment, named_code
 from italic.training.allocator import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
-MODES: dict[str, Callable[[Inputs], None]] = {
-    "curve": curve.measure,
-    "ablations": ablations.ablate,
-    "attention": attention.draw,
-    "bits": bits.draw,
-    "samples": samples.draw,
-    "enhance": enhance.measure,
-    "progressive": progressive.measure,
+# Columns of the tables of modes that use metrics.
+COLUMNS = {column.name for column in fields(CurveRow)} | {
+    *("picture", "psnr", "psnr_of_mse", "ssim", "steps_done", "bpsp"),
 }
+USES = "whole", "metrics"  # what a mode can use besides the other inputs, see docs/extending.md
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -45,12 +36,29 @@ def evaluate(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a number is out of range.
-        RunError: the mode is unknown, no model is named or found, the
-            models were trained on different images, or the mode does not support the input.
-        ModelError: a model file does not exist or is damaged.
+        RunError: the mode or a metric can't be called, no model is named or found, the models were
+            trained on different images, or the mode does not support the input.
+        ExtensionError: the function of the mode or of a metric does not exist.
+        ModelError: there is no such device, or a model file does not exist or is damaged.
     """
-    if cfg.mode not in MODES:
-        raise RunError(f"unknown mode '{cfg.mode}': expected mode={'|'.join(MODES)}")
+    with on_device(cfg.device):
+        _evaluate(cfg)
+
+
+def _evaluate(cfg: DictConfig) -> None:
+    named_code.import_own_code(cfg)  # the user's configuration, so it may name plugins
+    mode = function(cfg.mode, "the mode", ["inputs"], leave_out=["uses"])
+    uses = list(cfg.mode.get("uses", ()))
+    if not set(uses) <= set(USES):
+        raise RunError(f"a mode may use {' and '.join(USES)}; got uses: {uses}")
+    arguments = ["original", "decoded", "bits"]
+    metrics = {
+        name: function(node, f"the metric {name}", arguments) for name, node in cfg.metrics.items()
+    }
+    if taken := metrics.keys() & COLUMNS:
+        raise RunError(f"the tables have a column {min(taken)} already: rename the metric")
+    if metrics and "metrics" not in uses:
+        raise RunError("this mode has no table for metrics: expected metrics=[], or mode=curve")
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
     if cfg.logger.same_run and cfg.ckpt_path is None:
@@ -63,8 +71,6 @@ def evaluate(cfg: DictConfig) -> None:
     check_range("evaluate.batch_size", cfg.evaluate.batch_size, 1)
     check_range("evaluate.pictures", cfg.evaluate.pictures, 0)
     check_range("evaluate.curve.timed", cfg.evaluate.curve.timed, 0)
-    if cfg.datamodule is not None:  # given by the user, so it may name plugins
-        named_code.import_own_code(cfg)
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
     source = experiment.build_images(data)
@@ -72,7 +78,7 @@ def evaluate(cfg: DictConfig) -> None:
     if cfg.evaluate.split not in splits:
         raise RunError(f"evaluate.split must be one of {', '.join(splits)} for these images")
     limit = cfg.evaluate.limit or None
-    complete = whole_of(source) if cfg.mode == "curve" and not cfg.evaluate.curve.tiles else None
+    complete = whole_of(source) if "whole" in uses and not cfg.evaluate.curve.tiles else None
     whole: Sequence[np.ndarray] | None = None
     names: Sequence[str] = ()
     if complete is None:
@@ -96,7 +102,7 @@ def evaluate(cfg: DictConfig) -> None:
     output = Path(HydraConfig.get().runtime.output_dir)
     run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}
     kind = data.datamodule.images._target_.rpartition(".")[2]
-    inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole, names)
+    inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole, names, metrics)
     size = "{}×{}".format(*images.shape[1:3]) if whole is None else "different numbers of"
     log.info("%d images of %s pixels; results go to %s", len(inputs.measured), size, output)
-    MODES[cfg.mode](inputs)
+    mode(inputs)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from italic.coding.model_files.installed import file_named, file_of_hash
 from italic.coding.model_files.model import Model, load_model
 from italic.coding.streams.codec import Codec
 from italic.config import IMAGES
+from italic.measuring.metrics import Metric
 from italic.run_directory import CHECKPOINTS, LAST, RunError
 from italic.training.export import exported
 
@@ -52,6 +53,7 @@ class Inputs:
         whole: uint8 (H, W, 3) each, the full images of different sizes that are measured; None if
             `images` are measured.
         names: names of the full images; empty if they have none.
+        metrics: metrics for further columns of the tables, by name; for modes that use them.
     """
 
     cfg: DictConfig
@@ -62,6 +64,7 @@ class Inputs:
     output: Path
     whole: Sequence[np.ndarray] | None = None
     names: Sequence[str] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     @property
     def measured(self) -> Sequence[np.ndarray] | np.ndarray:
@@ -76,7 +79,7 @@ class Inputs:
             RunError: `evaluate.pictures` is 0.
         """
         if self.cfg.evaluate.pictures < 1:
-            raise RunError(f"mode={self.cfg.mode} draws images: expected evaluate.pictures above 0")
+            raise RunError("this mode draws images: expected evaluate.pictures above 0")
         return self.images[: self.cfg.evaluate.pictures]
 
     def steps(self, default: Sequence[int]) -> list[int]:

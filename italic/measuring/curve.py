@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from italic.coding.streams.codec import Codec, Coded
+from italic.measuring.metrics import Metric, measured
 from italic.measuring.results import CurveRow
 from italic.measuring.statistics import bootstrapped_bpsp, milliseconds, one_thread, timed
 from italic.models.likelihood import Mixture
@@ -20,10 +21,11 @@ BATCH_PIXELS = 2**20  # most pixels of a batch, if images have different sizes
 
 
 class Measurement(NamedTuple):
-    """A row of the curve, and the coded bits of each image, int64 (N,)."""
+    """A row of the curve, the coded bits of each image, int64 (N,), and metrics, float64 (N,)."""
 
     row: CurveRow
     bits: np.ndarray
+    metrics: Mapping[str, np.ndarray]
 
 
 class Estimate:
@@ -52,6 +54,7 @@ def measure_curve(
     batch: int = 64,
     alone: int = 16,
     progress: bool = True,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Iterator[Measurement]:
     """Encode, decode and compare images in batches, then time some of them separately.
 
@@ -64,6 +67,7 @@ def measure_curve(
         alone: number of images that are coded separately in one thread, for `encode_ms` and
             `decode_ms`.
         progress: whether to show a progress bar.
+        metrics: metrics of each decoded image and its bits, by name; their time is not measured.
 
     Yields:
         One measurement for each number of steps; `lossless` is False if any decoded image differs
@@ -81,6 +85,7 @@ def measure_curve(
             base_bits = estimated_bits = encode_seconds = decode_seconds = 0.0
             bits = np.zeros(count, np.int64)
             lossless = True
+            values = {name: np.zeros(count) for name in metrics or ()}
             for members in batches:
                 rows = np.stack([images[member] for member in members])
                 estimate = Estimate(len(rows), rows[0, ..., 0].size)
@@ -89,6 +94,10 @@ def measure_curve(
                 restored, seconds = timed(lambda: _is_restored(codec, coded, rows))  # noqa: B023
                 decode_seconds += seconds
                 lossless &= bool(restored)
+                # If an image is not restored, the caller refuses the whole measurement.
+                of_batch = measured(metrics or {}, rows, rows, [item.bits for item in coded])
+                for name, numbers in of_batch.items():
+                    values[name][members] = numbers
                 base_bits += sum(8 * len(item.base) for item in coded)
                 bits[members] = [item.bits for item in coded]
                 estimated_bits += float(estimate.maps.sum())
@@ -115,7 +124,7 @@ def measure_curve(
                 decode_ms_low=decode_ms.low,
                 decode_ms_high=decode_ms.high,
             )
-            yield Measurement(row, bits)
+            yield Measurement(row, bits, values)
 
 
 def estimate_curve(

@@ -119,7 +119,7 @@ def curve_figure(
             linewidth=9,
             solid_capstyle="round",
             solid_joinstyle="round",
-            label="lower envelope",
+            label="Pareto front",
             zorder=2,
         )
     codecs = [codec for codec in codecs if math.isfinite(codec.decode_ms)]

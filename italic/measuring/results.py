@@ -1,4 +1,4 @@
-"""Rows of curve and codec tables, the envelope of several curves, and their files."""
+"""Rows of curve and codec tables, the Pareto front of several curves, and their files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CodecRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EnvelopeRow(CurveRow):
-    """A curve row on the envelope of several curves, with the name of its model."""
+    """A curve row on the Pareto front of several curves, with the name of its model."""
 
     model: str
 
@@ -101,8 +101,17 @@ def envelope(curves: Mapping[str, Sequence[CurveRow]]) -> list[EnvelopeRow]:
     return [row for row, before in zip(rows, least, strict=False) if row.bpsp_coded < before]
 
 
-def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> None:
+def write_rows(
+    rows: Sequence[CurveRow] | Sequence[CodecRow],
+    path: Path,
+    more: Sequence[Mapping[str, float]] | None = None,
+) -> None:
     """Write rows atomically as .csv or .json, with 6 significant digits for floats.
+
+    Args:
+        rows: the rows.
+        path: the file.
+        more: values of further columns for each row, such as those of metrics.
 
     Raises:
         ValueError: the suffix is another one, or there are no rows.
@@ -110,12 +119,12 @@ def write_rows(rows: Sequence[CurveRow] | Sequence[CodecRow], path: Path) -> Non
     if not rows or path.suffix not in (".csv", ".json"):
         raise ValueError(f"expected at least one row and a .csv or .json file; got {path.name}")
     table = [
-        {name: _rounded(value) for name, value in asdict(row).items()}  # type: ignore[call-overload]
-        for row in rows
+        {name: _rounded(value) for name, value in {**asdict(row), **values}.items()}  # type: ignore[call-overload]
+        for row, values in zip(rows, more or [{}] * len(rows), strict=True)
     ]
     if path.suffix == ".json":
-        table = [  # JSON has no NaN
-            {name: None if value != value else value for name, value in row.items()}
+        table = [  # JSON has neither NaN nor infinity
+            {name: None if _is_infinite_or_nan(value) else value for name, value in row.items()}
             for row in table
         ]
         write_whole(path, (json.dumps(table, indent=2) + "\n").encode())
@@ -155,6 +164,10 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         raise SettingError(
             f"{path} does not hold the columns {', '.join(kinds)}: {error}"
         ) from error
+
+
+def _is_infinite_or_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _rounded(value: Any) -> Any:

@@ -17,6 +17,10 @@ ALLOWED = (
     *("torch.optim.", "pytorch_lightning.loggers.TensorBoardLogger"),
 )
 GROUPS = ("model", "base", "datamodule")  # groups on which a model or an evaluation depends
+TRAINING = ("optimiser", "lr_schedule", "callbacks", "logger")
+EVALUATION = ("mode", "metrics")  # only the user's configuration has them
+# Prefixes of ITALIC's modes and metrics. They are not enabled for runs and model files.
+BUILT_IN = ("italic.evaluation.modes.", "italic.measuring.metrics.")
 
 
 def import_own_code(cfg: DictConfig) -> None:
@@ -27,8 +31,8 @@ def import_own_code(cfg: DictConfig) -> None:
     Raises:
         ExtensionError: a plugin does not exist, or a model file could not name it.
     """
-    for name in _names(cfg, (*GROUPS, "optimiser", "lr_schedule", "callbacks", "logger")):
-        if "." in name:
+    for name in _names(cfg, (*GROUPS, *TRAINING, *EVALUATION)):
+        if "." in name and not name.startswith(BUILT_IN):
             import_own(name.rpartition(".")[0])
     check_code(cfg)
 

@@ -55,6 +55,35 @@ def test_a_folder_and_back(model: str, here: Path, capsys: Capture) -> None:
         assert_equal(f"photos/{name}", Path("back", name).with_suffix(".png"))
 
 
+def test_a_device_is_used_everywhere_or_refused_before_any_work(
+    model: str, here: Path, capsys: Capture
+) -> None:
+    cpu = ("--device", "cpu")
+    assert run("compress", "photos", "-o", "small", "--model", model, "--jobs", 2, *cpu) == 0
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    assert Path("a.italic").read_bytes() == Path("small/a.italic").read_bytes()
+    assert run("decompress", "small", "-o", "back", *cpu) == 0
+    assert_equal("photos/a.png", "back/a.png")
+    assert run("archive", "photos", "-o", "all.italic", "--model", model, *cpu) == 0
+    assert run("test", "all.italic", *cpu) == 0
+    capsys.readouterr()
+    before = tree()
+    bpg_file = Path("a.bpg")
+    for words in (
+        ("compress", "photos", "-o", "more"),
+        ("archive", "photos", "-o", "more.italic"),
+        ("decompress", "small", "-o", "more"),
+        ("extract", "all.italic", "a.png", "-o", "more"),
+        ("test", "all.italic"),
+        ("enhance", bpg_file),
+    ):
+        assert run(*words, "--device", "meta") == 1
+        captured = capsys.readouterr()
+        expected = "italic: there is no device 'meta': expected a device that PyTorch can use here"
+        assert captured.err.startswith(expected) and not captured.out
+    assert tree() == before
+
+
 def test_what_is_said_of_each_file_and_of_all(model: str, here: Path, capsys: Capture) -> None:
     Image.new("RGB", (40, 30), "red").save("photos/flat.png")
     options = ("photos", "-o", "small", "--force", "--model", model)

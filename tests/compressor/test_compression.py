@@ -440,8 +440,46 @@ def test_a_model_codes_images_and_takes_a_device(model: Model) -> None:
         assert np.array_equal(model.decode(coded, 16, 16, steps), images)
     assert italic.load_model("tiny", device="cpu") is italic.load_model("tiny")
     assert italic.load_model(model, device=torch.device("cpu")) is model
-    for device in ("nothing", "cuda:99", 1.5):
+    for device in ("nothing", "cuda:99", "meta", 1.5):
         with pytest.raises(ModelError, match=r"there is no device .*: expected a device"):
             italic.load_model("tiny", device=device)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps"):
         model.encode(images, 0)
+
+
+def test_functions_take_a_device_and_refuse_others_before_any_work(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = smooth(2, 16, 16)
+    file = italic.compress(images[0], "tiny", device="cpu")
+    assert file == italic.compress(images[0], "tiny")
+    assert italic.compress_many(images, "tiny", device="cpu")[0] == file
+    assert np.array_equal(italic.decompress(file, "tiny", device="cpu"), images[0])
+    assert np.array_equal(italic.decompress_many([file], device="cpu")[0], images[0])
+    assert italic.bits(images[0], model, device="cpu") == italic.bits(images[0], model)
+    monkeypatch.setattr(compression, "Rival", None)
+    monkeypatch.setattr(model_module, "_load", None)
+    for function, arguments in (
+        (italic.compress, (images[0], "tiny")),
+        (italic.compress_many, (images, "tiny")),
+        (italic.decompress, (file, "tiny")),
+        (italic.decompress_many, ([file], "tiny")),
+        (italic.bits, (images, "tiny")),
+        (italic.enhance, (FLAT_BPG, "tiny")),
+    ):
+        with pytest.raises(ModelError, match="there is no device 'meta': expected a device"):
+            function(*arguments, device="meta")
+
+
+def test_models_are_loaded_onto_the_device_of_the_context(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device "meta" stands for a GPU."""
+    monkeypatch.setattr(model_module, "_checked", torch.device)
+    with model_module.on_device("meta"):
+        for found in (load_model("tiny"), load_model(model), model_module.model_of(model.hash)):
+            assert found.device.type == "meta" and found.hash == model.hash
+        assert load_model("tiny") is load_model("tiny")
+        assert load_model("tiny", "cpu").device.type == "cpu"
+        assert load_model("tiny").device.type == "meta"
+    assert load_model("tiny").device.type == load_model(model).device.type == "cpu"

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from italic.datamodules.cached import made_once
+from italic.datamodules.cached import key_of_files, made_once
 
 HOLDER = """
 import fcntl, sys, time
@@ -29,6 +30,27 @@ def test_a_folder_is_made_by_one_of_two(tmp_path: Path) -> None:
         folders = list(pool.map(lambda _: made_once(tmp_path / "key", make), range(2)))
     assert folders == [tmp_path / "key"] * 2 and len(made) == 1 and not made[0].exists()
     assert (tmp_path / "key/a").exists()
+
+
+def test_keys_follow_paths_sizes_and_times_of_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    files = [tmp_path / "data" / name for name in "ab"]
+    for path in files:
+        path.write_bytes(b"1234")
+        os.utime(path, ns=(0, 10**18))
+    key = key_of_files("settings", files)
+    assert key_of_files("settings", [tmp_path / "data/../data" / name for name in "ab"]) == key
+    (tmp_path / "link").symlink_to(files[1])
+    assert key_of_files("settings", [files[0], tmp_path / "link"]) == key
+    others = [key_of_files("others", files), key_of_files("settings", files[:1])]
+    os.utime(files[1], ns=(0, 10**18 + 1))  # one nanosecond later
+    others.append(key_of_files("settings", files))
+    files[1].write_bytes(b"12345")
+    os.utime(files[1], ns=(0, 10**18))
+    others.append(key_of_files("settings", files))
+    (tmp_path / "data").rename(tmp_path / "moved")
+    others.append(key_of_files("settings", [tmp_path / "moved" / path.name for path in files]))
+    assert len({key, *others}) == 6
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,28 @@ def test_files_are_read_once_and_again_when_they_change(
     changed.unlink()
     changed.with_suffix("").write_bytes(pickle.dumps(batch(pictures(6, 99))))
     assert len(source(data_dir).load("train")) == 38
+
+
+def test_npz_files_are_preferred_to_pickles(data_dir: Path) -> None:
+    (path,) = data_dir.glob("val_data*")
+    if path.suffix == ".npz":
+        path.with_suffix("").write_bytes(b"damaged")
+    else:
+        path.with_suffix("").write_bytes(pickle.dumps(batch(pictures(4, 50))))
+        np.savez(data_dir / "val_data", **batch(pictures(12, 10)))
+    assert as_set(source(data_dir).load("test")) == as_set(pictures(12, 10))
+
+
+def test_keys_follow_settings_splits_and_files(data_dir: Path) -> None:
+    splits = ("train", "validation", "test")
+    keys = {source(data_dir).key(split) for split in splits}
+    assert keys == {source(data_dir).key(split) for split in splits} and len(keys) == 3
+    assert source(data_dir, seed=1).key("train") not in keys
+    (changed,) = data_dir.glob("train_data_batch_3*")
+    changed.write_bytes(changed.read_bytes())
+    assert not keys & {source(data_dir).key(split) for split in ("train", "validation")}
+    assert source(data_dir).key("test") in keys
+    assert not (data_dir / "kept").exists()  # no image was read
 
 
 def test_pairs_of_mapped_images_do_not_keep_them_twice(data_dir: Path, tmp_path: Path) -> None:
@@ -167,6 +191,33 @@ def test_other_contents_are_refused_in_a_sentence(
         read_batch(path, SIZE)
 
 
+def test_damaged_npz_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "batch.npz"
+    np.savez(path, **batch(pictures(3)))
+    whole = path.read_bytes()
+    middle = whole.index(batch(pictures(3))["data"].tobytes())
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damaged in (flipped, whole[: len(whole) // 2], b"", b"no archive"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"batch\.npz' can't be read .* download it again"):
+            read_batch(path, SIZE)
+    np.savez(path, data=np.array([[Trap(Path.touch, tmp_path / "mark")]]))
+    with pytest.raises(DataError, match="data of object"):
+        read_batch(path, SIZE)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_sizes_are_checked_before_an_array_is_read(tmp_path: Path) -> None:
+    """The file says that it holds terabytes."""
+    with zipfile.ZipFile(tmp_path / "batch.npz", "w") as archive:
+        header = io.BytesIO()
+        described = {"descr": "|u1", "fortran_order": False, "shape": (2**30, 3 * SIZE**2)}
+        np.lib.format.write_array_header_1_0(header, described)
+        archive.writestr("data.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"holds data of uint8 \(1073741824, 768\): expected"):
+        read_batch(tmp_path / "batch.npz", SIZE)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     folder = tmp_path / "tiny-imagenet-200"
@@ -193,6 +244,9 @@ def test_tiny_imagenet_has_its_own_splits(tiny: Path) -> None:
 def test_tiny_imagenet_says_what_is_wrong(tiny: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.*is missing.*tiny-imagenet-200\.zip"):
         TinyImageNet("nowhere").load("train")
+    source = TinyImageNet(str(tiny))
+    key = source.key("test")
     Image.fromarray(pictures(1, 0, 32)[0]).save(tiny / "test" / "images" / "small.JPEG")
+    assert source.key("test") != key  # the new file is part of the split
     with pytest.raises(DataError, match=r"small\.JPEG' has 32×32 pixels"):
         TinyImageNet(str(tiny), cache_dir=str(tiny / "kept")).load("test")

@@ -9,6 +9,12 @@ from italic.datamodules.image_files import DataError
 from italic.datamodules.images import CIFAR10, Folder, Photos
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image caches are written to another folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("caches"))
+
+
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array, mode).save(path)
@@ -55,6 +61,33 @@ def test_decoded_images_are_kept_until_the_folder_changes(class_folders: Path) -
     assert len(CIFAR10(str(class_folders)).load("test")) == 10
     save(class_folders / "test" / "class0" / "new.png", picture(99))
     assert len(CIFAR10(str(class_folders)).load("test")) == 11
+
+
+def test_keys_follow_settings_splits_and_files(class_folders: Path) -> None:
+    sources = (
+        lambda **settings: CIFAR10(str(class_folders), **settings),
+        lambda **settings: Folder(str(class_folders), **settings),
+        Photos,
+    )
+    for source, setting in zip(sources, ({"seed": 1}, {"size": 16}, {"size": 16}), strict=True):
+        keys = [source().key(split) for split in ("train", "test")]
+        assert keys == [source().key(split) for split in ("train", "test")]
+        assert len({*keys, source(**setting).key("test")}) == 3
+    before = [source().key("test") for source in sources]
+    assert before[1] == Folder(str(class_folders), crop=32).key("test")  # the same images
+    for path in class_folders.glob("test/*/*.png"):
+        save(path, picture(99))
+    assert [source().key("test") == old for source, old in zip(sources, before, strict=True)] == [
+        *(False, False, True)
+    ]
+
+
+def test_the_key_of_torchvisions_files_needs_them(tmp_path: Path) -> None:
+    source = CIFAR10(str(tmp_path), download=False)
+    with pytest.raises(DataError, match="cifar-10-batches-py"):
+        source.key("train")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert source.key("train") != source.key("validation")
 
 
 def test_missing_cifar10_names_the_ways_out(tmp_path: Path) -> None:

@@ -56,6 +56,46 @@ def module(path: Path, **options: Any) -> StepMasks:
     return data
 
 
+class Keyed(Noise):
+    """Images with a key; counts how often they are loaded."""
+
+    def __init__(self) -> None:
+        self.loads, self.state = 0, "first"
+
+    def key(self, split: str) -> str:
+        return f"{split} {self.state}"
+
+    def load(self, split: str) -> np.ndarray:
+        self.loads += 1
+        return super().load(split)
+
+
+def test_images_with_cached_base_codes_are_not_loaded_again(tmp_path: Path) -> None:
+    source = Keyed()
+    base = Ladder([45]).rungs
+    made = module(tmp_path, source=source, bases=base)
+    again = module(tmp_path, source=source, bases=base)
+    assert source.loads == 2  # training and validation, once each
+    for split in ("train", "validation"):
+        (one,), (other,) = made.pairs[split], again.pairs[split]  # type: ignore[index]
+        assert one.key == other.key and np.array_equal(one.images, other.images)
+        assert np.array_equal(one.bases, other.bases)
+    source.state = "changed"
+    assert module(tmp_path, source=source, bases=base).pairs["train"][0].key != one.key
+    assert source.loads == 4
+
+
+def test_keys_of_splits_follow_the_limits() -> None:
+    source = Keyed()
+    keys = {
+        Splits(source, **limits).key("validation")
+        for limits in ({}, {"eval_limit": 2}, {"validate_on_train": True})
+    }
+    assert len(keys) == 3 and None not in keys
+    assert Splits(source, train_limit=2).key("validation") in keys
+    assert Splits(Noise()).key("train") is None
+
+
 @pytest.mark.parametrize("number, processes", [(1, 1), (5, 2), (6, 3), (7, 3)])
 def test_processes_share_images_without_repeating_any(number: int, processes: int) -> None:
     images: Any = range(number)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -202,20 +204,19 @@ def load_model(
     Args:
         name: path or name, distinguished as in `file_named`; None for the default model. A `Model`
             is not loaded again.
-        device: device of the network as PyTorch names it, such as "cpu" or "cuda:1"; None for the
-            CPU, or the device of a `Model`. That another device than the CPU decodes what the CPU
-            has coded, or the reverse, is not promised.
+        device: device of the network as PyTorch names it, such as "cpu" or "cuda:1"; None for that
+            of `on_device`, otherwise for the CPU, or the device of a `Model`. That another device
+            than the CPU decodes what the CPU has coded, or the reverse, is not promised.
 
     Raises:
         ModelError: there is no such model, its file is damaged, it needs a plugin that is not
             enabled, see `italic.extensions`; or there is no such device.
     """
     if device is not None:
-        where = _checked(device)
-        model = load_model(name)
-        return model if model.device == where else _moved(model, where)
+        with on_device(device):
+            return load_model(name)
     if isinstance(name, Model):
-        return name
+        return _placed(name)
     if name == "" or not isinstance(name, str | Path | None):
         raise ModelError(
             "expected the name of an installed model or the path of a model file; got "
@@ -242,10 +243,35 @@ def load_model(
     )
 
 
-def _checked(device: str | torch.device) -> torch.device:
-    """A device with its index, on which tensors can be made; ModelError."""
+_device: ContextVar[torch.device | None] = ContextVar("device", default=None)
+
+
+@contextmanager
+def on_device(device: str | torch.device) -> Iterator[None]:
+    """Load models onto a device while the context is active, unless `load_model` names another.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    token = _device.set(_checked(device))
     try:
-        return torch.empty(0, device=device).device
+        yield
+    finally:
+        _device.reset(token)
+
+
+def _placed(model: Model) -> Model:
+    """The model on the device of `on_device`, if that is active."""
+    device = _device.get()
+    return model if device in (None, model.device) else _moved(model, device)
+
+
+def _checked(device: str | torch.device) -> torch.device:
+    """A device with its index, on which tensors hold values; ModelError."""
+    try:
+        tensor = torch.zeros(1, device=device)
+        tensor.item()  # fails on the device "meta"
+        return tensor.device
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
             f"there is no device {reprlib.repr(device)}: expected a device that PyTorch can use "
@@ -322,7 +348,7 @@ def _load(path: Path) -> Model:
                 f"the model file {path} is not the one that {card.name} describes: its SHA-256 is "
                 f"{sha256}; get both again"
             )
-        return _loaded(path, sha256)
+        return _placed(_loaded(path, sha256))
     except ModelError:
         raise
     except ExtensionError as error:

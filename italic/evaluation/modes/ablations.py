@@ -59,7 +59,7 @@ def ablate(inputs: Inputs) -> None:
     for name, model in inputs.models.items():
         run, codec = runs[name], inputs.planned(model).codec
         steps = [inputs.own_steps(model)]
-        ((row, _),) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, alone=0)
+        ((row, *_),) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, alone=0)
         if not row.lossless:
             raise RunError(f"decoded images of {name} differ from their originals")
         path = run_directory.find_result(inputs.run_dirs[name])

@@ -19,6 +19,7 @@ from italic.measuring import classical, figures
 from italic.measuring.classical import CodecMeasurement
 from italic.measuring.curve import Measurement, measure_curve
 from italic.measuring.dashboard import log_evaluation
+from italic.measuring.metrics import means
 from italic.measuring.panel import make_panel
 from italic.measuring.report import REPORT, write_evaluation_report
 from italic.measuring.results import envelope, write_rows, write_table
@@ -87,6 +88,7 @@ def _evaluate_model(
         inputs.steps(STEPS),
         cfg.evaluate.batch_size,
         cfg.evaluate.curve.timed,
+        metrics=inputs.metrics,
     ):
         measured.append(measurement)
         row = measurement.row
@@ -102,8 +104,9 @@ def _evaluate_model(
             "lossless" if row.lossless else "NOT LOSSLESS",
         )
         rows = [item.row for item in measured]
-        write_rows(rows, folder / "curve.csv")
-        write_rows(rows, folder / "curve.json")
+        more = [means(item.metrics) for item in measured]
+        write_rows(rows, folder / "curve.csv", more)
+        write_rows(rows, folder / "curve.json", more)
     (record,) = compress_pictures([from_array(images[0])], model)
     file = to_file(record, model)
     write_whole(folder / "example.italic", file)
@@ -126,6 +129,8 @@ def _write_images(
 ) -> None:
     """Write the bpsp of each image with each model, number of steps and codec to images.csv.
 
+    The metrics of each model and number of steps follow in further columns.
+
     For whole images, if there are at most `SHOWN_IMAGES`, the table is printed too, with the bpsp
     of all images together and the mean of the images' bpsp, which differ if sizes differ.
     """
@@ -136,10 +141,17 @@ def _write_images(
     columns |= {codec.row.codec: codec.bits for codec in codecs}
     subpixels = np.array([image.size for image in images])
     rates = {column: bits / subpixels for column, bits in columns.items()}
+    metrics = {
+        f"{name} {item.row.steps} {metric}": values
+        for name, items in measured.items()
+        for item in items
+        for metric, values in item.metrics.items()
+    }
     names = inputs.names or [str(number) for number in range(len(images))]
     rows = [
         {"image": names[number], "height": image.shape[0], "width": image.shape[1]}
         | {column: f"{rate[number]:.4f}" for column, rate in rates.items()}
+        | {column: f"{values[number]:.6g}" for column, values in metrics.items()}
         for number, image in enumerate(images)
     ]
     write_table(rows, inputs.output / "images.csv")

@@ -15,6 +15,7 @@ from italic.coding.model_files.model import Model
 from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
 from italic.measuring.figures import save_figure
+from italic.measuring.metrics import means, measured
 from italic.measuring.quality import draw_grid, psnr, squared_errors, ssim
 from italic.measuring.results import write_table
 from italic.run_directory import RunError
@@ -47,9 +48,12 @@ def measure(inputs: Inputs) -> None:
     codecs = {name: _codecs(model, steps, cfg.enhance.qp) for name, model in models.items()}
     for name, of_model in codecs.items():
         folder, rows = inputs.folder(name), []
-        versions = _versions(of_model, images, cfg.batch_size)
+        versions, bits = _versions(of_model, images, cfg.batch_size)
         for title, version in versions.items():
-            rows.append({"picture": title, "images": len(images), **_score(version, images)})
+            values = means(measured(inputs.metrics, images, version, bits))
+            rows.append(
+                {"picture": title, "images": len(images), **_score(version, images), **values}
+            )
             log.info(
                 "%s: %s: PSNR %.3f dB (%.3f dB from the mean squared error of all images), "
                 "SSIM %.4f",
@@ -72,20 +76,24 @@ def _codecs(model: Model, steps: Sequence[int], qp: int | None) -> list[Codec]:
     return codecs
 
 
-def _versions(codecs: Sequence[Codec], images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
-    """BPG versions and enhanced versions of images, uint8 (N, H, W, 3), by title."""
-    parts = defaultdict(list)
+def _versions(
+    codecs: Sequence[Codec], images: np.ndarray, batch: int
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """BPG and enhanced versions of images, uint8 (N, H, W, 3), by title, and bits of the codes."""
+    parts, bits = defaultdict(list), []
     for start in track(range(0, len(images), batch), "enhancing", transient=True):
-        for title, version in _versions_of_batch(codecs, images[start : start + batch]):
+        some = images[start : start + batch]
+        codes = [codecs[0].base.encode(image) for image in some]
+        bits += [8 * len(code) for code in codes]
+        for title, version in _versions_of_batch(codecs, codes, *some.shape[1:3]):
             parts[title].append(version)
-    return {title: np.concatenate(batches) for title, batches in parts.items()}
+    return {title: np.concatenate(batches) for title, batches in parts.items()}, bits
 
 
 def _versions_of_batch(
-    codecs: Sequence[Codec], images: np.ndarray
+    codecs: Sequence[Codec], codes: Sequence[bytes], height: int, width: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    base, height, width = codecs[0].base, *images.shape[1:3]
-    codes = [base.encode(image) for image in images]
+    base = codecs[0].base
     title = f"BPG, qp {base.qp}"  # type: ignore[attr-defined]
     yield title, np.stack([base.decode(code, height, width) for code in codes])
     for codec in codecs:

@@ -14,6 +14,7 @@ from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
 from italic.measuring.curve import Estimate
 from italic.measuring.figures import COLOURS, line_style, save_figure, shown
+from italic.measuring.metrics import means, measured
 from italic.measuring.quality import draw_grid, psnr, squared_errors
 from italic.measuring.results import write_table
 from italic.run_directory import RunError
@@ -36,19 +37,30 @@ def measure(inputs: Inputs) -> None:
     for name, model in inputs.models.items():
         codec, folder = inputs.codec(model), inputs.folder(name)
         spent, errors = np.empty((2, codec.steps + 1, len(images)))
+        values = {name: np.empty_like(spent) for name in inputs.metrics}
         for start in track(range(0, len(images), cfg.batch_size), name, transient=True):
             batch = slice(start, start + cfg.batch_size)
             spent[:, batch], pictures = decode_progressively(codec, images[batch])
             errors[:, batch] = [squared_errors(known, images[batch]) for known in pictures]
+            bits = spent[:, batch] * images[0].size
+            for done, known in enumerate(pictures):
+                metrics = measured(inputs.metrics, images[batch], known, bits[done])
+                for metric, numbers in metrics.items():
+                    values[metric][done, batch] = numbers
             if start == 0 and cfg.pictures:
                 strip = _strip(pictures[:, : cfg.pictures], spent[:, : cfg.pictures])
                 save_figure(strip, folder / "strip.png")
         if errors[-1].any():
             raise RunError(f"decoded images of {name} differ from their originals after all steps")
-        curves[name] = [_row(done, spent[done], errors[done]) for done in range(codec.steps + 1)]
+        curves[name] = [
+            _row(done, spent[done], errors[done])
+            | means({metric: of_steps[done] for metric, of_steps in values.items()})
+            for done in range(codec.steps + 1)
+        ]
         write_table(curves[name], folder / "progressive.csv")
         for row in curves[name]:
-            log.info("%s: %d steps done, %.4f bpsp, PSNR %.2f dB (%.2f dB)", name, *row.values())
+            figures = (row[key] for key in ("steps_done", "bpsp", "psnr", "psnr_of_mse"))
+            log.info("%s: %d steps done, %.4f bpsp, PSNR %.2f dB (%.2f dB)", name, *figures)
     save_figure(progressive_figure(curves), inputs.output / "progressive.png")
     log.info("drew %s", inputs.output / "progressive.png")
 

@@ -1,4 +1,5 @@
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from italic.evaluation.modes import curve
 from italic.evaluation.sources import Inputs
 from italic.measuring import classical
 from italic.measuring.curve import measure_curve
+from italic.measuring.metrics import bits_per_pixel
 from italic.measuring.results import CurveRow, read_rows
 
 pytestmark = pytest.mark.slow
@@ -30,7 +32,7 @@ def test_images_of_different_sizes_cost_what_each_costs(
     make_model: MakeModel, whole: list[np.ndarray]
 ) -> None:
     model = make_model()
-    ((row, bits),) = measure_curve(model.codec, whole, [4], alone=1, progress=False)
+    ((row, bits, _),) = measure_curve(model.codec, whole, [4], alone=1, progress=False)
     alone = [
         next(measure_curve(model.codec, image[None], [4], alone=0, progress=False))
         for image in whole
@@ -56,6 +58,25 @@ def test_the_curve_is_of_whole_images_and_the_panel_of_crops(
     assert row.images == 3 and row.lossless and (tmp_path / "panel.png").is_file()
 
 
+def test_metrics_are_columns_of_the_tables(
+    make_model: MakeModel, images: np.ndarray, whole: list[np.ndarray], tmp_path: Path
+) -> None:
+    settings = EvaluationConfig(pictures=0, curve=CurveConfig(timed=0, codecs=False))
+    cfg = OmegaConf.structured(EvaluateConfig(steps=[2, 4], evaluate=settings))
+    metrics = {"bpp": bits_per_pixel, "error": lambda one, other, _: abs(one - other).max()}
+    models = {"small": make_model()}
+    curve.measure(Inputs(cfg, models, {}, images, "Folder", tmp_path, whole, metrics=metrics))
+    rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
+    each = list(csv.DictReader((tmp_path / "images.csv").open()))
+    for row, other in zip(rows, json.loads((tmp_path / "curve.json").read_text()), strict=True):
+        assert float(row["bpp"]) == other["bpp"] and float(row["error"]) == other["error"] == 0
+        steps = row["steps"]
+        values = [float(line[f"small {steps} bpp"]) for line in each]
+        assert np.mean(values) == pytest.approx(other["bpp"], rel=1e-5)
+        rates = [3 * float(line[f"small {steps}"]) for line in each]
+        assert values == pytest.approx(rates, abs=2e-4)
+
+
 def test_each_image_has_a_line_and_models_are_compared_in_pairs(
     make_model: MakeModel, images: np.ndarray, whole: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -68,7 +89,7 @@ def test_each_image_has_a_line_and_models_are_compared_in_pairs(
     assert [row["image"] for row in rows] == names
     assert [int(row["height"]) for row in rows] == [image.shape[0] for image in whole]
     assert {"a 2", "b 2", "PNG", "JPEG XL e9"} <= set(rows[0])
-    ((_, bits),) = measure_curve(model.codec, whole, [2], alone=0, progress=False)
+    ((_, bits, _),) = measure_curve(model.codec, whole, [2], alone=0, progress=False)
     expected = [count / image.size for count, image in zip(bits, whole, strict=True)]
     assert [float(row["a 2"]) for row in rows] == pytest.approx(expected, abs=1e-4)
     (difference,) = csv.DictReader((tmp_path / "differences.csv").open())

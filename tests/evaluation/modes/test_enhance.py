@@ -14,6 +14,7 @@ from italic.coding.streams.codec import Codec
 from italic.config import EvaluateConfig
 from italic.evaluation.modes import enhance
 from italic.evaluation.sources import Inputs
+from italic.measuring.metrics import bits_per_pixel
 from italic.models.rnan import RNAN
 from italic.run_directory import RunError
 from italic.schedule import Schedule
@@ -47,9 +48,14 @@ def inputs(
     steps: list[int] | None = None,
     **options: object,
 ) -> Inputs:
-    cfg = OmegaConf.structured(EvaluateConfig(mode="enhance", steps=steps))
+    cfg = OmegaConf.structured(EvaluateConfig(steps=steps))
     cfg.evaluate = OmegaConf.merge(cfg.evaluate, {"batch_size": 2, "pictures": 2, **options})
-    return Inputs(cfg, {"tiny": model(base)}, {}, images(3, side), "", output)
+    metrics = {
+        "bpp": bits_per_pixel,
+        "largest": lambda one, other, _: np.abs(one - other.astype(float)).max(),
+    }
+    models = {"tiny": model(base)}
+    return Inputs(cfg, models, {}, images(3, side), "", output, metrics=metrics)
 
 
 def test_the_table_has_bpg_the_means_and_a_sample(tmp_path: Path) -> None:
@@ -58,6 +64,8 @@ def test_the_table_has_bpg_the_means_and_a_sample(tmp_path: Path) -> None:
     titles = ["BPG, qp 45", "mean, 1 step", "mirrored, 1 step", "mean, 4 steps"]
     titles += ["sample, 4 steps"]
     assert [row["picture"] for row in rows] == titles
+    assert len({row["bpp"] for row in rows}) == 1 and float(rows[0]["bpp"]) > 0
+    assert all(0 < float(row["largest"]) < 256 for row in rows)
     quality = {row["picture"]: float(row["psnr"]) for row in rows}
     # The mean of an untrained network is close to the base, and its samples are noisy.
     assert quality["mean, 1 step"] == pytest.approx(quality["BPG, qp 45"], abs=1)

@@ -14,6 +14,7 @@ from italic.coding.streams.codec import Codec
 from italic.config import EvaluateConfig
 from italic.evaluation.modes import progressive
 from italic.evaluation.sources import Inputs
+from italic.measuring.metrics import bits_per_pixel
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
 
@@ -73,8 +74,12 @@ def test_the_curve_rises_to_the_exact_picture(model: Model, tmp_path: Path) -> N
 
 def test_steps_may_be_asked_for(model: Model, tmp_path: Path) -> None:
     cfg = OmegaConf.structured(EvaluateConfig(steps=[1, 2]))
-    progressive.measure(Inputs(cfg, {"tiny": model}, {}, images(1), "", tmp_path))
-    assert len((tmp_path / "progressive.csv").read_text().splitlines()) == 1 + 3
+    metrics = {"bpp": bits_per_pixel}
+    progressive.measure(Inputs(cfg, {"tiny": model}, {}, images(1), "", tmp_path, metrics=metrics))
+    rows = list(csv.DictReader((tmp_path / "progressive.csv").open()))
+    assert len(rows) == 3
+    for row in rows:
+        assert float(row["bpp"]) == pytest.approx(3 * float(row["bpsp"]), abs=1e-4)
 
 
 def test_the_figure_says_when_pictures_are_exact() -> None:
