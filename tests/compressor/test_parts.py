@@ -123,6 +123,21 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
         assert np.array_equal(early.samples[:7, :7], alone)
 
 
+def test_each_part_has_a_base_code(model: Model, threads: Callable[[int], None]) -> None:
+    based = replace(model, recipe=replace(model.recipe, base={"qp": 40, "chroma": "420"}))
+    records = []
+    for count in (1, 3):
+        threads(count)
+        records += compress_pictures([from_array(noisy())], based, 3)
+    assert records[0] == records[1]
+    codes = PartCodes.from_bytes(records[0].stream, Grid(HEIGHT, WIDTH, SIDE), 3)
+    assert all(codes.bases) and not records[0].base
+    for count in (1, 3):
+        threads(count)
+        (picture,) = decompress_records(records[:1], based)
+        assert np.array_equal(picture.samples, noisy())
+
+
 def test_errors_end_the_other_threads(model: Model, threads: Callable[[int], None]) -> None:
     threads(3)
     (record,) = compress_pictures([from_array(noisy())], model, 3)
@@ -269,12 +284,12 @@ def test_a_file_that_ends_early(model: Model, monkeypatch: pytest.MonkeyPatch, p
     held = []
     for lacking in [*range(len(record.stream), 12, -60), *range(12, 0, -1)]:
         cut = file[:-lacking]
-        with pytest.raises(FileFormatError, match=r"ends early, without .* --partial \(in Python"):
+        with pytest.raises(FileFormatError, match=r"truncated, it lacks .* --partial \(in Python"):
             italic.decompress(cut)
         try:
             found = italic.decompress(cut, partial=True)
         except FileFormatError as error:
-            assert not held and "ends" in str(error)
+            assert not held and ("truncated" in str(error) or "ends early" in str(error))
             continue
         done = next(i for i, early in enumerate(previews) if np.array_equal(early, found))
         held.append(done)

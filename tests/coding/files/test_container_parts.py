@@ -60,7 +60,7 @@ def test_records_that_end_early() -> None:
             for store in (record.to_bytes, record.parts):
                 with pytest.raises(FileFormatError, match=f"lacks {missing} bytes at its end"):
                     store()
-        with pytest.raises(FileFormatError, match=r"ends early.*partial"):
+        with pytest.raises(FileFormatError, match=r"is truncated, it lacks .*partial"):
             unpack(file[:-lacking])
     for damaged in (file[:20], file[:-5] + b"12345", file + b"1"):
         with pytest.raises(FileFormatError, match=r"CRC-32|truncated"):
