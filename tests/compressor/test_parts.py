@@ -96,17 +96,17 @@ def test_golden_parts(model: Model) -> None:
     assert np.array_equal(picture.samples, main)
 
 
-@pytest.mark.parametrize("steps", [1, 5, 60])
+@pytest.mark.parametrize("steps", [1, 5, 50])
 def test_the_bytes_do_not_depend_on_the_number_of_threads(
     model: Model, threads: Callable[[int], None], steps: int
 ) -> None:
     files = []
-    for count in (1, 2, 5):
+    for count in (1, 3):
         threads(count)
         files.append(italic.compress(noisy(), model, steps))
         assert torch.get_num_threads() == count
         assert np.array_equal(italic.decompress(files[-1]), noisy())
-    assert files[0] == files[1] == files[2]
+    assert files[0] == files[1]
     _, record = unpack(files[0])
     assert (record.method, record.part, record.steps) == (7, SIDE, steps)
     bits = italic.bits(noisy(), model, steps)
@@ -282,7 +282,7 @@ def test_a_file_that_ends_early(model: Model, monkeypatch: pytest.MonkeyPatch, p
         decompress_records([record], model, steps_done=done)[0].samples for done in range(steps + 1)
     ]
     held = []
-    for lacking in [*range(len(record.stream), 12, -60), *range(12, 0, -1)]:
+    for lacking in [*range(len(record.stream), 12, -90), 12, 9, 8, 5, 4, 1]:
         cut = file[:-lacking]
         with pytest.raises(FileFormatError, match=r"truncated, it lacks .* --partial \(in Python"):
             italic.decompress(cut)
