@@ -78,9 +78,14 @@ def test_changes_of_structure_get_past_checksums_and_through(layers: list) -> No
             raise AssertionError(f"none of {name}")
 
 
-@pytest.mark.parametrize("based", [False, True])
-def test_every_byte_and_every_length_of_a_file_count(layers: list[Layer], based: bool) -> None:
-    file = file_of(layers, Colour.RGB, Method.ESTIMATOR, based)
+@pytest.mark.parametrize(
+    ("method", "based"),
+    [(Method.ESTIMATOR, False), (Method.ESTIMATOR, True), (Method.ESTIMATOR_PARTS, False)],
+)
+def test_every_byte_and_every_length_of_a_file_count(
+    layers: list[Layer], method: Method, based: bool
+) -> None:
+    file = file_of(layers, Colour.RGB, method, based)
     for position in range(len(file)):
         for difference in (1, 128, 255):
             with pytest.raises(ValueError):

@@ -200,8 +200,8 @@ def steps_held(record: Record, model: Model | None, max_work: float | None = Non
         held = codec.steps_held(coded, record.height, record.width)
     if not held and not record.base:
         raise FileFormatError(
-            f"the file ends within the first of its {record.steps} steps, so that there is nothing "
-            "to show"
+            f"the file is truncated within the first of its {record.steps} steps: there is "
+            "nothing to show"
         )
     return held
 

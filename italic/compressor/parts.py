@@ -19,7 +19,7 @@ from italic.coding.streams.size_limits import EARLIEST, LEAST_SHARE
 # Pictures of more pixels are coded in parts of about SIDE × SIDE pixels. Measured:
 # docs/results.md, "Parts".
 WHOLE_PIXELS, SIDE = 2**20, 512
-MAX_WORKERS = 8  # bounds the memory: a part takes about 100 MiB
+MAX_WORKERS = 4  # bounds the memory: each part takes about 180 MiB with the model photo
 
 Progress = Callable[[int], None]  # called with the number of pixels of each part
 Item = TypeVar("Item")

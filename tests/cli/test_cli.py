@@ -513,7 +513,7 @@ def test_a_file_that_ends_early(model: str, here: Path, capsys: Capture) -> None
     capsys.readouterr()
     assert run("decompress", "a.italic", "-o", "x.png") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("italic: a.italic: the file ends early") and "--partial" in line
+    assert line.startswith("italic: a.italic: the file is truncated") and "--partial" in line
     assert run("decompress", "a.italic", "-o", "x.png", "--partial", "--json") == 0
     captured = capsys.readouterr()
     facts = json.loads(captured.out)

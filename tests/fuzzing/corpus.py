@@ -30,6 +30,7 @@ from italic.coding.model_files.model import (
     save_model,
 )
 from italic.coding.streams.codec import Codec
+from italic.compressor import parts
 from tests.fuzzing import structures
 from tests.fuzzing.opening import open_archive, open_bpg, open_model, open_picture
 
@@ -43,6 +44,7 @@ WHOLE_IMAGE: dict[str, Any] = {
     "space_to_depth": 2,
     "mask_branch": False,
 }
+PART = 4  # side of the parts of pictures in parts
 LATTICE: dict[str, Any] = {"kind": "lattice", "blocks": 1, "window": 3, "context_features": 8}
 
 
@@ -123,8 +125,12 @@ def coded(picture: Picture, method: Method, model: Model) -> Record:
     colour, main, chunks = pictures.split(picture)
     height, width, _ = main.shape
     raw = Record(Method.RAW, height, width, zlib.crc32(main.tobytes()), colour, tuple(chunks))
+    steps = min(4, height * width)
+    if method == Method.ESTIMATOR_PARTS:
+        stream = parts.encode(main, model, steps, PART, 2**20, lambda _: None)
+        assert stream is not None
+        return replace(raw, method=method, steps=steps, part=PART, stream=stream)
     if method == Method.ESTIMATOR:
-        steps = min(4, height * width)
         (item,) = model.codec(steps).encode(main[None])
         return replace(raw, method=method, steps=steps, base=item.base, stream=item.stream)
     encode: dict[Method, Callable[[], bytes | bytearray]] = {
@@ -161,6 +167,7 @@ def corpus(folder: Path) -> list[Layer]:
             (plain, Method.ESTIMATOR),
             (based, Method.ESTIMATOR),
             (lattice, Method.ESTIMATOR),
+            *([(based, Method.ESTIMATOR_PARTS)] if number % 4 == 1 else []),
             (plain, classical),
         ):
             record = coded(picture, method, model)
@@ -208,9 +215,16 @@ def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
 
     yield layer("file", file, bytes)
     yield layer("record", record.to_bytes(), lambda data: with_crc(header + data))
-    yield layer(
-        "stream", record.stream, lambda s: container.pack(model_hash, replace(record, stream=s))
-    )
+
+    def with_stream(stream: bytes) -> bytes:
+        return container.pack(model_hash, replace(record, stream=stream))
+
+    stream = layer("stream", record.stream, with_stream)
+    if record.part:
+        stream = replace(
+            stream, structure=lambda rng: with_stream(structures.segments(rng, record))
+        )
+    yield stream
     if record.base:
         file_of_base = BPG(**BASE).file(record.base, record.height, record.width)
 
@@ -224,10 +238,6 @@ def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
             ),
         )
     if record.method == Method.JPEG_XL:
-
-        def with_stream(stream: bytes) -> bytes:
-            return container.pack(model_hash, replace(record, stream=stream))
-
         size = record.height, record.width
         yield replace(
             layer("jpeg_xl", record.stream, with_stream),
@@ -237,7 +247,7 @@ def picture_layers(record: Record, model_hash: bytes) -> Iterator[Layer]:
         yield layer(
             "png",
             record.stream,
-            lambda s: container.pack(model_hash, replace(record, stream=mended_png(s))),
+            lambda data: with_stream(mended_png(data)),
         )
     for place, (_, content) in enumerate(record.chunks):
         start = 0 if content[:1] == b"\x78" else 1  # planes have a byte before the zlib data
@@ -279,11 +289,11 @@ def archive_layers(records: dict[str, Record], model: Model) -> Iterator[Layer]:
         truth,
         structure=lambda rng: rebuilt(bodies, structures.index(rng, entries)),
     )
-    parts = [record.parts()[1] for record in records.values()]
-    for place, part in enumerate(parts):
+    bodies_of = [record.parts()[1] for record in records.values()]
+    for place, part in enumerate(bodies_of):
 
         def wrap(data: bytes, place: int = place) -> bytes:
-            changed = [*parts[:place], data, *parts[place + 1 :]]
+            changed = [*bodies_of[:place], data, *bodies_of[place + 1 :]]
             return rebuilt(b"".join(changed), structures.with_bodies(entries, changed))
 
         yield Layer("record", "archive", part, wrap, truth)

@@ -19,7 +19,13 @@ import numpy as np
 
 from italic.coding.base_codes import hevc_headers
 from italic.coding.base_codes.hevc_headers import START_CODE, BitReader, BitWriter, CodingTools
-from italic.coding.files.container import Method, Record
+from italic.coding.files.container import (
+    ESTIMATOR_METHODS,
+    Grid,
+    Method,
+    PartCodes,
+    Record,
+)
 from italic.coding.files.container.archive_index import Index, shared
 
 Random = np.random.Generator
@@ -62,6 +68,7 @@ def record(rng: Random, good: Record, others: Sequence[Record]) -> bytes:
             "height": large(rng, 14),
             "width": large(rng, 14),
             "steps": large(rng, 16),
+            "part": large(rng, 14),
             "method": int(rng.integers(len(Method))),
             "colour": int(rng.integers(10)),
             "plan": (int(rng.integers(3)), int(rng.integers(2**16))),
@@ -87,11 +94,32 @@ def record(rng: Random, good: Record, others: Sequence[Record]) -> bytes:
     parts.append(varint(len(values["chunks"])))
     for kind, content in values["chunks"]:
         parts += [bytes([kind]), block(content)]
-    if values["method"] == Method.ESTIMATOR:
+    if values["method"] in ESTIMATOR_METHODS:
         kind, exponent = values["plan"]
         parts += [varint(values["steps"]), bytes([kind])]
-        parts += [exponent.to_bytes(2, "little") if kind == 2 else b"", block(values["base"])]
+        parts.append(exponent.to_bytes(2, "little") if kind == 2 else b"")
+        divided = values["method"] == Method.ESTIMATOR_PARTS
+        parts.append(varint(values["part"]) if divided else block(values["base"]))
     return b"".join([*parts, block(values["stream"])])
+
+
+def segments(rng: Random, good: Record) -> bytes:
+    """The parts of a record with other base codes and segments, and a table that fits them."""
+    count = len(Grid(good.height, good.width, good.part))
+    codes = PartCodes.from_bytes(good.stream, Grid(good.height, good.width, good.part), good.steps)
+    changed = []
+    for part in range(count):
+        ends = [len(codes.stream(part, step)) for step in range(good.steps + 1)]
+        stream = codes.stream(part, good.steps)
+        changed.append((codes.bases[part], [stream[a:b] for a, b in pairwise(ends)]))
+    for _ in range(rng.integers(1, 4)):
+        base, own = pick(rng, changed)
+        other = pick(rng, pick(rng, changed)[1])
+        own[int(rng.integers(len(own)))] = pick(rng, [other, b"", rng.bytes(large(rng, 6))])
+        place = int(rng.integers(len(changed)))
+        if rng.integers(2):
+            changed[place] = pick(rng, [base, b"", b"\xff"]), changed[place][1]
+    return PartCodes.of(changed, good.steps).to_bytes()
 
 
 # --- The index of an archive

@@ -175,6 +175,23 @@ def test_coded_size_keeps_to_the_estimate(network: RNAN) -> None:
         assert item.bits <= 1.005 * estimate + 64
 
 
+def test_segments_hold_what_the_decoder_reads_in_their_steps(network: RNAN) -> None:
+    codec = Codec(network, NoBase(), Schedule(), 5)
+    image = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
+    (coded,) = codec.encode(image[None])
+    base, segments = codec.encode_segments(image)
+    assert b"".join(segments) == coded.stream and len(segments) == 5
+    for done in range(5):
+        head = b"".join(segments[:done])
+        whole, part = (
+            codec.decode([Coded(base, stream)], 12, 9, steps_done=done)
+            for stream in (coded.stream, head)
+        )
+        assert np.array_equal(whole, part)
+        assert codec.steps_held(Coded(base, head), 12, 9) == done
+        assert codec.steps_held(Coded(base, head[:-1]), 12, 9) == max(0, done - 1)
+
+
 def test_integer_parameters_cost_what_the_floats_say() -> None:
     torch.manual_seed(0)
     shape = (1, 200, 3, 5)

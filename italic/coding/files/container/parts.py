@@ -199,11 +199,6 @@ class PartCodes:
         return b"".join(self.data[self.bounds[i] : self.bounds[i + 1]] for i in places)
 
     @property
-    def steps(self) -> int:
-        """The number of steps."""
-        return len(self.bounds) // len(self.bases)
-
-    @property
     def whole_steps(self) -> int:
         """The number of first steps whose segments are complete in all parts."""
         return (bisect_right(self.bounds, len(self.data)) - 1) // len(self.bases)

@@ -66,12 +66,12 @@ def unpack(
         lacking = "its last bytes" if not record.missing else f"{record.missing} bytes of its data"
         if not record.estimated:
             raise FileFormatError(
-                f"the file ends early, without {lacking}: a picture that is coded as "
+                f"the file is truncated, it lacks {lacking}: a picture that is coded as "
                 f"{record.method.name.replace('_', ' ')} can't be decoded in part"
             ) from None
         if not partial:
             raise FileFormatError(
-                f"the file ends early, without {lacking}: --partial (in Python partial=True) "
+                f"the file is truncated, it lacks {lacking}: --partial (in Python partial=True) "
                 "decodes the steps that it holds"
             ) from None
         return model_hash, record
