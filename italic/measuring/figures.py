@@ -37,7 +37,7 @@ LINES = ("-", "--", ":")
 GREY = "#666666"
 ENVELOPE = "#e0dccb"
 MOST_MARKERS = 60  # points of a line in a chart of a training; longer lines have no markers
-WIDE = 7.0  # least width in inches of a figure with a title
+WIDE = 7.0  # least width in inches of a figure with a title and long labels
 
 Label = tuple[str, tuple[float, float], str]  # text, point in data units, colour
 
@@ -84,7 +84,8 @@ def curve_figure(
         curves: rows of each named curve.
         codecs: rows of classical codecs on the same images; may be empty.
         published: named bpsp to draw as thin lines; may be empty.
-        size: width and height in inches; a figure narrower than `WIDE` has no title.
+        size: width and height in inches; a figure narrower than `WIDE` has no title and
+            short labels of the axes.
 
     Raises:
         ValueError: there is no row to draw.
@@ -136,11 +137,13 @@ def curve_figure(
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.06, y=0.06)
-    axes.set_xlabel("decode time of an image in one thread (ms, median and quartiles)")
-    axes.set_ylabel("bits per sub-pixel (coded, with the base code; bars: 95 % intervals)")
-    count = next(rows[0].images for rows in curves.values() if rows)
+    axes.set_xlabel("decode time of an image (ms)")
+    axes.set_ylabel("bits per sub-pixel, coded")
     if size[0] >= WIDE:
+        count = next(rows[0].images for rows in curves.values() if rows)
         axes.set_title(f"Lossless coding of {count} images: size against decode time")
+        axes.set_xlabel("decode time of an image in one thread (ms, median and quartiles)")
+        axes.set_ylabel("bits per sub-pixel (coded, with the base code; bars: 95 % intervals)")
     axes.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
     _draw_published(axes, published)
     title = "labels: number of steps" if len(curves) > 1 else None

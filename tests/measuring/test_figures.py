@@ -92,6 +92,16 @@ def test_labels_overlap_neither_each_other_nor_the_edge(monkeypatch: pytest.Monk
         assert figure.bbox.containsx(box.x1) and figure.bbox.containsy(box.y0)
 
 
+@pytest.mark.parametrize("width, height", [(4.4, 4.6), (9.6, 5.6)])
+def test_the_labels_of_the_axes_fit(width: float, height: float) -> None:
+    figure = figures.curve_figure(CURVES, [], {}, (width, height))
+    figure.draw_without_rendering()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        box = axis.label.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+
+
 def test_the_higher_of_two_close_points_is_named_above(monkeypatch: pytest.MonkeyPatch) -> None:
     figure = drawn(monkeypatch, CURVES, CODECS, {}, Path("curve"))
     heights = {text.get_text(): text.get_window_extent().y0 for text in figure.axes[0].texts}
