@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
 from typing import TypeVar
@@ -63,10 +64,18 @@ class _Workers:
             return
         try:
             with ThreadPoolExecutor(count, "part", torch.set_num_threads, (1,)) as pool:
+                # A small file may have millions of parts, so they are submitted as needed.
+                waiting: deque[Future[Result]] = deque()
                 try:
-                    yield from pool.map(code, items)
+                    for item in items:
+                        if len(waiting) == 2 * count:
+                            yield waiting.popleft().result()
+                        waiting.append(pool.submit(code, item))
+                    while waiting:
+                        yield waiting.popleft().result()
                 finally:
                     self._stop.set()
+                    pool.shutdown(cancel_futures=True)
         finally:
             # Each thread of Python has a setting of its own; threads that start later get the last
             # one that any thread has made.
@@ -151,8 +160,8 @@ def decode(
     """
     grid = Grid(record.height, record.width, record.part)
     wanted = region or Box(0, 0, record.height, record.width)
+    numbers = grid.overlapping(region) if region else range(len(grid))
     codes = PartCodes.from_bytes(record.stream, grid, record.steps, record.missing)
-    numbers = grid.overlapping(wanted)
     for number in numbers:  # before any allocation of the picture's size
         box = grid.box(number)
         check_length(codes.length(number, 0, record.steps), box.height, box.width)
@@ -182,11 +191,15 @@ def decode(
     return main
 
 
-def steps_held(record: Record) -> int:
-    """The number of first steps that a record with missing bytes holds whole, in all parts."""
+def steps_held(record: Record) -> tuple[int, bool]:
+    """What a record with missing bytes holds.
+
+    Returns:
+        The number of first steps that it holds whole, in all parts, and whether it has base codes.
+    """
     grid = Grid(record.height, record.width, record.part)
     codes = PartCodes.from_bytes(record.stream, grid, record.steps, record.missing)
-    return codes.whole_steps
+    return codes.whole_steps, any(codes.bases)
 
 
 def bits(images: np.ndarray, model: Model, steps: int, side: int) -> tuple[np.ndarray, np.ndarray]:
