@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from threading import Event
+from threading import Event, Thread
 from typing import TypeVar
 
 import numpy as np
@@ -62,24 +62,31 @@ class _Workers:
         if count <= 1:
             yield from map(code, items)
             return
-        try:
-            with ThreadPoolExecutor(count, "part", torch.set_num_threads, (1,)) as pool:
-                # A small file may have millions of parts, so they are submitted as needed.
-                waiting: deque[Future[Result]] = deque()
-                try:
-                    for item in items:
-                        if len(waiting) == 2 * count:
-                            yield waiting.popleft().result()
-                        waiting.append(pool.submit(code, item))
-                    while waiting:
+        with ThreadPoolExecutor(count, "part", _compute_alone, (self._threads,)) as pool:
+            # A small file may have millions of parts, so they are submitted as needed.
+            waiting: deque[Future[Result]] = deque()
+            try:
+                for item in items:
+                    if len(waiting) == 2 * count:
                         yield waiting.popleft().result()
-                finally:
-                    self._stop.set()
-                    pool.shutdown(cancel_futures=True)
-        finally:
-            # Each thread of Python has a setting of its own; threads that start later get the last
-            # one that any thread has made.
-            torch.set_num_threads(self._threads)
+                    waiting.append(pool.submit(code, item))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+
+
+def _compute_alone(threads: int) -> None:
+    """Let a new thread compute with one thread of PyTorch, and threads that start later with more.
+
+    Each thread has a number of its own, which it takes from the last call in any thread.
+    """
+    torch.get_num_threads()  # the thread takes its number here, so later calls don't change it
+    torch.set_num_threads(1)
+    restoring = Thread(target=torch.set_num_threads, args=(threads,))
+    restoring.start()
+    restoring.join()
 
 
 def encode(

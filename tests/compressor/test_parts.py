@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import imagecodecs
 import numpy as np
@@ -162,13 +163,19 @@ def test_few_parts_are_submitted_at_a_time(model: Model, threads: Callable[[int]
     """A small file may have millions of parts."""
     threads(3)
     submitted: list[int] = []
+    all_threads = Barrier(3)
 
     def code(item: int) -> int:
         submitted.append(item)
+        if item < 3:
+            all_threads.wait()
+        assert torch.get_num_threads() == 1
         return item + 1
 
     results = parts._Workers(model).map(code, range(1000))
     assert [next(results) for _ in range(5)] == [1, 2, 3, 4, 5] and len(submitted) < 20
+    with ThreadPoolExecutor(1) as other:  # a thread of the host program that starts now
+        assert other.submit(torch.get_num_threads).result() == 3
     results.close()
     assert torch.get_num_threads() == 3
     assert [*parts._Workers(model).map(code, range(9))] == [*range(1, 10)]
