@@ -33,7 +33,8 @@ MOVED = {
 def refuse_unknown(words: Sequence[str], schema: str) -> None:
     """Refuse a word KEY=… whose key is unknown; Hydra checks the keys that are not checked here.
 
-    Not checked are words with + or ~, and the keys below a user-defined choice of a group.
+    Not checked are words with + or ~, the keys below a user-defined choice of a group, and any key
+    if the words name another primary configuration.
 
     Args:
         words: command-line words.
@@ -42,6 +43,8 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
     Raises:
         SettingError: a key is unknown; the message names the nearest one.
     """
+    if any(re.match("-c[np]|--config-(name|path)", word) for word in words):
+        return
     declared = declared_keys(schema)
     conf = Path(__file__).parent / "conf"
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
@@ -60,6 +63,7 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
         for key, value in chosen
     )
     custom |= any(key == "resume" or key.startswith("hydra.searchpath") for key, _ in chosen)
+    custom |= any(re.match(r"\+[\w/@]+=", word) for word in words)  # may be a group
     for key, _ in chosen:
         first = re.split(r"\W", key)[0]
         if first not in known:

@@ -25,6 +25,9 @@ from italic.keys import refuse_unknown
         ["datamodule=gradients", "datamodule.images.count=3"],
         ["experiment=mine", "optimiser.momentum=0.5"],
         ["resume=RUN", "model.depth=3"],
+        ["+mine=sgd", "optimiser.momentum=0.5"],
+        ["--config-dir=mine/conf", "--config-name", "mine", "group=a", "top.key=1"],
+        ["-cnmine", "group=a"],
         ["+more=1", "~model.leak", "--config-dir", "mine/conf=1", "weights=a.safetensors"],
     ],
 )

@@ -214,8 +214,9 @@ def _write(jobs: Sequence[Job], results: Outputs, args: argparse.Namespace, erro
             coded = about if isinstance(about, Encoded) else None
             picture = about if isinstance(about, Decoded) else None
             if picture is not None and picture.held is not None:
-                text = f"the file is truncated: it holds {picture.held} of {picture.steps} steps, "
-                text += "and the picture is the expected one after them"
+                text = f"the file is truncated: it holds {picture.held} of {picture.steps} steps"
+                if args.steps_done is None:
+                    text += ", and the picture is the expected one after them"
                 print(f"italic: {shown(job)}: {text}", file=sys.stderr)
             if job.target is None:
                 sys.stdout.buffer.write(file)

@@ -243,7 +243,8 @@ def decode(
         held, done = None, steps_done
         if alone is not None:
             held = steps_held(records[0], chosen, max_work)
-            done = held if done is None else min(done, held)
+            if done is None or held < done <= records[0].steps:
+                done = held
         pictures = decompress_records(records, chosen, report, done, max_work, region)
         for number, picture in zip(members, pictures, strict=True):
             file = to_png(picture) if picture.jpeg is None else picture.jpeg

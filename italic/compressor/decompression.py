@@ -191,14 +191,15 @@ def steps_held(record: Record, model: Model | None, max_work: float | None = Non
     if record.method == Method.ESTIMATOR_PARTS:
         from italic.compressor import parts
 
-        held = parts.steps_held(record)
+        held, has_base = parts.steps_held(record)
     else:
         from italic.coding.streams.codec import Coded
 
         coded = Coded(record.base, record.stream)
         codec = model.codec(record.steps, record.plan)
         held = codec.steps_held(coded, record.height, record.width)
-    if not held and not record.base:
+        has_base = bool(record.base)
+    if not held and not has_base:
         raise FileFormatError(
             f"the file is truncated within the first of its {record.steps} steps: there is "
             "nothing to show"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from threading import Event
+from threading import Event, Thread
 from typing import TypeVar
 
 import numpy as np
@@ -61,16 +62,31 @@ class _Workers:
         if count <= 1:
             yield from map(code, items)
             return
-        try:
-            with ThreadPoolExecutor(count, "part", torch.set_num_threads, (1,)) as pool:
-                try:
-                    yield from pool.map(code, items)
-                finally:
-                    self._stop.set()
-        finally:
-            # Each thread of Python has a setting of its own; threads that start later get the last
-            # one that any thread has made.
-            torch.set_num_threads(self._threads)
+        with ThreadPoolExecutor(count, "part", _compute_alone, (self._threads,)) as pool:
+            # A small file may have millions of parts, so they are submitted as needed.
+            waiting: deque[Future[Result]] = deque()
+            try:
+                for item in items:
+                    if len(waiting) == 2 * count:
+                        yield waiting.popleft().result()
+                    waiting.append(pool.submit(code, item))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+
+
+def _compute_alone(threads: int) -> None:
+    """Let a new thread compute with one thread of PyTorch, and threads that start later with more.
+
+    Each thread has a number of its own, which it takes from the last call in any thread.
+    """
+    torch.get_num_threads()  # the thread takes its number here, so later calls don't change it
+    torch.set_num_threads(1)
+    restoring = Thread(target=torch.set_num_threads, args=(threads,))
+    restoring.start()
+    restoring.join()
 
 
 def encode(
@@ -151,8 +167,8 @@ def decode(
     """
     grid = Grid(record.height, record.width, record.part)
     wanted = region or Box(0, 0, record.height, record.width)
+    numbers = grid.overlapping(region) if region else range(len(grid))
     codes = PartCodes.from_bytes(record.stream, grid, record.steps, record.missing)
-    numbers = grid.overlapping(wanted)
     for number in numbers:  # before any allocation of the picture's size
         box = grid.box(number)
         check_length(codes.length(number, 0, record.steps), box.height, box.width)
@@ -182,11 +198,15 @@ def decode(
     return main
 
 
-def steps_held(record: Record) -> int:
-    """The number of first steps that a record with missing bytes holds whole, in all parts."""
+def steps_held(record: Record) -> tuple[int, bool]:
+    """What a record with missing bytes holds.
+
+    Returns:
+        The number of first steps that it holds whole, in all parts, and whether it has base codes.
+    """
     grid = Grid(record.height, record.width, record.part)
     codes = PartCodes.from_bytes(record.stream, grid, record.steps, record.missing)
-    return codes.whole_steps
+    return codes.whole_steps, any(codes.bases)
 
 
 def bits(images: np.ndarray, model: Model, steps: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ def key_of_files(settings: str, files: Iterable[Path]) -> str:
     """A digest of settings and of the paths, sizes and modification times of files.
 
     The files are not read, so this is fast for large sets. The digest changes if a file is moved,
-    replaced or written again.
+    replaced or written again, unless the new file has the same size and modification time.
     """
     resolved = lru_cache(os.path.realpath)  # of the folders; resolving every file is slow
     digest = hashlib.sha256(f"{settings}\n".encode())

@@ -66,8 +66,14 @@ class CropSource(WholeSource, Protocol):
 
 
 def key_of(source: ImageSource, split: Split) -> str | None:
-    """The key of a split's images if the source has keys, else None."""
-    return cast(KeyedSource, source).key(split) if hasattr(source, "key") else None
+    """The key of a split's images if the source has keys, else None.
+
+    It includes class and split, since keys of user-defined sources may leave them out.
+    """
+    if not hasattr(source, "key"):
+        return None
+    kind = type(source)
+    return f"{kind.__module__}.{kind.__qualname__} {split} {cast(KeyedSource, source).key(split)}"
 
 
 def whole_of(source: ImageSource) -> WholeSource | None:

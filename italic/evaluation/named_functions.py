@@ -34,8 +34,10 @@ def function(
             arguments.
         ExtensionError: the function does not exist, or its module was not imported.
     """
+    settings: Any = None
     try:
-        settings: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        if OmegaConf.is_dict(node):
+            settings = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise RunError(f"{what} lacks a value: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict) or "_target_" not in settings:

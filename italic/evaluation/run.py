@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig) -> None:
 def _evaluate(cfg: DictConfig) -> None:
     named_code.import_own_code(cfg)  # the user's configuration, so it may name plugins
     mode = function(cfg.mode, "the mode", ["inputs"], leave_out=["uses"])
-    uses = list(cfg.mode.get("uses", ()))
+    uses = list(cfg.mode.get("uses") or ())
     if not set(uses) <= set(USES):
         raise RunError(f"a mode may use {' and '.join(USES)}; got uses: {uses}")
     arguments = ["original", "decoded", "bits"]

@@ -526,8 +526,12 @@ def test_a_file_that_ends_early(model: str, here: Path, capsys: Capture) -> None
     for name, lacking in (("a", 40), ("b", 60)):
         Path(f"{name}.italic").write_bytes(whole[:-lacking])
     options = ("--partial", "--steps-done", "2", "-o", "out")
+    capsys.readouterr()
     assert run("decompress", "a.italic", "b.italic", *options) == 0
     assert_equal("out/a.png", "less.png")
+    assert "expected one after" not in capsys.readouterr().err
+    assert run("decompress", "a.italic", "--partial", "--steps-done", 5, "-o", "y.png") == 1
+    assert "the picture has 4 steps: expected from 0 to 4" in capsys.readouterr().err
     assert run("test", "a.italic") == 1
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import imagecodecs
 import numpy as np
@@ -138,12 +140,57 @@ def test_each_part_has_a_base_code(model: Model, threads: Callable[[int], None])
         assert np.array_equal(picture.samples, noisy())
 
 
+def test_base_codes_are_shown_if_the_first_step_is_not_whole(model: Model) -> None:
+    based = replace(model, recipe=replace(model.recipe, base={"qp": 40, "chroma": "420"}))
+    (record,) = compress_pictures([from_array(noisy())], based, 3)
+    (expected,) = decompress_records([record], based, steps_done=0)
+    codes = PartCodes.from_bytes(record.stream, Grid(HEIGHT, WIDTH, SIDE), 3)
+    file = pack(based.hash, record)[: -4 - len(codes.data) + 5]
+    found = italic.decompress(file, based, partial=True)
+    assert np.array_equal(found, expected.samples)
+
+
 def test_errors_end_the_other_threads(model: Model, threads: Callable[[int], None]) -> None:
     threads(3)
     (record,) = compress_pictures([from_array(noisy())], model, 3)
     damaged = replace(record, stream=record.stream[:48] + bytes(len(record.stream) - 48))
     with pytest.raises(ValueError, match=r"damaged"):
         decompress_records([damaged], model)
+    assert torch.get_num_threads() == 3
+
+
+def test_few_parts_are_submitted_at_a_time(model: Model, threads: Callable[[int], None]) -> None:
+    """A small file may have millions of parts."""
+    threads(3)
+    submitted: list[int] = []
+    all_threads = Barrier(3)
+
+    def code(item: int) -> int:
+        submitted.append(item)
+        if item < 3:
+            all_threads.wait()
+        assert torch.get_num_threads() == 1
+        return item + 1
+
+    results = parts._Workers(model).map(code, range(1000))
+    assert [next(results) for _ in range(5)] == [1, 2, 3, 4, 5] and len(submitted) < 20
+    with ThreadPoolExecutor(1) as other:  # a thread of the host program that starts now
+        assert other.submit(torch.get_num_threads).result() == 3
+    results.close()
+    assert torch.get_num_threads() == 3
+    assert [*parts._Workers(model).map(code, range(9))] == [*range(1, 10)]
+
+
+def test_several_threads_code_at_once(model: Model, threads: Callable[[int], None]) -> None:
+    threads(3)
+    expected = italic.compress(noisy(), model, 3)
+
+    def code(_: int) -> bool:
+        file = italic.compress(noisy(), model, 3)
+        return file == expected and np.array_equal(italic.decompress(file), noisy())
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(code, range(2)))
     assert torch.get_num_threads() == 3
 
 

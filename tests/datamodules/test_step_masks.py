@@ -96,6 +96,20 @@ def test_keys_of_splits_follow_the_limits() -> None:
     assert Splits(Noise()).key("train") is None
 
 
+def test_keys_differ_by_class_and_split() -> None:
+    """A user-defined key may leave them out."""
+
+    class One(Noise):
+        def key(self, split: str) -> str:
+            return "same"
+
+    class Other(One):
+        pass
+
+    keys = [Splits(source).key(split) for source in (One(), Other()) for split in ("train", "test")]
+    assert len(set(keys)) == 4
+
+
 @pytest.mark.parametrize("number, processes", [(1, 1), (5, 2), (6, 3), (7, 3)])
 def test_processes_share_images_without_repeating_any(number: int, processes: int) -> None:
     images: Any = range(number)

@@ -51,6 +51,11 @@ def test_functions_and_objects_of_classes_get_the_keys_of_the_node(module: str) 
     assert named(_target_=f"{module}.Constant", value=3)(IMAGE, IMAGE, 6) == 3
 
 
+def test_what_is_not_a_node_is_refused() -> None:
+    with pytest.raises(RunError, match="the metric mine has no _target_"):
+        function(OmegaConf.create({"mine": 3}).mine, "the metric mine", ARGUMENTS)
+
+
 @pytest.mark.parametrize(
     "node, message",
     [

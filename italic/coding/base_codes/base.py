@@ -114,9 +114,11 @@ class Ladder:
                 f"or none; got {list(chromas)}"
             )
         rungs = list(zip(qps, chromas or [chroma] * len(qps), strict=True))
-        if not rungs or len(set(rungs)) != len(rungs):
+        different = {(qp, None if qp is None else of_rung) for qp, of_rung in rungs}
+        if not rungs or len(different) != len(rungs):
             raise SettingError(
-                f"expected at least one rung in a ladder, and no rung twice; got {list(qps)}"
+                "expected at least one rung in a ladder, and no rung twice; got the qps "
+                f"{list(qps)} with the chroma sub-sampling {list(chromas) or chroma}"
             )
         self.rungs: list[BaseCode] = [
             NoBase() if qp is None else BPG(qp, of_rung) for qp, of_rung in rungs

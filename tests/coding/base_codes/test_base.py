@@ -125,6 +125,7 @@ def test_a_ladder_has_one_base_code_for_each_qp_and_chroma_format() -> None:
     assert [(base.qp, base.chroma) for base in (first, second)] == [(24, "420"), (24, "444")]
     (same,) = Ladder([40], "422").rungs
     assert isinstance(same, BPG) and same.chroma == "422"
-    for arguments in ([24, 24], "420"), ([24, 20], "420", ["444"]), ([],):
+    twice = [None, None], "420", ["420", "444"]  # chroma means nothing without a base code
+    for arguments in ([24, 24], "420"), ([24, 20], "420", ["444"]), ([],), twice:
         with pytest.raises(SettingError, match="expected"):
             Ladder(*arguments)

@@ -71,8 +71,8 @@ def unpack(
             ) from None
         if not partial:
             raise FileFormatError(
-                f"the file is truncated, it lacks {lacking}: --partial (in Python partial=True) "
-                "decodes the steps that it holds"
+                f"the file is truncated, it lacks {lacking}: italic decompress --partial (in "
+                "Python partial=True) decodes the steps that it holds"
             ) from None
         return model_hash, record
     return model_hash, Record.from_bytes(body[HEADER.size :], max_pixels)
