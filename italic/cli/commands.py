@@ -144,10 +144,10 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
         if pictures is None:
             continue
         if files.is_archive(pictures):
-            if args.steps_done is not None:
-                errors.refuse(job, "it is an archive: --steps-done needs files of one picture")
-            if args.region is not None:
-                errors.refuse(job, "it is an archive: --region needs files of one picture")
+            options = {"steps-done": args.steps_done, "region": args.region}
+            options["partial"] = args.partial or None
+            for option in [name for name, value in options.items() if value is not None]:
+                errors.refuse(job, f"it is an archive: --{option} needs files of one picture")
             folder = _folder(job, None if several else args.out, errors)
             jobs += files.unpacked(pictures, folder, errors)
         elif job.target is None:

@@ -502,8 +502,9 @@ def test_a_region(model: str, here: Path, capsys: Capture, monkeypatch: pytest.M
         assert run("decompress", *options[:-1], f"--region={wrong}") == 2
     assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
     capsys.readouterr()
-    assert run("decompress", "all.italic", "-o", "y", "--region", "0,0,1,1") == 1
-    assert "it is an archive: --region needs" in capsys.readouterr().err
+    for option, *value in (("--region", "0,0,1,1"), ("--steps-done", "1"), ("--partial",)):
+        assert run("decompress", "all.italic", "-o", "y", option, *value) == 1
+        assert f"it is an archive: {option} needs" in capsys.readouterr().err
 
 
 def test_a_file_that_ends_early(model: str, here: Path, capsys: Capture) -> None:
