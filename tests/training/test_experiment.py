@@ -188,7 +188,7 @@ def test_the_preset_original_trains_as_the_original() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar10", "cifar10_enhance", "cifar10_fast", "cifar10_flagship", "demo", "photo"]
+    "name", ["cifar10", "cifar10_fast", "cifar10_flagship", "cifar10_ladder", "demo", "photo"]
 )
 def test_presets_of_the_lattice_estimator_train(name: str) -> None:
     cfg = composed("train", f"experiment={name}", "training.compile=false")

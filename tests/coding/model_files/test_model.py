@@ -406,7 +406,7 @@ def test_the_installed_model_for_the_quality_of_a_bpg_file(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {qp: enhancer_for(qp).name for qp in (20, 34, 36, 37, 40, 51)}
-    assert list(names.values()) == ["cifar10_fast"] * 3 + ["cifar10_enhance"] * 3
+    assert list(names.values()) == ["cifar10_ladder"] * 3 + ["cifar10_enhance"] * 3
     monkeypatch.setattr(model_files, "WEIGHTS", tmp_path)
     with pytest.raises(ModelError, match=r"no installed model declares .* by --model"):
         enhancer_for(40)
