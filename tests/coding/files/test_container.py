@@ -305,7 +305,10 @@ HEAD = container.MAGIC + b"\3"
         (container.MAGIC + b"\4\0", "version 4 and kind 0, expected version 3 and kind 0, or"),
         (HEAD + b"\0", "truncated: it ends after 6 bytes"),
         (PICTURE[:27], "truncated: it has 27 bytes, expected at least 28"),
-        (PICTURE[:-1], "the file is truncated, it lacks its last bytes: italic decompress --partial"),
+        (
+            PICTURE[:-1],
+            "truncated, it lacks its last bytes: italic decompress --partial",
+        ),
         (
             PICTURE[:-1] + b"\0",
             "the file is damaged: its CRC-32 is [0-9a-f]{8}, expected [0-9a-f]{8}",
