@@ -272,7 +272,7 @@ def _checked(device: str | torch.device) -> torch.device:
         tensor = torch.zeros(1, device=device)
         tensor.item()  # fails on the device "meta"
         return tensor.device
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise ModelError(
             f"there is no device {reprlib.repr(device)}: expected a device that PyTorch can use "
             "here, such as cpu"
