@@ -41,7 +41,8 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
         schema: class in italic/config.py that declares the keys.
 
     Raises:
-        SettingError: a key is unknown; the message names the nearest one.
+        SettingError: a key is unknown; the message names the nearest one. Or a group has no
+            choice, which Hydra would refuse with a traceback.
     """
     if any(re.match("-c[np]|--config-(name|path)", word) for word in words):
         return
@@ -64,6 +65,13 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
     )
     custom |= any(key == "resume" or key.startswith("hydra.searchpath") for key, _ in chosen)
     custom |= any(re.match(r"\+[\w/@]+=", word) for word in words)  # may be a group
+    for key, value in chosen:
+        if value in ("", "null") and (conf / key).is_dir():
+            names = sorted(path.stem for path in (conf / key).glob("*.yaml"))
+            raise SettingError(
+                f"{key}={value} chooses nothing: expected {key}=NAME with one of "
+                f"{', '.join(names)}, or no {key}=… for the default"
+            )
     for key, _ in chosen:
         first = re.split(r"\W", key)[0]
         if first not in known:

@@ -60,6 +60,12 @@ def test_unknown_keys_of_groups_are_refused(word: str, message: str) -> None:
         refuse_unknown(["model=lattice", word], "TrainConfig")
 
 
+@pytest.mark.parametrize("word", ["mode=null", "mode=", "datamodule=null", "metrics=null"])
+def test_a_group_without_a_choice_is_refused_with_its_choices(word: str) -> None:
+    with pytest.raises(SettingError, match=f"{word} chooses nothing: .*NAME with one of [a-z]+"):
+        refuse_unknown([word], "EvaluateConfig")
+
+
 def test_keys_of_modes_are_refused_and_those_of_mode_and_metrics_pass() -> None:
     words = ["evaluate.curve.timed=3", "mode.bins=3", "metrics.mine.factor=3", "device=cpu"]
     refuse_unknown(words, "EvaluateConfig")

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from italic.atomic import UNFINISHED, whole_file, write_whole
 from italic.cli.archive_writing import check_pictures, write_archive
@@ -30,8 +30,12 @@ from italic.coding.files.container import MAX_AREA, ArchiveReader, FileFormatErr
 from italic.coding.model_files.installed import file_named
 from italic.processes.cluster import check_installed, cluster, on_cluster
 
+if TYPE_CHECKING:
+    from italic.coding.model_files.model import Model
+
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
+LOCK = ".lock"  # held while a command writes to the folder
 KEPT = "existed already"
 
 Entry = dict[str, Any]  # of a shard in the manifest
@@ -74,8 +78,25 @@ Work = Callable[[Shard, Errors], tuple[str, Entry | None]]  # returns status and
 def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors: Errors) -> None:
     """`italic archive --shards`: write the missing shards."""
     check_installed("--shards")
+    from filelock import FileLock, Timeout
+
     model = load(args.model)
     out.mkdir(parents=True, exist_ok=True)
+    lock = out / LOCK
+    try:
+        with FileLock(lock, blocking=False):
+            try:
+                _write_folder(folder, out, model, args, errors)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        errors.refuse(out, "another command writes shards to this folder: repeat this one later")
+
+
+def _write_folder(
+    folder: Path, out: Path, model: Model, args: argparse.Namespace, errors: Errors
+) -> None:
+    """`archive_in_shards` for the only command that writes to the folder."""
     with NamedTemporaryFile(dir=out.resolve(), prefix=UNFINISHED, suffix=".names") as listing:
         made_of = {
             "version": 1,

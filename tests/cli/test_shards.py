@@ -16,6 +16,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from italic.cli import shards
 from italic.cli.jobs import PICTURES, names_below
@@ -181,6 +182,8 @@ def test_what_is_refused(
     assert "it is not a manifest of shards" in refused("--shards", 1)
     Path("out/manifest.json").unlink()
     assert "it has shards but no manifest.json" in refused("--shards", 1)
+    with FileLock("out/.lock"):
+        assert "another command writes shards to this folder" in refused("--shards", 1)
 
 
 # The shards.
