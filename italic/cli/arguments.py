@@ -102,6 +102,7 @@ def _enhance(command: argparse.ArgumentParser) -> None:
 def _models(command: argparse.ArgumentParser) -> None:
     text = "measure the speed of each model on this machine, in a few seconds for each"
     command.add_argument("--measure", action="store_true", help=text)
+    _add_device(command)
 
 
 # Each command with its description and its arguments.

@@ -38,6 +38,7 @@ from italic.coding.model_files.installed import (
     declaration,
     installed_models,
 )
+from italic.compressor.argument_checks import on_device
 
 if TYPE_CHECKING:
     from italic.coding.model_files.model import Model
@@ -263,7 +264,8 @@ def models(args: argparse.Namespace, errors: Errors) -> None:
     """`italic models`."""
     for path in installed_models():
         try:
-            declared, model, size = declaration(path), load(str(path)), path.stat().st_size
+            with on_device(args.device):
+                declared, model, size = declaration(path), load(str(path)), path.stat().st_size
             steps = f"{model.steps} step{'s'[: model.steps > 1]}"
             about = f"{size:,} bytes  {steps}  {model.hash.hex()}  {shown(path)}"
             lines = [f"{shown(model.name)}  {about}", f"  {_purpose(model, declared)}"]

@@ -9,7 +9,7 @@ from italic.cli.jobs import SUFFIX, find, is_archive, pictures_in
 from italic.cli.messages import Errors, shown
 from italic.cli.reporting import SAMPLES
 from italic.cli.work import Failure, read_records
-from italic.coding.files.container import MAX_AREA, Chunk, Grid, Record
+from italic.coding.files.container import MAX_AREA, Chunk, FileFormatError, Grid, PartCodes, Record
 from italic.coding.model_files.installed import file_of_hash
 
 
@@ -24,10 +24,16 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
                 errors.report(picture, item)
                 continue
             model_hash, record = item
+            try:
+                base = _bytes_of_base_codes(record)
+            except FileFormatError as error:
+                errors.report(picture, error)
+                continue
             if record.estimated:
                 models.add(model_hash)
             samples += pixels * SAMPLES.get(record.colour, 1)
-            parts.update({"base code": len(record.base), "stream": len(record.stream)})
+            coded = len(record.base) + len(record.stream)
+            parts.update({"base code": base, "stream": coded - base})
             for kind, content in record.chunks:
                 name = Chunk(kind).name if kind in list(Chunk) else f"type {kind}"
                 parts[name.replace("_", " ").lower()] += len(content)
@@ -50,6 +56,15 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
             print(f"  {name:12} {8 * size:15,} bits {rate:9.4f} bpsp")
         for row in rows if args.list and not single else []:
             print(f"  {row}")
+
+
+def _bytes_of_base_codes(record: Record) -> int:
+    """The bytes of all base codes of a record; FileFormatError if its list of parts is damaged."""
+    if not record.part:
+        return len(record.base)
+    grid = Grid(record.height, record.width, record.part)
+    codes = PartCodes.from_bytes(record.stream, grid, record.steps, record.missing)
+    return sum(map(len, codes.bases))
 
 
 def _describe(record: Record) -> str:

@@ -52,6 +52,8 @@ def _seconds(model: Model, height: int, width: int, steps: int) -> float:
             due = partition.due(step)
             for _ in model.network.estimates(image, image, partition, due, codec.rung, memory):
                 pass
+        if device.type != "cpu":  # it works on while the program goes on
+            torch.accelerator.synchronize(device)
 
     with torch.inference_mode(), exact_arithmetic():
         run()  # warm-up: the first run is slower

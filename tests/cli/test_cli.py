@@ -25,7 +25,11 @@ from italic.coding.base_codes import bpg
 from italic.coding.exact import make_exact
 from italic.coding.files import pictures
 from italic.coding.files.container import (
+    Colour,
     FileFormatError,
+    Method,
+    PartCodes,
+    Record,
     pack,
     unpack,
 )
@@ -587,6 +591,20 @@ def test_info(model: str, here: Path, capsys: Capture) -> None:
         patch.delenv(SEARCH_PATH)
         run("info", "a.italic")
     assert "not installed" in capsys.readouterr().out
+
+
+def test_info_counts_the_base_codes_of_parts(here: Path, capsys: Capture) -> None:
+    codes = PartCodes.of([(b"base", [b"123", b"45"]), (b"more", [b"", b"6"])], 2).to_bytes()
+    for name, stream in (("a", codes), ("damaged", codes[:5])):
+        how = Method.ESTIMATOR_PARTS
+        record = Record(how, 8, 16, 0, Colour.RGB, steps=2, stream=stream, part=8)
+        Path(f"{name}.italic").write_bytes(pack(b"modelsha", record))
+    assert run("info", "a.italic") == 0
+    base, stream_line = capsys.readouterr().out.splitlines()[2:4]
+    # Beside the segments, the stream has their four lengths, and those of the base codes.
+    assert base.split()[:3] == ["base", "code", "64"] and stream_line.split()[1] == str(8 * 12)
+    assert run("info", "damaged.italic") == 1
+    assert "damaged.italic: the record is damaged" in capsys.readouterr().err
 
 
 def test_test(model: str, here: Path, capsys: Capture) -> None:
