@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
@@ -347,9 +348,10 @@ def begin_with(network: nn.Module, name: str) -> None:
     """
     exact = load_model(name).network
     parameters = dict(network.named_parameters())
-    if any(key not in parameters for key, _ in exact.named_parameters()):
+    state = _aligned(floating_state(exact), parameters)
+    if any(key not in parameters for key in state):
         drop_silent_blocks(exact)
-    state = floating_state(exact)
+        state = _aligned(floating_state(exact), parameters)
     rungs = "rung_embedding.weight"  # a row for each base code
     if rungs in state and len(state[rungs]) != len(parameters.get(rungs, ())):
         del state[rungs]
@@ -377,6 +379,31 @@ def begin_with(network: nn.Module, name: str) -> None:
                     "ResidualGroup: expected only ResidualGroups as additional groups"
                 )
             group.become_identity()
+
+
+def _aligned(state: dict[str, Tensor], parameters: Collection[str]) -> dict[str, Tensor]:
+    """Renumber the blocks of context networks, so that their non-local blocks match.
+
+    A deeper context network has additional blocks before and after its non-local block.
+    """
+    body = re.compile(r"((?:base_)?context\.body)\.(\d+)\.(.+)")
+
+    def attention(keys: Iterable[str]) -> dict[str, int]:
+        found = filter(None, map(body.fullmatch, keys))
+        return {f[1]: int(f[2]) for f in found if f[3] == "query_key_value.weight"}
+
+    before, after = attention(state), attention(parameters)
+
+    def renamed(key: str) -> str:
+        found = body.fullmatch(key)
+        if not found or found[1] not in before.keys() & after.keys():
+            return key
+        place = int(found[2])
+        if place >= before[found[1]]:
+            place += after[found[1]] - before[found[1]]
+        return f"{found[1]}.{place}.{found[3]}"
+
+    return {renamed(key): value for key, value in state.items()}
 
 
 def _instantiated(cfg: DictConfig, **more: Any) -> Any:
