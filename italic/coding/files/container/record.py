@@ -61,6 +61,7 @@ class Chunk(IntEnum):
     TEXT = 6  # text chunks of a PNG file
     GAMMA = 7
     OTHER = 8
+    PALETTE_DIFFERENCES = 9  # in place of PALETTE
 
 
 _REPEATABLE = (Chunk.TEXT, Chunk.OTHER)

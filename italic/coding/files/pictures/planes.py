@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from italic.coding.files.container import Box
+from italic.coding.files.container import Box, Chunk
 from italic.coding.files.pictures.errors import damaged, inflate
 
 # Prediction of planes before zlib: bits of a chunk's first byte.
@@ -67,6 +67,27 @@ def unpack_plane(
         plane = plane.cumsum(axis=2, dtype=np.uint8)
     plane = plane.transpose(1, 2, 0)[box.slices]
     return plane + reference if method & _REFERENCE else plane
+
+
+def pack_palette(palette: bytes) -> tuple[Chunk, bytes]:
+    """Encode a palette as the shorter one of two chunks: its bytes, or differences, by zlib.
+
+    The differences are those between consecutive colours, modulo 256, channel by channel.
+    """
+    channels = np.frombuffer(palette, np.uint8).reshape(-1, 3).T
+    differences = np.diff(channels, axis=1, prepend=np.uint8(0))
+    plain, short = zlib.compress(palette, 9), zlib.compress(differences.tobytes(), 9)
+    if len(short) < len(plain):
+        return Chunk.PALETTE_DIFFERENCES, short
+    return Chunk.PALETTE, plain
+
+
+def palette_of(differences: bytes) -> bytes:
+    """Invert the differences of `pack_palette`, decompressed."""
+    if len(differences) % 3:
+        raise damaged(f"it has a palette of {len(differences)} bytes")
+    channels = np.frombuffer(differences, np.uint8).reshape(3, -1)
+    return channels.cumsum(axis=1, dtype=np.uint8).T.tobytes()
 
 
 def sorted_palette(palette: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

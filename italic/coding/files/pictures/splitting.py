@@ -19,8 +19,10 @@ from italic.coding.files.pictures.picture import (
     native,
 )
 from italic.coding.files.pictures.planes import (
+    pack_palette,
     pack_plane,
     palette_indices,
+    palette_of,
     sorted_palette,
     unpack_plane,
 )
@@ -35,9 +37,9 @@ def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes
         RGB               the samples
         grey, bilevel     the samples, three times
         16 bits           the high bytes, as above; LOW_BYTES holds the low bytes
-        palette           the colours; PALETTE holds the palette. If the palette has equal colours,
-                          LOW_BYTES holds the rank of each pixel's index among them. Without this
-                          chunk all ranks are 0.
+        palette           the colours; PALETTE or PALETTE_DIFFERENCES holds the palette. If it has
+                          equal colours, LOW_BYTES holds the rank of each pixel's index among them.
+                          Without this chunk all ranks are 0.
 
     ALPHA holds the alpha samples, or the body of tRNS for kinds without alpha. GAMMA, TEXT and
     OTHER hold PNG chunks with their lengths, types and bodies. Each type of chunk occurs at most
@@ -54,7 +56,7 @@ def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes
     if picture.palette is not None:
         _, _, ranks = sorted_palette(picture.palette)
         main = np.frombuffer(picture.palette, np.uint8).reshape(-1, 3)[picture.samples]
-        chunks.append((Chunk.PALETTE, zlib.compress(picture.palette, 9)))
+        chunks.append(pack_palette(picture.palette))
         rank = ranks[picture.samples][..., None]
         if rank.any():
             chunks.append((Chunk.LOW_BYTES, pack_plane(rank, np.uint8(0))))
@@ -178,7 +180,10 @@ class _ChunkReader:
         """All arguments of a `Picture` of this kind except its samples."""
         palette = transparency = None
         if colour == Colour.PALETTE:
-            palette = self._content(Chunk.PALETTE, 768)
+            if Chunk.PALETTE_DIFFERENCES in self:
+                palette = palette_of(self._content(Chunk.PALETTE_DIFFERENCES, 768))
+            else:
+                palette = self._content(Chunk.PALETTE, 768)
         if Chunk.ALPHA in self and not LAYOUTS[colour][2]:
             transparency = self._content(Chunk.ALPHA, 256)
         return {

@@ -138,6 +138,29 @@ def test_missing_chunks_and_main_pictures_of_another_kind_are_refused() -> None:
         join(Colour.PALETTE, main + 1, chunks)
 
 
+def test_palettes_are_stored_as_differences_where_these_are_shorter() -> None:
+    """Both chunks are read; the differences are those of the format's description."""
+    random = np.random.default_rng(0)
+    scattered = random.integers(0, 256, (256, 3), np.uint8)
+    ordered = random.integers(0, 9, (256, 3), np.uint8).cumsum(axis=0, dtype=np.uint8)
+    for palette, kind in ((scattered, 2), (ordered, 9)):
+        picture = Picture(noise(bits=8), palette.tobytes())
+        colour, main, chunks = split(picture)
+        assert chunks[0][0] == kind and len(chunks[0][1]) < (500 if kind == 9 else 800)
+        channels = palette.T.astype(int)
+        before = np.concatenate([np.zeros((3, 1), int), channels[:, :-1]], axis=1)
+        differences = zlib.compress(((channels - before) % 256).astype(np.uint8).tobytes())
+        for content in ((2, zlib.compress(picture.palette)), (9, differences)):
+            joined = join(colour, main, [content, *chunks[1:]])
+            assert joined.palette == picture.palette
+            assert np.array_equal(joined.samples, picture.samples)
+        with pytest.raises(PictureError, match="chunk of type 2, which does not belong"):
+            join(colour, main, [(2, zlib.compress(picture.palette)), (9, differences), *chunks[1:]])
+    for length in (0, 2, 4):
+        with pytest.raises(PictureError, match=f"palette of {length} bytes"):
+            join(colour, main, [(9, zlib.compress(bytes(length)))])
+
+
 def test_bombs_are_not_unpacked() -> None:
     bomb = zlib.compress(bytes(2**27), 9)
     main = noise(3)
@@ -149,6 +172,7 @@ def test_bombs_are_not_unpacked() -> None:
         (Colour.RGB_ALPHA, [(Chunk.ALPHA, b"\0" + bomb)]),
         (Colour.RGB16, [(Chunk.LOW_BYTES, b"\0" + bomb)]),
         (Colour.PALETTE, [(Chunk.PALETTE, bomb)]),
+        (Colour.PALETTE, [(Chunk.PALETTE_DIFFERENCES, bomb)]),
     ):
         with pytest.raises(PictureError, match="more than"):
             join(colour, main, chunks)
