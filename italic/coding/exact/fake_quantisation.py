@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, autograd, nn
 
+from italic.coding.exact import kernels
 from italic.coding.exact.int8_calibration import InputStatistics, channels_last
-from italic.coding.exact.kernels import MAX_LEVEL
 
 LAYERS = nn.Linear, nn.Conv2d, nn.ConvTranspose2d
 
@@ -62,21 +63,22 @@ class FakeQuantisation:
         if layer not in self.grids:
             return None
         steps, zero = self.grids[layer]
-        steps = steps.to(x.device)
-        if not isinstance(layer, nn.Linear):
-            steps = steps[:, None, None]
-        return (StraightThrough.apply(x, steps, zero),)
+        return (StraightThrough.apply(x, steps, zero, not isinstance(layer, nn.Linear)),)
 
 
 class StraightThrough(autograd.Function):
     """Rounds to levels −z to 255 − z, in units of 1/steps; the gradient is that of the identity."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor, steps: Tensor, zero: int) -> Tensor:
-        """Round, to float32."""
-        return (x.float() * steps).round_().clamp_(-zero, MAX_LEVEL - zero).div_(steps)
+    def forward(_: Any, x: Tensor, steps: Tensor, zero: int, convolution: bool) -> Tensor:
+        """Round, to the type of the layer's products: that of autocast, or of x."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        last = (x.permute(0, 2, 3, 1) if convolution else x).contiguous()
+        rounded = kernels.round_to_levels(last, steps.to(x.device), zero, dtype)
+        return rounded.permute(0, 3, 1, 2) if convolution else rounded
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         """Pass the gradient."""
-        return gradient, None, None
+        return gradient, None, None, None

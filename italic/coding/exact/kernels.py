@@ -21,6 +21,7 @@ from italic.compiled import compiled
 
 MAX_LEVEL = 255  # largest unsigned 8-bit level; the smallest is 0
 ZERO_LEVEL = 128  # the unsigned level that is stored as int8 0
+HALF_WORD = np.int32(16)  # bits
 FINE_LIMIT = 127 * 256 + 127  # largest absolute value of 16-bit levels; both halves are int8
 
 
@@ -43,6 +44,33 @@ def quantise(x: Tensor, steps: Numbers, zero: Numbers) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.int8)
     source, target = (array.numpy().reshape(-1, array.shape[-1]) for array in (x, out))
     _quantise(source, _array(steps), _array(zero), target)
+    return out
+
+
+def round_to_levels(x: Tensor, steps: Tensor, zero: int, dtype: torch.dtype) -> Tensor:
+    """The numbers that `quantise` rounds to: clamp(round(x · steps), −zero, 255 − zero) / steps.
+
+    Args:
+        x: floating point (…, C), contiguous.
+        steps: float32 (C,), the reciprocals of the channels' scales.
+        zero: the zero point, 0 to 255.
+        dtype: type of the result.
+
+    Returns:
+        The rounded numbers (…, C), rounded to `dtype`.
+    """
+    if x.device.type != "cpu" or not {x.dtype, dtype} <= {torch.float32, torch.bfloat16}:
+        levels = torch.clamp((x.float() * steps).round_(), -zero, MAX_LEVEL - zero)
+        return levels.div_(steps).to(dtype)
+    out = torch.empty(x.shape, dtype=dtype)
+    source, target = (
+        (array.view(torch.int16) if array.dtype == torch.bfloat16 else array).numpy()
+        for array in (x.detach(), out)
+    )
+    channels = x.shape[-1]
+    _round_to_levels(
+        source.reshape(-1, channels), steps.numpy(), zero, target.reshape(-1, channels)
+    )
     return out
 
 
@@ -166,6 +194,29 @@ def rescale_fine_reference(high: Tensor, low: Tensor, bias: Any, scale: Any) -> 
 
 # The kernels convert sums and bias to float32 before adding them, since numba would add int32 as
 # int64. This is exact. Constants are float32, so that nothing is promoted to float64.
+
+
+@compiled()
+def _round_to_levels(x: np.ndarray, steps: np.ndarray, zero: int, out: np.ndarray) -> None:
+    """Arrays of int16 hold the bits of bfloat16, the upper half of those of float32."""
+    low, high = np.float32(-zero), np.float32(MAX_LEVEL - zero)
+    rows, channels = x.shape
+    for i in range(rows):
+        for j in range(channels):
+            if x.itemsize == 2:
+                number = np.int32(np.int32(x[i, j]) << HALF_WORD).view(np.float32)
+            else:
+                number = x[i, j]
+            y = number * steps[j]
+            y = low if y < low else y  # NaN stays NaN, so that a diverged training is noticed
+            y = high if y > high else y
+            y = np.float32(np.rint(y) / steps[j])
+            if out.itemsize == 2:  # round to nearest, ties to even
+                bits = y.view(np.int32)
+                odd = np.int32(bits >> HALF_WORD) & np.int32(1)
+                out[i, j] = np.int16(np.int32(bits + np.int32(0x7FFF) + odd) >> HALF_WORD)
+            else:
+                out[i, j] = y
 
 
 @compiled()

@@ -68,3 +68,30 @@ def test_layers_without_a_scale_stay_in_floating_point() -> None:
     assert not torch.equal(layer(x), expected)
     quantisation.remove()
     assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_rounds_as_pytorch_does(dtype: torch.dtype) -> None:
+    """To levels, and then to the type of the result; NaN stays NaN."""
+    generator = torch.Generator().manual_seed(0)
+    x = (20 * torch.randn(500, 7, generator=generator)).to(dtype)
+    x[3, 4] = float("nan")
+    steps = 5 * torch.rand(7, generator=generator) + 0.1
+    expected = (x.float() * steps).round().clamp(-100, 155) / steps
+    for result in (torch.float32, torch.bfloat16, torch.float16):
+        rounded = kernels.round_to_levels(x, steps, 100, result)
+        torch.testing.assert_close(rounded, expected.to(result), rtol=0, atol=0, equal_nan=True)
+
+
+def test_with_autocast_the_layers_read_the_type_of_their_products() -> None:
+    layer = nn.Linear(3, 2)
+    x = torch.randn(7, 3, requires_grad=True)
+    quantisation = FakeQuantisation(nn.Sequential(layer))
+    quantisation.observe()
+    layer(x)
+    quantisation.calibrate()
+    seen: list[torch.dtype] = []
+    layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x).float().sum().backward()
+    assert seen == [torch.bfloat16] and x.grad is not None and x.grad.dtype == torch.float32
