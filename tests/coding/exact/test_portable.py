@@ -1,8 +1,10 @@
 """Exact networks in standard operators, and exported ones, give the same integers."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,32 @@ def test_exported_parts_give_the_same_numbers(network: LatticeNetwork) -> None:
         assert network.context is not None
         expected = network.context._tile(lattice, network.context_embedding.weight[2])
         assert torch.equal(program.module()(lattice, level), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimised", [False, True])
+def test_onnx_runtime_gives_the_same_numbers(
+    network: LatticeNetwork, tmp_path: Path, optimised: bool
+) -> None:
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    )
+    lattice, level = torch.randn(2, 4, 11, 9), torch.tensor([2])
+    examples, more = (predictor_inputs(network, count) for count in (40, 77))
+    for program, inputs in (
+        (exported(PixelPredictor(network), examples, rows=True), more),
+        (exported(LatticeContexts(network), (lattice, level), rows=False), (lattice, level)),
+    ):
+        torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "part.onnx")
+        session = onnxruntime.InferenceSession(
+            tmp_path / "part.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        names = [item.name for item in session.get_inputs()]
+        (found,) = session.run(None, dict(zip(names, map(Tensor.numpy, inputs), strict=True)))
+        with torch.no_grad():
+            assert np.array_equal(found, program.module()(*inputs).numpy())
 
 
 def test_layers_without_a_portable_form_are_refused() -> None:
