@@ -367,8 +367,8 @@ def begin_with(network: nn.Module, name: str) -> None:
     if different:
         raise RunError(
             f"the weights of '{name}' don't fit the network, which differs in {different[0]}: "
-            "expected the settings of this model under model=…, optionally with more groups or "
-            "deep blocks, or without its dead blocks"
+            "expected the settings of this model under model=…, optionally with more blocks or "
+            "groups, or without its dead blocks"
         )
     network.load_state_dict(state, strict=False)
     for index, group in enumerate(getattr(network, "groups", ())):

@@ -14,6 +14,7 @@ from italic.coding.exact import make_exact, silent_blocks
 from italic.coding.model_files.model import Recipe, load_model, save_model
 from italic.config import MasksConfig
 from italic.models.estimator import Estimator
+from italic.models.lattice import LatticeNetwork
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
 from italic.orders import pixel_order
@@ -57,6 +58,26 @@ def test_it_says_what_the_model_says_though_it_may_be_larger(
     expected = means(load_model(model).network)
     assert (means(network) - expected).abs().max() < 0.1  # grey levels; the exact network rounds
     assert (untrained - expected).abs().max() > 1
+
+
+def test_the_context_networks_may_be_deeper_than_those_of_the_model() -> None:
+    """Their non-local block is in the middle, so the added blocks are before and after it."""
+    recipe = load_model("cifar10_fast").recipe
+    settings = {key: value for key, value in recipe.network.items() if key != "kind"}
+    partition = recipe.schedule.partition(16, 16, 4)
+    image, base = (torch.from_numpy(pictures(1)) for _ in range(2))
+    raw = []
+    for more in (0, 1, 4):
+        blocks = settings["context_blocks"] + more
+        network = LatticeNetwork(**{**settings, "context_blocks": blocks})
+        begin_with(network, "cifar10_fast")
+        assert len(network.base_context.body) == blocks + 1  # type: ignore[union-attr]
+        with torch.no_grad():
+            raw.append(network.raw(image, base, partition, partition.order)[0])
+    assert torch.equal(raw[0], raw[1]) and torch.equal(raw[0], raw[2])
+    assert raw[0].std() > 0.1
+    with pytest.raises(RunError, match="don't fit the network"):
+        begin_with(LatticeNetwork(**{**settings, "context_blocks": 1}), "cifar10_fast")
 
 
 def test_a_network_may_have_other_base_codes_than_the_model(tmp_path: Path) -> None:
