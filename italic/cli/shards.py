@@ -82,15 +82,18 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
 
     model = load(args.model)
     out.mkdir(parents=True, exist_ok=True)
-    lock = out / LOCK
+    lock = FileLock(out / LOCK)
     try:
-        with FileLock(lock, blocking=False):
-            try:
-                _write_folder(folder, out, model, args, errors)
-            finally:
-                lock.unlink(missing_ok=True)
+        lock.acquire(blocking=False)
     except Timeout:
         errors.refuse(out, "another command writes shards to this folder: repeat this one later")
+    except NotImplementedError:
+        pass  # a file system without locks
+    try:
+        _write_folder(folder, out, model, args, errors)
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _write_folder(
