@@ -53,7 +53,7 @@ def info(args: argparse.Namespace, errors: Errors) -> None:
         parts.update({"header": job.size - parts.total(), "file": job.size})
         for name, size in parts.items():
             rate = 8 * size / max(1, samples)
-            print(f"  {name:12} {8 * size:15,} bits {rate:9.4f} bpsp")
+            print(f"  {name:20} {8 * size:15,} bits {rate:9.4f} bpsp")
         for row in rows if args.list and not single else []:
             print(f"  {row}")
 
