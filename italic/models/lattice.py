@@ -19,7 +19,7 @@ from italic.errors import SettingError, check_range
 from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
-from italic.models.windows import GREY, base_windows, neighbours, windows
+from italic.models.windows import GREY, base_windows, nearness, neighbours, windows
 from italic.schedule import LARGEST_STRIDE, Partition
 
 LEVELS = LARGEST_STRIDE.bit_length()
@@ -167,8 +167,10 @@ class LatticeNetwork(Network):
         if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
             raise SettingError(f"leak must be a power of two up to 1; got {leak}")
         self.features, self.window, self.rungs = features, window, rungs
-        self.entry = IntegerLinear(3 * window**2 + 3, features, 1 / DIFFERENCE)
-        self.known_entry = IntegerLinear(window**2, features, 1.0, bias=False)
+        near = nearness(window)
+        inputs = np.append(near.repeat(3), [1, 1, 1])
+        self.entry = IntegerLinear(len(inputs), features, inputs / DIFFERENCE)
+        self.known_entry = IntegerLinear(len(near), features, near, bias=False)
         self.stride_embedding = _embedding(LEVELS, features)
         self.context: ContextNetwork | None = None
         self.base_context: ContextNetwork | None = None

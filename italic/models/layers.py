@@ -6,6 +6,7 @@ versions of these operations give identical results on every machine. There is n
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,13 +25,18 @@ class IntegerLinear(nn.Linear):
     Args:
         inputs: I.
         outputs: O.
-        unit: scale of the inputs, the real value of the integer 1.
+        unit: scale of the inputs, the real value of the integer 1; or a scale for each input,
+            float (I,). Smaller inputs have less influence at the start, and learn more slowly.
         bias: whether the layer has a bias.
     """
 
-    def __init__(self, inputs: int, outputs: int, unit: float, bias: bool = True) -> None:
+    unit: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, unit: float | np.ndarray, bias: bool = True
+    ) -> None:
         super().__init__(inputs, outputs, bias)
-        self.unit = unit
+        self.register_buffer("unit", torch.as_tensor(unit, dtype=torch.float32))
 
     def forward(self, integers: Tensor) -> Tensor:
         """Apply the layer to an int8 tensor."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from italic.models import windows as module
-from italic.models.windows import base_windows, neighbours, weights, windows
+from italic.models.windows import base_windows, nearness, neighbours, weights, windows
 from italic.schedule import Schedule
 
 SIDE = 5
@@ -77,3 +77,11 @@ def test_base_windows_repeat_the_edge() -> None:
     padded = torch.nn.functional.pad(base[0].permute(2, 0, 1).float(), (2, 2, 2, 2), "replicate")
     expected = (padded[:, :5, :5].permute(1, 2, 0).long() - 100).clamp(-127, 127)
     assert torch.equal(row.long(), expected)
+
+
+def test_far_pixels_have_smaller_scales() -> None:
+    scales = nearness(9).reshape(9, 9)
+    assert scales.dtype == np.float32
+    np.testing.assert_allclose(scales[4, 4:], [1, 1, 2**-1.5, 3**-1.5, 1 / 8], rtol=1e-6)
+    np.testing.assert_allclose(scales[3, 3], 2**-0.75, rtol=1e-6)
+    assert (scales == scales[::-1]).all() and (scales == scales.T).all()

@@ -58,7 +58,8 @@ class QuantisedLayer(nn.Module):
     """Base class of the quantised linear layers.
 
     Attributes:
-        unit: scale of inputs that are int8 already, see `IntegerLinear`; None for other layers.
+        unit: scales of inputs that are int8 already, see `IntegerLinear`, which the weights
+            include; None for other layers.
         limit: largest absolute value of the weights.
         weight: int8, or int16 if `limit` needs it, in the shape of the floating-point weight.
         bias: int32 (O,), in units of the sums, including the term of the zero point.
@@ -255,7 +256,9 @@ class QuantisedLayer(nn.Module):
     def floating(self) -> tuple[Tensor, Tensor]:
         """Dequantised weight and bias for the floating-point layer, float32."""
         weight = self.weight.double() * self.per_channel(self.scale.double())
-        weight = weight * self.per_input(self.steps.double()) / (self.unit or 1.0)
+        weight = weight * self.per_input(self.steps.double())
+        if self.unit is not None:
+            weight = weight / self.unit.to(weight.device)
         bias = (self.bias - self.zero_bias()).double() * self.scale.double()
         return weight.float(), bias.float()
 
