@@ -327,7 +327,8 @@ def check_fit(module: nn.Module, state: dict[str, Any], path: Path) -> None:
     if different:
         raise RunError(
             f"the weights in {path} do not match the network of the configuration, which differs "
-            f"in {different[0]}: expected the configuration with which the run was started"
+            f"in {different[0]}: expected the configuration and the version of ITALIC with which "
+            "the run was started"
         )
 
 
