@@ -87,8 +87,6 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
         lock.acquire(blocking=False)
     except Timeout:
         errors.refuse(out, "another command writes shards to this folder: repeat this one later")
-    except NotImplementedError:
-        pass  # a file system without locks
     try:
         _write_folder(folder, out, model, args, errors)
     finally:
