@@ -30,6 +30,7 @@ from italic.training.checkpoints import Checkpoints
 from italic.training.export import MODEL, exported
 from italic.training.resuming import resumed
 from italic.training.trainer_settings import trainer_settings
+from italic.training.warm_start import begin_with
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def _estimator(start: Start) -> Estimator:
     if start.path is not None:
         experiment.check_fit(estimator, start.checkpoint["state_dict"], start.path)
     elif start.cfg.weights is not None:
-        experiment.begin_with(estimator.network, start.cfg.weights)
+        begin_with(estimator.network, start.cfg.weights)
     return estimator
 
 

@@ -1,4 +1,4 @@
-"""Parts of a configuration, and warm starts from a model."""
+"""Parts of a configuration."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -10,140 +10,21 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from italic.coding.exact import make_exact, silent_blocks
-from italic.coding.model_files.model import Recipe, load_model, save_model
+from italic.coding.model_files.model import Recipe, save_model
 from italic.config import MasksConfig
 from italic.models.estimator import Estimator
-from italic.models.lattice import LatticeNetwork
-from italic.models.layers import ResidualBlock
-from italic.models.rnan import RNAN
 from italic.orders import pixel_order
 from italic.run_directory import RunError
 from italic.schedule import Schedule
 from italic.training.experiment import (
-    begin_with,
     build_datamodule,
     build_estimator,
     build_optimiser,
     build_schedule,
 )
-from tests.coding.exact.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
+from tests.coding.exact.test_exact import SMALL, pictures, trained
 from tests.models.test_estimator import Batch
 from tests.test_config import composed
-
-FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("models") / "hourglass.safetensors"
-    save_model(path, trained(HOURGLASS), Recipe(HOURGLASS, None, 4, "nested", "power", 1.0))
-    return str(path)
-
-
-@torch.no_grad()
-def means(network: RNAN) -> torch.Tensor:
-    image = torch.from_numpy(pictures(1)).permute(0, 3, 1, 2).float()
-    mixture, _ = network(image, torch.full_like(image, 128), FOUR_PIXELS.float())
-    return mixture.means
-
-
-@pytest.mark.parametrize("more", [{}, {"deep": 3}, {"groups": 2}], ids=str)
-def test_it_says_what_the_model_says_though_it_may_be_larger(
-    model: str, more: dict[str, Any]
-) -> None:
-    network = RNAN(**{**HOURGLASS, **more})
-    untrained = means(network)
-    begin_with(network, model)
-    expected = means(load_model(model).network)
-    assert (means(network) - expected).abs().max() < 0.1  # grey levels; the exact network rounds
-    assert (untrained - expected).abs().max() > 1
-
-
-def test_the_context_networks_may_be_deeper_than_those_of_the_model() -> None:
-    """Their non-local block is in the middle, so the added blocks are before and after it."""
-    recipe = load_model("cifar10_fast").recipe
-    settings = {key: value for key, value in recipe.network.items() if key != "kind"}
-    partition = recipe.schedule.partition(16, 16, 4)
-    image, base = (torch.from_numpy(pictures(1)) for _ in range(2))
-    raw = []
-    for more in (0, 1, 4):
-        blocks = settings["context_blocks"] + more
-        network = LatticeNetwork(**{**settings, "context_blocks": blocks})
-        begin_with(network, "cifar10_fast")
-        assert len(network.base_context.body) == blocks + 1  # type: ignore[union-attr]
-        with torch.no_grad():
-            raw.append(network.raw(image, base, partition, partition.order)[0])
-    assert torch.equal(raw[0], raw[1]) and torch.equal(raw[0], raw[2])
-    assert raw[0].std() > 0.1
-    with pytest.raises(RunError, match="don't fit the network"):
-        begin_with(LatticeNetwork(**{**settings, "context_blocks": 1}), "cifar10_fast")
-
-
-def test_a_network_may_have_other_base_codes_than_the_model(tmp_path: Path) -> None:
-    path = tmp_path / "ladder.safetensors"
-    settings = {**HOURGLASS, "rungs": 2}
-    recipe = Recipe(settings, {"qps": [None, 40]}, 4, "nested", "power", 1.0)
-    save_model(path, trained(settings), recipe)
-    expected = means(load_model(path).network)
-    for rungs, differs in ((2, False), (3, True)):
-        network = RNAN(**{**HOURGLASS, "rungs": rungs})
-        untrained = network.rung_embedding.weight.clone()  # type: ignore[union-attr]
-        begin_with(network, str(path))
-        assert torch.equal(network.rung_embedding.weight, untrained) == differs  # type: ignore[union-attr]
-        if not differs:
-            assert (means(network) - expected).abs().max() < 0.1
-
-
-@pytest.mark.parametrize("attention", [True, False])
-@pytest.mark.parametrize("silent", [0, 1])
-def test_silent_blocks_may_be_left_out(attention: bool, silent: int, tmp_path: Path) -> None:
-    settings = {**HOURGLASS, "leak": 0.0, "attention": attention}
-    network = weights(RNAN(**settings))
-    blocks = [m for m in network.groups[0].trunk.bottom if isinstance(m, ResidualBlock)]
-    torch.nn.init.constant_(blocks[silent].first.bias, -1000)
-    path = tmp_path / "silent.safetensors"
-    exact = make_exact(network, lambda untouched: [means(untouched)].clear())
-    assert silent_blocks(exact) == [f"groups.0.trunk.bottom.{silent + attention}"]
-    save_model(path, exact, Recipe(settings, None, 4, "nested", "power", 1.0))
-    smaller = RNAN(**{**settings, "deep": 1})
-    begin_with(smaller, str(path))
-    assert (means(smaller) - means(network)).abs().max() < 0.1
-    with pytest.raises(RunError, match="or without its dead blocks"):
-        begin_with(RNAN(**{**settings, "deep": 0}), str(path))
-
-
-def test_groups_with_mask_branches_cannot_be_added() -> None:
-    with pytest.raises(ValueError, match="mask branch"):
-        RNAN(**FULL).groups[1].become_identity()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        *({"features": 24}, {"deep": 1}),
-        *({"recurrent": True, "largest_stride": 1}, {"mask_branch": True, "deep": None}),
-    ],
-    ids=str,
-)
-def test_a_network_of_other_parts_is_refused(model: str, other: dict[str, Any]) -> None:
-    with pytest.raises(RunError, match="don't fit the network"):
-        begin_with(RNAN(**{**HOURGLASS, **other}), model)
-
-
-@pytest.mark.parametrize("part", ["recurrent", "mask_branch"])
-def test_parts_that_do_not_begin_as_the_identity_cannot_be_added(tmp_path: Path, part: str) -> None:
-    path = tmp_path / "small.safetensors"
-    save_model(path, trained(SMALL), Recipe(SMALL, None, 4, "nested", "power", 1.0))
-    with pytest.raises(RunError, match="don't fit the network"):
-        begin_with(RNAN(**{**SMALL, part: True}), str(path))
-
-
-def test_a_group_that_is_not_the_estimators_own_is_not_made_up(model: str) -> None:
-    network = RNAN(**HOURGLASS)
-    network.groups.append(torch.nn.Identity())
-    with pytest.raises(RunError, match=r"lack the network's groups\.1"):
-        begin_with(network, model)
 
 
 def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
