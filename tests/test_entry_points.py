@@ -148,10 +148,9 @@ def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Pa
     ran("evaluate.py", weights, "steps=[1,3]", *limits, f"output={output}")
     assert (output / "curve.png").is_file()
     best = csv.DictReader((output / "envelope.csv").read_text().splitlines())
-    assert [(row["steps"], row["model"] in ("first", "second")) for row in best] == [
-        ("1", True),
-        ("3", True),
-    ]
+    front = [(row["steps"], row["model"] in ("first", "second")) for row in best]
+    # On a busy machine one step may take longer than three, and is then not in the front.
+    assert front in ([("1", True), ("3", True)], [("3", True)])
     for name in ("first", "second"):
         rows = json.loads((output / name / "curve.json").read_text())
         assert [row["steps"] for row in rows] == [1, 3] and all(row["lossless"] for row in rows)
