@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from italic.coding.base_codes.base import BPG
-from italic.datamodules.imagenet import DownsampledImageNet
+from italic.datamodules.images import DownsampledImageNet
 from italic.datamodules.pairs import make_pairs
 from italic.measuring.results import write_table
 

@@ -24,8 +24,10 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import Strategy
 
 from italic.coding.base_codes.base import BPG, Ladder, NoBase
-from italic.datamodules.imagenet import DownsampledImageNet, TinyImageNet
-from italic.datamodules.images import CIFAR10, Folder, Photos
+from italic.datamodules.images.cifar10 import CIFAR10
+from italic.datamodules.images.folder import Folder
+from italic.datamodules.images.imagenet import DownsampledImageNet, TinyImageNet
+from italic.datamodules.images.photos import Photos
 from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import TrainingPartitions
 from italic.datamodules.splits import Splits

@@ -18,8 +18,14 @@ RUNS = Path("runs")  # folder of the runs, see conf/train.yaml
 LATEST = "latest"  # name of the latest run on the command line; a folder of this name is ./latest
 LAST = "last.ckpt"  # the checkpoint from which a run is resumed
 BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of the run
-# Old prefixes of class names in the configurations of earlier runs → new prefixes.
-MOVED_CLASSES = {"italic.coding.base.": "italic.coding.base_codes.base."}
+# Old prefixes of class names in the configurations of earlier runs and models → new prefixes.
+MOVED_CLASSES = {
+    "italic.coding.base.": "italic.coding.base_codes.base.",
+    "italic.datamodules.imagenet.": "italic.datamodules.images.imagenet.",
+    "italic.datamodules.images.CIFAR10": "italic.datamodules.images.cifar10.CIFAR10",
+    "italic.datamodules.images.Folder": "italic.datamodules.images.folder.Folder",
+    "italic.datamodules.images.Photos": "italic.datamodules.images.photos.Photos",
+}
 # Groups that earlier runs lack → their classes in these runs.
 ADDED_GROUPS = {
     "optimiser": "italic.models.optimiser.Muon",
@@ -43,10 +49,7 @@ def read_config(run_dir: Path) -> DictConfig:
             f"{run_dir} is not a run directory: expected a directory with a {CONFIG} that train.py "
             "wrote, usually under runs/ or multirun/"
         )
-    text = path.read_text()
-    for old, new in MOVED_CLASSES.items():
-        text = re.sub(rf"\b_target_: {re.escape(old)}", f"_target_: {new}", text)
-    cfg = OmegaConf.create(text)
+    cfg = OmegaConf.create(with_current_classes(path.read_text()))
     assert isinstance(cfg, DictConfig)
     for group, target in ADDED_GROUPS.items():
         if group not in cfg and "training" in cfg:
@@ -57,6 +60,13 @@ def read_config(run_dir: Path) -> DictConfig:
         if isinstance(group, DictConfig) and key in group:
             OmegaConf.update(cfg, new, group.pop(key))
     return cfg
+
+
+def with_current_classes(text: str) -> str:
+    """A configuration, YAML or JSON, with the current names of classes that have moved."""
+    for old, new in MOVED_CLASSES.items():
+        text = re.sub(rf'(\b_target_"?: "?){re.escape(old)}', rf"\g<1>{new}", text)
+    return text
 
 
 def latest_run(parent: Path = RUNS) -> Path:

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from italic.atomic import whole_file
 from italic.coding.base_codes.base import BaseCode, NoBase
 from italic.datamodules.cached import made_once
-from italic.datamodules.image_files import DataError
+from italic.datamodules.images import DataError
 from italic.processes.cluster import check_installed, cluster, on_cluster
 
 FORMAT = "pairs 2"  # part of the cache key, so that a new layout ignores old caches

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from italic.datamodules.crops import RandomCrops
-from italic.datamodules.images import CropSource, ImageSource, Split, crops_of, key_of
+from italic.datamodules.images.crops import RandomCrops
+from italic.datamodules.images.sources import CropSource, ImageSource, Split, crops_of, key_of
 from italic.errors import check_range
 
 

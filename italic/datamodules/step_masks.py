@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from italic.coding.base_codes.base import NoBase
-from italic.datamodules.crops import RandomCrops, mirror_at_random
 from italic.datamodules.images import Split
+from italic.datamodules.images.crops import RandomCrops, mirror_at_random
 from italic.datamodules.pairs import BaseCodes, Pairs
 from italic.datamodules.partitions import PartitionSampler, TrainingPartitions
 from italic.datamodules.splits import Splits

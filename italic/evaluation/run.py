@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from italic.coding.model_files.model import on_device
-from italic.datamodules.crops import centre_crops
-from italic.datamodules.images import whole_of
+from italic.datamodules.images.crops import centre_crops
+from italic.datamodules.images.sources import whole_of
 from italic.errors import check_range
 from italic.evaluation.named_functions import function
 from italic.evaluation.sources import Inputs, find_sources, images_for

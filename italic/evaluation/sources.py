@@ -19,7 +19,7 @@ from italic.coding.model_files.model import Model, load_model
 from italic.coding.streams.codec import Codec
 from italic.config import IMAGES
 from italic.measuring.metrics import Metric
-from italic.run_directory import CHECKPOINTS, LAST, RunError
+from italic.run_directory import CHECKPOINTS, LAST, RunError, with_current_classes
 from italic.training.export import exported
 
 
@@ -212,7 +212,7 @@ def _images_of_card(card: Path) -> DictConfig | None:
     if not card.is_file():
         return None
     try:
-        content = OmegaConf.create(json.loads(card.read_text()))
+        content = OmegaConf.create(json.loads(with_current_classes(card.read_text())))
         images = OmegaConf.select(content, "configuration.datamodule.images")
         schema = {kind._target_: kind for kind in IMAGES.values()}[images._target_]
         return OmegaConf.create({"datamodule": {"images": OmegaConf.merge(schema, images)}})

@@ -24,8 +24,8 @@ from italic.coding.base_codes.hevc_headers import BPGError
 from italic.coding.exact import InexactError, check_layers
 from italic.coding.model_files.model import ModelError, load_model
 from italic.config import TrainingConfig
-from italic.datamodules.image_files import DataError
-from italic.datamodules.images import ImageSource
+from italic.datamodules.images import DataError
+from italic.datamodules.images.sources import ImageSource
 from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import TrainingPartitions
 from italic.datamodules.splits import Splits

@@ -11,7 +11,7 @@ import pytest
 
 from italic.coding.base_codes.base import BPG, NoBase
 from italic.datamodules import pairs as pairs_module
-from italic.datamodules.image_files import DataError
+from italic.datamodules.images.files import DataError
 from italic.datamodules.pairs import make_pairs
 
 pytestmark = pytest.mark.slow

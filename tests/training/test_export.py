@@ -13,7 +13,7 @@ from italic.datamodules.images import Photos
 from italic.run_directory import CHECKPOINTS, CONFIG, LAST
 from italic.training import export
 
-PHOTOS = {"_target_": "italic.datamodules.images.Photos", "size": 64}
+PHOTOS = {"_target_": "italic.datamodules.images.photos.Photos", "size": 64}
 LOGS = {
     0: "step,val/bpsp,val/seconds,val/updates,lr\n1,,,,0.1\n2,5.5,20.5,3.0,\n",
     1: "val/bpsp,step,val/updates,val/seconds\n5.25,6,6.0,41\n",

@@ -27,7 +27,7 @@ from italic import extensions
 from italic.coding.exact import InexactError
 from italic.coding.exact.fake_quantisation import FakeQuantisation
 from italic.coding.model_files.model import load_model
-from italic.datamodules.image_files import DataError
+from italic.datamodules.images import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.run_directory import RunError, read_config

@@ -13,10 +13,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from rich.progress import track
 
-from italic.datamodules.batch_files import read_batch
 from italic.datamodules.cached import key_of_files, made_once
-from italic.datamodules.image_files import DataError, images_below, read_rgb
-from italic.datamodules.images import Split
+from italic.datamodules.images.batch_files import read_batch
+from italic.datamodules.images.files import DataError, images_below, read_rgb
+from italic.datamodules.images.sources import Split
 from italic.errors import check_range
 
 FORMAT = "images 1"  # part of the cache key, so that a new layout ignores old caches

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from italic.coding.base_codes.base import BPG
-from italic.datamodules.batch_files import read_batch
-from italic.datamodules.image_files import DataError
-from italic.datamodules.imagenet import DownsampledImageNet, TinyImageNet
+from italic.datamodules.images.batch_files import read_batch
+from italic.datamodules.images.files import DataError
+from italic.datamodules.images.imagenet import DownsampledImageNet, TinyImageNet
 from italic.datamodules.pairs import make_pairs
 
 SIZE = 16
@@ -69,7 +69,7 @@ def test_files_are_read_once_and_again_when_they_change(
 ) -> None:
     first = source(data_dir).load("train")
     with monkeypatch.context() as patch:
-        patch.setattr("italic.datamodules.imagenet.read_batch", None)
+        patch.setattr("italic.datamodules.images.imagenet.read_batch", None)
         assert np.array_equal(source(data_dir).load("train"), first)
     (changed,) = data_dir.glob("train_data_batch_3*")
     changed.unlink()

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from italic.coding.base_codes.base import BPG, BaseCode, Ladder, NoBase
-from italic.datamodules.crops import RandomCrops, centre_crops, mirror_at_random
-from italic.datamodules.image_files import DataError
-from italic.datamodules.images import Folder, Photos, crops_of, whole_of
+from italic.datamodules.images import Folder, Photos
+from italic.datamodules.images.crops import RandomCrops, centre_crops, mirror_at_random
+from italic.datamodules.images.files import DataError
+from italic.datamodules.images.sources import crops_of, whole_of
 from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import TrainingPartitions
 from italic.datamodules.splits import Splits

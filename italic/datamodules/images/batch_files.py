@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.lib import format as npy
 
-from italic.datamodules.image_files import DataError
+from italic.datamodules.images.files import DataError
 from italic.errors import reason
 
 MAX_IMAGES = 2**18  # in a file; the data set's largest files have 128,123

@@ -1,19 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from italic.datamodules.image_files import DataError, read_rgb
-
-
-def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array, mode).save(path)
-
-
-def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+from italic.datamodules.images.files import DataError, read_rgb
+from tests.datamodules.images.drawn import picture
 
 
 @pytest.mark.parametrize("name", ["odd.png", "odd.webp", "odd.tif"])

@@ -1,4 +1,4 @@
-"""Full images of different sizes, and random square crops of them for training."""
+"""Full images of different sizes, and square parts of them: tiles, random and central crops."""
 
 from __future__ import annotations
 
@@ -65,6 +65,12 @@ def centre_crops(images: Sequence[np.ndarray], size: int = 64) -> np.ndarray:
         top, left = ((length - side) // 2 for length in image.shape[:2])
         crops.append(image[top : top + side, left : left + side])
     return np.stack(crops)
+
+
+def tiles(image: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """All size×size tiles at multiples of the stride, uint8 (N, size, size, 3)."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(0, 1))
+    return windows[::stride, ::stride].transpose(0, 1, 3, 4, 2).reshape(-1, size, size, 3)
 
 
 class RandomCrops(Dataset[int]):
