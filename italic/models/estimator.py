@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Timer
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -22,6 +24,9 @@ from italic.models.optimiser import Muon
 from italic.schedule import Partition
 
 ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to a grey level
+MAX_SKIPPED = 20  # updates in a row without finite gradients, after which the training ends
+
+log = logging.getLogger(__name__)
 
 
 class MaskedBatch(Protocol):
@@ -140,6 +145,7 @@ class Estimator(pl.LightningModule):
         self.steps, self.unroll = steps, unroll or steps
         self.auxiliary, self.distortion, self.exact = auxiliary, distortion, exact
         self.optimiser, self.lr_schedule = optimiser, lr_schedule
+        self.skipped = 0  # updates in a row that were left out
         self.validation_bits = BitsPerSubPixel(1 + steps)
         self.test_bits = BitsPerSubPixel(1 + steps)
         # The buffers are constants. DDP would broadcast them in every batch, which can hang in
@@ -258,6 +264,25 @@ class Estimator(pl.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave out an update whose gradients are not finite: it would destroy all weights.
+
+        Raises:
+            SettingError: it is one of many in a row.
+        """
+        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
+        if get_total_norm(gradients).isfinite():
+            self.skipped = 0
+            return
+        self.skipped += 1
+        if self.skipped == MAX_SKIPPED:
+            raise SettingError(
+                f"the gradients of {MAX_SKIPPED} updates in a row were not finite, so the training "
+                "has diverged: start it again with lower learning rates, optimiser.learning_rate=…"
+            )
+        log.warning("update %d is left out: its gradients are not finite", self.global_step)
+        optimizer.zero_grad()
 
     def _learning_rate_factor(self, updates: int) -> float:
         """The factor of the learning rates of the next update."""

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from italic.errors import SettingError
 from italic.models import optimiser
 from italic.models.estimator import BitsPerSubPixel, Estimator
 from italic.models.lr_schedule import WarmupDecay
@@ -141,15 +143,17 @@ class Updates(pl.Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def trained_on(batches: list[Batch], accumulated: int) -> tuple[Estimator, list[float]]:
+def trained_on(
+    batches: list[Batch], accumulated: int, *callbacks: pl.Callback, epochs: int = 3
+) -> tuple[Estimator, list[float]]:
     module, updates = estimator(steps=4, lr_schedule=WarmupDecay(warmup=2)), Updates()
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=3,
+        max_epochs=epochs,
         accumulate_grad_batches=accumulated,
         gradient_clip_val=1.0,
         logger=False,
-        callbacks=[updates],
+        callbacks=[updates, *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -175,3 +179,41 @@ def test_gradients_gathered_over_batches_are_those_of_large_ones(
     assert rates[0] < rates[1] == rates[4] > rates[5] > rates[8] > 0
     for one, other in zip(gathered.parameters(), whole.parameters(), strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
+class Broken(pl.Callback):
+    """Gradients that are not finite, in some batches; and the weights after each update."""
+
+    def __init__(self, batches: set[int]) -> None:
+        self.batches = batches
+        self.weights: list[list[torch.Tensor]] = []
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step in self.batches:
+            gradient = list(pl_module.parameters())[-1].grad
+            assert gradient is not None
+            gradient.view(-1)[0] = torch.inf
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        self.weights.append([each.detach().clone() for each in pl_module.parameters()])
+
+
+def test_an_update_without_finite_gradients_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = Broken({1, 3})
+    trained_on([batch(4)] * 5, 1, broken, epochs=1)
+    assert all(weight.isfinite().all() for weights in broken.weights for weight in weights)
+    changed = [
+        any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        for before, after in pairwise(broken.weights)
+    ]
+    assert changed == [False, True, False, True]
+    assert caplog.text.count("is left out: its gradients are not finite") == 2
+
+
+def test_a_training_that_has_diverged_ends() -> None:
+    with pytest.raises(SettingError, match="20 updates in a row were not finite"):
+        trained_on([batch(4)] * 30, 1, Broken(set(range(5, 30))), epochs=1)

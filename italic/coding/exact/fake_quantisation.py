@@ -1,7 +1,8 @@
 """Fake quantisation: a network computes in floating point with the 8-bit inputs of its exact form.
 
-At the end of a training the weights adapt to the rounding. The gradient passes the rounding and the
-clipping unchanged (Bengio et al. 2013, arXiv 1308.3432), because few inputs are clipped. The scales
+At the end of a training the weights adapt to the rounding. The gradient passes the rounding
+unchanged (Bengio et al. 2013, arXiv 1308.3432). That of a clipped input is 0: otherwise clipped
+inputs could grow without an effect on the loss, until the scales are chosen again. The scales
 and zero points are those of the calibration of the scheme "int8". Weights, inputs of 16 bits and
 attention stay in floating point, because their rounding costs little.
 """
@@ -67,18 +68,33 @@ class FakeQuantisation:
 
 
 class StraightThrough(autograd.Function):
-    """Rounds to levels −z to 255 − z, in units of 1/steps; the gradient is that of the identity."""
+    """Rounds to levels −z to 255 − z, in units of 1/steps; the gradient is that of the clipping."""
 
     @staticmethod
-    def forward(_: Any, x: Tensor, steps: Tensor, zero: int, convolution: bool) -> Tensor:
+    def forward(context: Any, x: Tensor, steps: Tensor, zero: int, convolution: bool) -> Tensor:
         """Round, to the type of the layer's products: that of autocast, or of x."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        last = (x.permute(0, 2, 3, 1) if convolution else x).contiguous()
-        rounded = kernels.round_to_levels(last, steps.to(x.device), zero, dtype)
-        return rounded.permute(0, 3, 1, 2) if convolution else rounded
+        steps = steps.to(x.device)
+        rounded = kernels.round_to_levels(_channels_last(x, convolution), steps, zero, dtype)
+        result = _channels_second(rounded, convolution)
+        context.save_for_backward(result, steps)
+        context.zero, context.convolution = zero, convolution
+        return result
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        """Pass the gradient."""
-        return gradient, None, None, None
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        """Pass the gradient of the inputs that are not clipped."""
+        result, steps = context.saved_tensors
+        gradient, rounded = (_channels_last(x, context.convolution) for x in (gradient, result))
+        passed = kernels.without_clipped(gradient, rounded, steps, context.zero)
+        return _channels_second(passed, context.convolution), None, None, None
+
+
+def _channels_last(x: Tensor, convolution: bool) -> Tensor:
+    """The inputs of a convolution as (B, H, W, C); those of a linear layer as they are."""
+    return (x.permute(0, 2, 3, 1) if convolution else x).contiguous()
+
+
+def _channels_second(x: Tensor, convolution: bool) -> Tensor:
+    return x.permute(0, 3, 1, 2) if convolution else x

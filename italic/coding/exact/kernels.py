@@ -63,14 +63,31 @@ def round_to_levels(x: Tensor, steps: Tensor, zero: int, dtype: torch.dtype) -> 
         levels = torch.clamp((x.float() * steps).round_(), -zero, MAX_LEVEL - zero)
         return levels.div_(steps).to(dtype)
     out = torch.empty(x.shape, dtype=dtype)
-    source, target = (
-        (array.view(torch.int16) if array.dtype == torch.bfloat16 else array).numpy()
-        for array in (x.detach(), out)
+    source, target = (_words(array).reshape(-1, len(steps)) for array in (x.detach(), out))
+    _round_to_levels(source, steps.numpy(), zero, target)
+    return out
+
+
+def without_clipped(gradient: Tensor, rounded: Tensor, steps: Tensor, zero: int) -> Tensor:
+    """A gradient, set to 0 where `round_to_levels` has returned the lowest or the highest level.
+
+    Args:
+        gradient: floating point (…, C), contiguous.
+        rounded: the rounded numbers, of the same shape and type.
+        steps: as in `round_to_levels`.
+        zero: as in `round_to_levels`.
+
+    Returns:
+        A new tensor (…, C).
+    """
+    if gradient.device.type != "cpu" or gradient.dtype not in (torch.float32, torch.bfloat16):
+        levels = (rounded.float() * steps).round_()
+        return gradient * ((levels > -zero) & (levels < MAX_LEVEL - zero))
+    out = torch.empty_like(gradient)
+    given, levels, passed = (
+        _words(array).reshape(-1, len(steps)) for array in (gradient, rounded, out)
     )
-    channels = x.shape[-1]
-    _round_to_levels(
-        source.reshape(-1, channels), steps.numpy(), zero, target.reshape(-1, channels)
-    )
+    _without_clipped(given, levels, steps.numpy(), zero, passed)
     return out
 
 
@@ -157,6 +174,11 @@ def rescale_fine(high: Tensor, low: Tensor, bias: Numbers, scale: Numbers, out: 
     _rescale_fine(high.numpy(), low.numpy(), _array(bias), _array(scale), out.numpy())
 
 
+def _words(x: Tensor) -> np.ndarray:
+    """The numbers of a tensor; those of bfloat16, which NumPy lacks, as int16 with their bits."""
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
 def _array(numbers: Numbers) -> np.ndarray:
     return numbers if isinstance(numbers, np.ndarray) else numbers.numpy()
 
@@ -217,6 +239,24 @@ def _round_to_levels(x: np.ndarray, steps: np.ndarray, zero: int, out: np.ndarra
                 out[i, j] = np.int16(np.int32(bits + np.int32(0x7FFF) + odd) >> HALF_WORD)
             else:
                 out[i, j] = y
+
+
+@compiled()
+def _without_clipped(
+    gradient: np.ndarray, rounded: np.ndarray, steps: np.ndarray, zero: int, out: np.ndarray
+) -> None:
+    """Arrays of int16 hold the bits of bfloat16."""
+    # Half a level inside the outermost levels, which bfloat16 moves by less.
+    low, high = np.float32(0.5 - zero), np.float32(MAX_LEVEL - zero - 0.5)
+    rows, channels = gradient.shape
+    for i in range(rows):
+        for j in range(channels):
+            if rounded.itemsize == 2:
+                number = np.int32(np.int32(rounded[i, j]) << HALF_WORD).view(np.float32)
+            else:
+                number = rounded[i, j]
+            y = number * steps[j]
+            out[i, j] = gradient[i, j] if low < y < high else 0
 
 
 @compiled()

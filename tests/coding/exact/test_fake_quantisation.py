@@ -41,15 +41,24 @@ def test_inputs_are_rounded_as_in_the_exact_network(
     torch.testing.assert_close(channels_last(layer, seen[0]), expected)
 
 
-def test_the_gradient_passes_the_rounding_and_the_clipping() -> None:
-    layer = nn.Linear(1, 1, bias=False)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), nn.Conv2d(3, 2, 3, padding=1)])
+def test_the_gradient_passes_the_rounding_but_not_the_clipping(
+    layer: nn.Module, precision: torch.dtype
+) -> None:
+    """Clipped inputs would grow without an effect on the loss."""
+    shape = (40, 3) if isinstance(layer, nn.Linear) else (2, 3, 5, 4)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     quantisation = FakeQuantisation(nn.Sequential(layer))
     quantisation.observe()
-    layer(torch.linspace(-1, 1, 101)[:, None])
+    layer(x)
     quantisation.calibrate()
-    x = torch.tensor([[0.333], [100.0]], requires_grad=True)
-    layer(x).sum().backward()
-    assert x.grad is not None and (x.grad == layer.weight).all()
+    x, outside = x / 2, torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    x = torch.where(outside, 1000 * x.sign(), x).requires_grad_()
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        layer(x).float().square().sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad == 0, outside)
 
 
 def test_layers_without_a_scale_stay_in_floating_point() -> None:
@@ -81,6 +90,20 @@ def test_the_kernel_rounds_as_pytorch_does(dtype: torch.dtype) -> None:
     for result in (torch.float32, torch.bfloat16, torch.float16):
         rounded = kernels.round_to_levels(x, steps, 100, result)
         torch.testing.assert_close(rounded, expected.to(result), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_finds_the_outermost_levels_as_pytorch_does(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(-100, 156, (500, 7), generator=generator)
+    steps = 5 * torch.rand(7, generator=generator) + 0.1
+    gradient = torch.randn(500, 7, generator=generator).to(dtype)
+    passed = kernels.without_clipped(gradient, (levels / steps).to(dtype), steps, 100)
+    expected = gradient * ((levels > -100) & (levels < 155))
+    assert torch.equal(passed, expected)
+    assert torch.equal(
+        kernels.without_clipped(gradient.double(), levels / steps, steps, 100), expected.double()
+    )
 
 
 def test_with_autocast_the_layers_read_the_type_of_their_products() -> None:
