@@ -84,10 +84,10 @@ def without_clipped(gradient: Tensor, rounded: Tensor, steps: Tensor, zero: int)
         levels = (rounded.float() * steps).round_()
         return gradient * ((levels > -zero) & (levels < MAX_LEVEL - zero))
     out = torch.empty_like(gradient)
-    given, levels, passed = (
+    given, outputs, passed = (
         _words(array).reshape(-1, len(steps)) for array in (gradient, rounded, out)
     )
-    _without_clipped(given, levels, steps.numpy(), zero, passed)
+    _without_clipped(given, outputs, steps.numpy(), zero, passed)
     return out
 
 
