@@ -129,7 +129,8 @@ class QuantisedInputs(Callback):
 
     Args:
         every: number of batches after which the scales are chosen again, from the inputs of one
-            batch, which is not quantised. The first batch of an epoch is one of these.
+            batch, which is not quantised. In an epoch, batches 0, 1, 2, 4, 8, … are such batches
+            too, because the ranges of blocks that are new in a warm start change fast.
 
     Raises:
         SettingError: `every` is less than 1, or the network has another scheme.
@@ -154,7 +155,8 @@ class QuantisedInputs(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin to observe a batch: also the first one of a resumed run."""
-        if batch_idx % self.every == 0 or not self.quantisation.grids:
+        is_power_of_two = batch_idx & (batch_idx - 1) == 0
+        if batch_idx % self.every == 0 or is_power_of_two or not self.quantisation.grids:
             self.quantisation.observe()
 
     def on_train_batch_end(self, *_: Any) -> None:
