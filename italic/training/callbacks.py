@@ -127,18 +127,23 @@ class QuantisedInputs(Callback):
     The network must be one of the scheme "int8". It should be trained already, because early in a
     training the ranges of the inputs change fast.
 
+    The scales are chosen from the inputs of several batches, which are not quantised, because the
+    ranges of inputs depend on the partition and on the base code. In an epoch this is done before
+    batches 8, 16, 32, … too, because the ranges of blocks that are new in a warm start change fast.
+
     Args:
-        every: number of batches after which the scales are chosen again, from the inputs of one
-            batch, which is not quantised. In an epoch, batches 0, 1, 2, 4, 8, … are such batches
-            too, because the ranges of blocks that are new in a warm start change fast.
+        every: number of batches after which the scales are chosen again.
 
     Raises:
         SettingError: `every` is less than 1, or the network has another scheme.
     """
 
+    OBSERVED = 8  # largest number of batches from which scales are chosen
+
     def __init__(self, every: int = 200) -> None:
         check_range("every", every, 1)
         self.every = every
+        self.remaining = 0  # batches to be observed before the next choice
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the quantisation to the network."""
@@ -154,13 +159,22 @@ class QuantisedInputs(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin to observe a batch: also the first one of a resumed run."""
+        """Begin to observe batches: also the first ones of a resumed run."""
         is_power_of_two = batch_idx & (batch_idx - 1) == 0
-        if batch_idx % self.every == 0 or is_power_of_two or not self.quantisation.grids:
+        due = batch_idx % self.every == 0 or is_power_of_two or not self.quantisation.grids
+        if due and not self.remaining:
+            self.remaining = min(self.OBSERVED, max(1, self.every // 4))
             self.quantisation.observe()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Choose the scales."""
+        """Choose the scales after the last observed batch."""
+        self.remaining = max(0, self.remaining - 1)
+        if not self.remaining:
+            self.quantisation.calibrate()
+
+    def on_validation_start(self, *_: Any) -> None:
+        """End an observation: validation is with the scales."""
+        self.remaining = 0
         self.quantisation.calibrate()
 
     def on_fit_end(self, *_: Any) -> None:
