@@ -36,6 +36,7 @@ FOLDERS = {  # packages with a page of the API, see mkdocs.yml
     "coding.files.pictures": "Picture files",
     "compressor": "Compressor",
     "datamodules": "Data",
+    "datamodules.images": "Sources of images",
     "measuring": "Measuring",
     "training": "Training",
     "evaluation": "Evaluation",

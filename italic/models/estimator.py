@@ -279,9 +279,10 @@ class Estimator(pl.LightningModule):
         if self.skipped == MAX_SKIPPED:
             raise SettingError(
                 f"the gradients of {MAX_SKIPPED} updates in a row were not finite, so the training "
-                "has diverged: start it again with lower learning rates, optimiser.learning_rate=…"
+                "has diverged: start it again with lower learning rates, optimiser.…"
             )
-        log.warning("update %d is left out: its gradients are not finite", self.global_step)
+        if self.trainer.is_global_zero:
+            log.warning("update %d is left out: its gradients are not finite", self.global_step)
         optimizer.zero_grad()
 
     def _learning_rate_factor(self, updates: int) -> float:

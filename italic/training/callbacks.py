@@ -128,21 +128,23 @@ class QuantisedInputs(Callback):
     training the ranges of the inputs change fast.
 
     The scales are chosen from the inputs of several batches, which are not quantised, because the
-    ranges of inputs depend on the partition and on the base code. In an epoch this is done before
-    batches 8, 16, 32, … too, because the ranges of blocks that are new in a warm start change fast.
+    ranges of inputs depend on the partition and on the base code. This is done after 1, 2, 4, 8, …
+    batches of a training too, because the ranges of blocks that are new in a warm start change
+    fast.
 
     Args:
         every: number of batches after which the scales are chosen again.
 
     Raises:
-        SettingError: `every` is less than 1, or the network has another scheme.
+        SettingError: `every` is less than 2, or the network has another scheme.
     """
 
     OBSERVED = 8  # largest number of batches from which scales are chosen
 
     def __init__(self, every: int = 200) -> None:
-        check_range("every", every, 1)
+        check_range("every", every, 2)
         self.every = every
+        self.batches = 0  # since the start or the resumption of the training
         self.remaining = 0  # batches to be observed before the next choice
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -155,27 +157,32 @@ class QuantisedInputs(Callback):
                 f"{type(network).__name__} has finer ones"
             )
         self.quantisation = FakeQuantisation(network)
+        self.batches = self.remaining = 0
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Begin to observe batches: also the first ones of a resumed run."""
-        is_power_of_two = batch_idx & (batch_idx - 1) == 0
-        due = batch_idx % self.every == 0 or is_power_of_two or not self.quantisation.grids
-        if due and not self.remaining:
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Begin to observe batches."""
+        is_power_of_two = self.batches & (self.batches - 1) == 0
+        if (self.batches % self.every == 0 or is_power_of_two) and not self.remaining:
             self.remaining = min(self.OBSERVED, max(1, self.every // 4))
             self.quantisation.observe()
+        self.batches += 1
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Choose the scales after the last observed batch."""
-        self.remaining = max(0, self.remaining - 1)
-        if not self.remaining:
-            self.quantisation.calibrate()
+        if self.remaining:
+            self.remaining -= 1
+            if not self.remaining:
+                self.quantisation.calibrate()
 
     def on_validation_start(self, *_: Any) -> None:
-        """End an observation: validation is with the scales."""
-        self.remaining = 0
-        self.quantisation.calibrate()
+        """Interrupt an observation: validation is quantised, if there are scales."""
+        self.interrupted = self.quantisation.observed
+        if self.quantisation.grids:
+            self.quantisation.observed = None
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Resume the observation."""
+        self.quantisation.observed = self.interrupted
 
     def on_fit_end(self, *_: Any) -> None:
         """Remove the quantisation."""

@@ -1,8 +1,9 @@
 """Fake quantisation: a network computes in floating point with the 8-bit inputs of its exact form.
 
 At the end of a training the weights adapt to the rounding. The gradient passes the rounding
-unchanged (Bengio et al. 2013, arXiv 1308.3432). That of a clipped input is 0: otherwise clipped
-inputs could grow without an effect on the loss, until the scales are chosen again. The scales
+unchanged (Bengio et al. 2013, arXiv 1308.3432), except at the outermost levels, where it is 0:
+otherwise clipped inputs could grow without an effect on the loss, until the scales are chosen
+again. The scales
 and zero points are those of the calibration of the scheme "int8". Weights, inputs of 16 bits and
 attention stay in floating point, because their rounding costs little.
 """
@@ -43,9 +44,13 @@ class FakeQuantisation:
         self.observed = {}
 
     def calibrate(self) -> None:
-        """Choose scales and zero points for the inputs observed since `observe`."""
+        """Choose scales and zero points for the inputs observed since `observe`.
+
+        Layers with inputs that are not finite keep theirs.
+        """
         for layer, statistics in (self.observed or {}).items():
-            self.grids[layer] = statistics.grid(symmetric=False)
+            if statistics.ranges.isfinite().all():
+                self.grids[layer] = statistics.grid(symmetric=False)
         self.observed = None
 
     def remove(self) -> None:
@@ -68,7 +73,7 @@ class FakeQuantisation:
 
 
 class StraightThrough(autograd.Function):
-    """Rounds to levels −z to 255 − z, in units of 1/steps; the gradient is that of the clipping."""
+    """Rounds to levels −z to 255 − z, in units of 1/steps; no gradient at the outermost levels."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, steps: Tensor, zero: int, convolution: bool) -> Tensor:
@@ -84,10 +89,10 @@ class StraightThrough(autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        """Pass the gradient of the inputs that are not clipped."""
+        """Pass the gradient, except at the outermost levels."""
         result, steps = context.saved_tensors
         gradient, rounded = (_channels_last(x, context.convolution) for x in (gradient, result))
-        passed = kernels.without_clipped(gradient, rounded, steps, context.zero)
+        passed = kernels.without_outermost(gradient, rounded, steps, context.zero)
         return _channels_second(passed, context.convolution), None, None, None
 
 

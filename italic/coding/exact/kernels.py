@@ -68,7 +68,7 @@ def round_to_levels(x: Tensor, steps: Tensor, zero: int, dtype: torch.dtype) -> 
     return out
 
 
-def without_clipped(gradient: Tensor, rounded: Tensor, steps: Tensor, zero: int) -> Tensor:
+def without_outermost(gradient: Tensor, rounded: Tensor, steps: Tensor, zero: int) -> Tensor:
     """A gradient, set to 0 where `round_to_levels` has returned the lowest or the highest level.
 
     Args:
@@ -78,16 +78,19 @@ def without_clipped(gradient: Tensor, rounded: Tensor, steps: Tensor, zero: int)
         zero: as in `round_to_levels`.
 
     Returns:
-        A new tensor (…, C).
+        A new tensor (…, C). In bfloat16, which has fewer digits than 255 levels need, the
+        neighbours of the outermost levels may equal them.
     """
+    # level / steps would be computed as level · (1 / steps), with another rounding.
+    levels = (torch.full_like(steps, level) for level in (-zero, MAX_LEVEL - zero))
+    low, high = (level.div_(steps).to(rounded.dtype) for level in levels)
     if gradient.device.type != "cpu" or gradient.dtype not in (torch.float32, torch.bfloat16):
-        levels = (rounded.float() * steps).round_()
-        return gradient * ((levels > -zero) & (levels < MAX_LEVEL - zero))
+        return torch.where((rounded > low) & (rounded < high), gradient, 0)
     out = torch.empty_like(gradient)
     given, outputs, passed = (
         _words(array).reshape(-1, len(steps)) for array in (gradient, rounded, out)
     )
-    _without_clipped(given, outputs, steps.numpy(), zero, passed)
+    _without_outermost(given, outputs, low.float().numpy(), high.float().numpy(), passed)
     return out
 
 
@@ -242,12 +245,10 @@ def _round_to_levels(x: np.ndarray, steps: np.ndarray, zero: int, out: np.ndarra
 
 
 @compiled()
-def _without_clipped(
-    gradient: np.ndarray, rounded: np.ndarray, steps: np.ndarray, zero: int, out: np.ndarray
+def _without_outermost(
+    gradient: np.ndarray, rounded: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.ndarray
 ) -> None:
     """Arrays of int16 hold the bits of bfloat16."""
-    # Half a level inside the outermost levels, which bfloat16 moves by less.
-    low, high = np.float32(0.5 - zero), np.float32(MAX_LEVEL - zero - 0.5)
     rows, channels = gradient.shape
     for i in range(rows):
         for j in range(channels):
@@ -255,8 +256,7 @@ def _without_clipped(
                 number = np.int32(np.int32(rounded[i, j]) << HALF_WORD).view(np.float32)
             else:
                 number = rounded[i, j]
-            y = number * steps[j]
-            out[i, j] = gradient[i, j] if low < y < high else 0
+            out[i, j] = gradient[i, j] if low[j] < number < high[j] else 0
 
 
 @compiled()

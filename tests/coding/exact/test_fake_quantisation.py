@@ -92,18 +92,33 @@ def test_the_kernel_rounds_as_pytorch_does(dtype: torch.dtype) -> None:
         torch.testing.assert_close(rounded, expected.to(result), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("zero", [0, 30, 100, 200, 255])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernel_finds_the_outermost_levels_as_pytorch_does(dtype: torch.dtype) -> None:
+def test_the_kernel_finds_the_outermost_levels_as_pytorch_does(
+    dtype: torch.dtype, zero: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    levels = torch.randint(-100, 156, (500, 7), generator=generator)
-    steps = 5 * torch.rand(7, generator=generator) + 0.1
-    gradient = torch.randn(500, 7, generator=generator).to(dtype)
-    passed = kernels.without_clipped(gradient, (levels / steps).to(dtype), steps, 100)
-    expected = gradient * ((levels > -100) & (levels < 155))
-    assert torch.equal(passed, expected)
-    assert torch.equal(
-        kernels.without_clipped(gradient.double(), levels / steps, steps, 100), expected.double()
-    )
+    steps = 5 * torch.rand(300, generator=generator) + 0.1
+    x = torch.randint(-300, 301, (500, 300), generator=generator) / steps
+    rounded = kernels.round_to_levels(x, steps, zero, dtype)
+    gradient = torch.randn(500, 300, generator=generator).to(dtype)
+    passed = kernels.without_outermost(gradient, rounded, steps, zero)
+    levels = (x * steps).round()
+    assert not passed[(levels <= -zero) | (levels >= 255 - zero)].any()
+    inner = (levels > 3 - zero) & (levels < 252 - zero)
+    assert torch.equal(passed[inner], gradient[inner])
+    reference = kernels.without_outermost(gradient.double(), rounded, steps, zero)
+    assert torch.equal(passed.double(), reference)
+
+
+def test_inputs_that_are_not_finite_leave_the_scales_as_they_are() -> None:
+    layer = nn.Linear(3, 2)
+    quantisation = FakeQuantisation(nn.Sequential(layer))
+    for number in (1.0, torch.inf, torch.nan):
+        quantisation.observe()
+        layer(torch.full((4, 3), number))
+        quantisation.calibrate()
+        assert quantisation.grids[layer][0].isfinite().all()
 
 
 def test_with_autocast_the_layers_read_the_type_of_their_products() -> None:
