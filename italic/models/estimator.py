@@ -285,20 +285,27 @@ class Estimator(pl.LightningModule):
             log.warning("update %d is left out: its gradients are not finite", self.global_step)
         optimizer.zero_grad()
 
-    def _learning_rate_factor(self, updates: int) -> float:
-        """The factor of the learning rates of the next update."""
-        if self._trainer is None:
-            return self.lr_schedule(Progress(updates, 0, 0.0))
+    def share_done(self, updates: int) -> float:
+        """The share of the training that is done after some updates, from 0 to 1.
+
+        It is that of the updates or of the time, `trainer.max_time`, whichever is larger.
+        """
         share = updates / self.trainer.estimated_stepping_batches
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer) and callback._duration:
                 elapsed = self.trainer.strategy.broadcast(callback.time_elapsed())
                 share = max(share, elapsed / callback._duration)
+        return min(1.0, share)
+
+    def _learning_rate_factor(self, updates: int) -> float:
+        """The factor of the learning rates of the next update."""
+        if self._trainer is None:
+            return self.lr_schedule(Progress(updates, 0, 0.0))
         batches = self.trainer.num_training_batches
         epochs = 0
         if 0 < batches < math.inf:
             epochs = updates // math.ceil(batches / self.trainer.accumulate_grad_batches)
-        return self.lr_schedule(Progress(updates, epochs, min(1.0, share)))
+        return self.lr_schedule(Progress(updates, epochs, self.share_done(updates)))
 
     def _bits_by_part(self, batch: MaskedBatch) -> Tensor:
         """Bits of the base codes and of each step, float64 (1 + steps,)."""

@@ -25,6 +25,7 @@ from italic.coding.exact.fake_quantisation import FakeQuantisation
 from italic.coding.exact.layers import scheme_of
 from italic.errors import SettingError, check_range
 from italic.measuring.dashboard import Dashboard
+from italic.models.estimator import Estimator
 from italic.run_directory import CONFIG
 from italic.training.experiment import is_exact
 from italic.training.meter import Meter
@@ -124,27 +125,29 @@ class CostNotice(Callback):
 class QuantisedInputs(Callback):
     """Trains and validates with inputs of layers rounded to 8 bits, as in the exact network.
 
-    The network must be one of the scheme "int8". It should be trained already, because early in a
-    training the ranges of the inputs change fast.
+    The network must be one of the scheme "int8". It should be trained already, and with low
+    learning rates: inputs that are clipped have no effect on the loss, so nothing limits their
+    growth until the scales are chosen again.
 
     The scales are chosen from the inputs of several batches, which are not quantised, because the
     ranges of inputs depend on the partition and on the base code. This is done after 1, 2, 4, 8, …
-    batches of a training too, because the ranges of blocks that are new in a warm start change
-    fast.
+    batches too.
 
     Args:
         every: number of batches after which the scales are chosen again.
+        begin: share of the training after which it begins, 0 to 1.
 
     Raises:
-        SettingError: `every` is less than 2, or the network has another scheme.
+        SettingError: a number is out of range, or the network has another scheme.
     """
 
     OBSERVED = 8  # largest number of batches from which scales are chosen
 
-    def __init__(self, every: int = 200) -> None:
-        check_range("every", every, 2)
-        self.every = every
-        self.batches = 0  # since the start or the resumption of the training
+    def __init__(self, every: int = 200, begin: float = 0.0) -> None:
+        check_range("callbacks.quantised.every", every, 2)
+        check_range("callbacks.quantised.begin", begin, 0, 1)
+        self.every, self.begin = every, begin
+        self.batches = 0  # since it began or was resumed
         self.remaining = 0  # batches to be observed before the next choice
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -159,8 +162,13 @@ class QuantisedInputs(Callback):
         self.quantisation = FakeQuantisation(network)
         self.batches = self.remaining = 0
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
         """Begin to observe batches."""
+        assert isinstance(pl_module, Estimator)
+        if not self.batches and pl_module.share_done(trainer.global_step) < self.begin:
+            return
         is_power_of_two = self.batches & (self.batches - 1) == 0
         if (self.batches % self.every == 0 or is_power_of_two) and not self.remaining:
             self.remaining = min(self.OBSERVED, max(1, self.every // 4))

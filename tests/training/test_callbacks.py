@@ -1,8 +1,11 @@
 from typing import Any, cast
+from unittest.mock import create_autospec
 
 import pytest
+import pytorch_lightning as pl
 
 from italic.errors import SettingError
+from italic.models.estimator import Estimator
 from italic.training.callbacks import QuantisedInputs
 
 
@@ -22,11 +25,13 @@ class Recorder:
 
 
 def test_scales_are_chosen_from_several_batches() -> None:
-    callback, quantisation = QuantisedInputs(every=40), Recorder()
+    callback, quantisation = QuantisedInputs(every=40, begin=0.5), Recorder()
     callback.quantisation = cast(Any, quantisation)
+    module = create_autospec(Estimator)
     observed, quantised = [], []
-    for batch in range(100):
-        callback.on_train_batch_start()
+    for batch in range(-100, 100):
+        module.share_done.return_value = (batch + 100) / 200
+        callback.on_train_batch_start(create_autospec(pl.Trainer), module)
         if quantisation.observed:
             observed.append(batch)
         callback.on_train_batch_end()
