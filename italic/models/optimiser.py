@@ -32,7 +32,8 @@ class Muon(AdamW):
         parameters: the named parameters of the network.
         learning_rate: learning rate of AdamW.
         body_learning_rate: learning rate of Muon; 0 for AdamW for all parameters.
-        weight_decay: weight decay of AdamW; Muon has none.
+        weight_decay: weight decay of AdamW.
+        body_weight_decay: weight decay of Muon.
 
     Raises:
         SettingError: a number is below 0.
@@ -47,10 +48,12 @@ class Muon(AdamW):
         learning_rate: float = 1e-3,
         body_learning_rate: float = 1.5e-3,
         weight_decay: float = 0.01,
+        body_weight_decay: float = 0.0,
     ) -> None:
         check_range("optimiser.learning_rate", learning_rate, 0)
         check_range("optimiser.body_learning_rate", body_learning_rate, 0)
         check_range("optimiser.weight_decay", weight_decay, 0)
+        check_range("optimiser.body_weight_decay", body_weight_decay, 0)
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in parameters:
@@ -58,7 +61,8 @@ class Muon(AdamW):
             (matrices if in_body and body_learning_rate else others).append(parameter)
         groups: list[dict[str, Any]] = [{"params": others, "muon": False}]
         if matrices:
-            groups.append({"params": matrices, "muon": True, "lr": body_learning_rate})
+            body = {"lr": body_learning_rate, "weight_decay": body_weight_decay}
+            groups.append({"params": matrices, "muon": True, **body})
         super().__init__(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
 
     @torch.no_grad()
@@ -81,10 +85,12 @@ class Muon(AdamW):
                     if parameter.grad is not None:
                         by_shape[parameter.shape].append(parameter)
                 for parameters in by_shape.values():
-                    self._step_matrices(parameters, group["lr"])
+                    self._step_matrices(parameters, group["lr"], group["weight_decay"])
         return loss
 
-    def _step_matrices(self, parameters: list[Tensor], learning_rate: float) -> None:
+    def _step_matrices(
+        self, parameters: list[Tensor], learning_rate: float, weight_decay: float
+    ) -> None:
         """Update matrices of the same shape as one batch."""
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -100,6 +106,7 @@ class Muon(AdamW):
         updates = orthogonalise(matrices).to(ahead[0].dtype)
         scale = 0.2 * max(updates.shape[1:]) ** 0.5
         updates = updates.view(-1, *parameters[0].shape)
+        torch._foreach_mul_(parameters, 1 - learning_rate * weight_decay)
         torch._foreach_add_(parameters, updates.unbind(), alpha=-learning_rate * scale)
 
 

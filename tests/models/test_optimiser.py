@@ -29,19 +29,20 @@ def test_orthogonalise_in_bfloat16_is_a_rounding_away() -> None:
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
 @pytest.mark.parametrize(
     "layer", [torch.nn.Linear(12, 8, bias=False), torch.nn.Conv2d(4, 8, 3, bias=False)]
 )
 def test_muon_moves_by_the_momentums_directions(
-    layer: torch.nn.Module, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+    layer: torch.nn.Module, bfloat16: bool, decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "multiplies_bfloat16", lambda _: bfloat16)
     weight = layer.weight
     before = weight.detach().clone()
-    optimiser = Muon([("body.weight", weight)], 0.1, 0.1, 0.0)
+    optimiser = Muon([("body.weight", weight)], 0.1, 0.1, body_weight_decay=decay)
     weight.grad = torch.randn(weight.shape)
     optimiser.step()
-    step = (before - weight.detach()).flatten(1)
+    step = ((1 - 0.1 * decay) * before - weight.detach()).flatten(1)
     size = 0.1 * 0.2 * max(step.shape) ** 0.5
     expected = size * orthogonalise(weight.grad.flatten(1))
     assert (step - expected).norm() < (0.04 if bfloat16 else 1e-4) * expected.norm()
