@@ -131,7 +131,7 @@ class QuantisedInputs(Callback):
 
     The scales are chosen from the inputs of several batches, which are not quantised, because the
     ranges of inputs depend on the partition and on the base code. This is done after 1, 2, 4, 8, …
-    batches too.
+    batches too, because the ranges of new blocks change fast.
 
     Args:
         every: number of batches after which the scales are chosen again.

@@ -3,9 +3,8 @@
 At the end of a training the weights adapt to the rounding. The gradient passes the rounding
 unchanged (Bengio et al. 2013, arXiv 1308.3432), except at the outermost levels, where it is 0:
 otherwise clipped inputs could grow without an effect on the loss, until the scales are chosen
-again. The scales
-and zero points are those of the calibration of the scheme "int8". Weights, inputs of 16 bits and
-attention stay in floating point, because their rounding costs little.
+again. The scales and zero points are those of the calibration of the scheme "int8". Weights, inputs
+of 16 bits and attention stay in floating point, because their rounding costs little.
 """
 
 from __future__ import annotations
