@@ -64,6 +64,42 @@ def test_the_context_networks_may_be_deeper_than_those_of_the_model() -> None:
         begin_with(LatticeNetwork(**{**settings, "context_blocks": 1}), "cifar10_fast")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_fast"])
+@pytest.mark.parametrize("wider", [{"features": 200}, {"context_features": 72}], ids=str)
+def test_a_lattice_estimator_may_be_wider_than_the_model(name: str, wider: dict[str, int]) -> None:
+    recipe = load_model(name).recipe
+    settings = {key: value for key, value in recipe.network.items() if key != "kind"}
+    partition = recipe.schedule.partition(16, 16, 4)
+    image, base = (torch.from_numpy(pictures(1)) for _ in range(2))
+    raw = []
+    for more in ({}, wider):
+        network = LatticeNetwork(**{**settings, **more})
+        begin_with(network, name)
+        raw.append(network.raw(image, base, partition, partition.order)[0])
+    torch.testing.assert_close(raw[0], raw[1], rtol=1e-4, atol=1e-4)
+    assert raw[0].std() > 0.1
+    for other in ({"components": 7}, {"window": 11}, {"features": 100}, {"context_features": 8}):
+        with pytest.raises(RunError, match="don't fit the network"):
+            begin_with(LatticeNetwork(**{**settings, **wider, **other}), name)
+
+
+def test_new_features_of_a_wider_lattice_estimator_learn_from_the_first_update() -> None:
+    recipe = load_model("cifar10_fast").recipe
+    settings = {key: value for key, value in recipe.network.items() if key != "kind"}
+    network = LatticeNetwork(**{**settings, "context_features": 72})
+    begin_with(network, "cifar10_fast")
+    partition = recipe.schedule.partition(16, 16, 4)
+    image, base = (torch.from_numpy(pictures(1)) for _ in range(2))
+    network.raw(image, base, partition, partition.order)[0].square().sum().backward()
+    for number in (0, 5):  # the non-local block is number 4
+        block = network.context.body[number]  # type: ignore[union-attr]
+        assert block.first.weight.grad[:, 64:].abs().sum() > 0
+        assert block.second.weight.grad[:, 64:].abs().sum() > 0
+    for layer in network.context.exits.values():  # type: ignore[union-attr]
+        assert layer.weight.grad[:, 64:].abs().sum() > 0
+
+
 def test_a_network_may_have_other_base_codes_than_the_model(tmp_path: Path) -> None:
     path = tmp_path / "ladder.safetensors"
     settings = {**HOURGLASS, "rungs": 2}
