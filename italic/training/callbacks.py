@@ -175,12 +175,15 @@ class QuantisedInputs(Callback):
             self.quantisation.observe()
         self.batches += 1
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Choose the scales after the last observed batch."""
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Choose the scales after the last observed batch: those of the first process."""
         if self.remaining:
             self.remaining -= 1
             if not self.remaining:
                 self.quantisation.calibrate()
+                self.quantisation.share(trainer.strategy.broadcast)
 
     def on_validation_start(self, *_: Any) -> None:
         """Interrupt an observation: validation is quantised, if there are scales."""

@@ -9,6 +9,7 @@ of 16 bits and attention stay in floating point, because their rounding costs li
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,13 +31,10 @@ class FakeQuantisation:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        self.layers = [module for module in network.modules() if type(module) in LAYERS]
         self.observed: dict[nn.Module, InputStatistics] | None = None
         self.grids: dict[nn.Module, tuple[Tensor, int]] = {}
-        self.hooks = [
-            module.register_forward_pre_hook(self._apply)
-            for module in network.modules()
-            if type(module) in LAYERS
-        ]
+        self.hooks = [layer.register_forward_pre_hook(self._apply) for layer in self.layers]
 
     def observe(self) -> None:
         """Observe the inputs of the next calls instead of quantising them."""
@@ -51,6 +49,16 @@ class FakeQuantisation:
             if statistics.ranges.isfinite().all():
                 self.grids[layer] = statistics.grid(symmetric=False)
         self.observed = None
+
+    def share(self, broadcast: Callable[[Any], Any]) -> None:
+        """Take the scales and zero points that the first of several processes has chosen.
+
+        Args:
+            broadcast: returns the argument that the first process has passed.
+        """
+        shared = broadcast([self.grids.get(layer) for layer in self.layers])
+        pairs = zip(self.layers, shared, strict=True)
+        self.grids = {layer: grid for layer, grid in pairs if grid is not None}
 
     def remove(self) -> None:
         """Remove the hooks."""

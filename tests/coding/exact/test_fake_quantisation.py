@@ -133,3 +133,22 @@ def test_with_autocast_the_layers_read_the_type_of_their_products() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         layer(x).float().sum().backward()
     assert seen == [torch.bfloat16] and x.grad is not None and x.grad.dtype == torch.float32
+
+
+def test_several_processes_share_the_scales_of_the_first_one() -> None:
+    sent: list[object] = []
+    outputs = []
+    for factor in (1.0, 3.0):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        quantisation = FakeQuantisation(network)
+        quantisation.observe()
+        network(factor * torch.randn(20, 4))
+        quantisation.calibrate()
+        x = torch.linspace(-1, 1, 8).view(2, 4)
+        alone = network(x)
+        quantisation.share(lambda grids: sent.append(grids) or sent[0])
+        outputs.append((alone, network(x)))
+    (first, first_shared), (second, second_shared) = outputs
+    assert torch.equal(first, first_shared) and torch.equal(first_shared, second_shared)
+    assert not torch.equal(second, second_shared)
