@@ -43,7 +43,10 @@ from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.files import container, limited
 from italic.coding.files.container import ArchiveWriter, Chunk, Colour, Method, Record
-from italic.coding.model_files.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.model_files.installed import SEARCH_PATH
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import Model, save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.measuring.results import write_table
 from italic.models.lattice import LatticeNetwork

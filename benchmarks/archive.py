@@ -137,14 +137,19 @@ def timed(command: list[str], kill_in: Path | None) -> float:
         if kill_in:
             while not any(kill_in.glob("*.italic")):
                 time.sleep(0.05)
-            kill_writer(kill_in)
+            kill_writer(kill_in, spared=process.pid)
     if process.returncode:
         sys.exit("the command failed")
     return time.perf_counter() - start
 
 
-def kill_writer(folder: Path, seconds: float = 120) -> None:
+def kill_writer(folder: Path, spared: int, seconds: float = 120) -> None:
     """Wait for a process with an unfinished file open in a folder and kill it with SIGKILL.
+
+    Args:
+        folder: the folder.
+        spared: number of the process that is not killed: the command, which writes the manifest.
+        seconds: how long to wait.
 
     Raises:
         TimeoutError: there was no such process.
@@ -153,6 +158,8 @@ def kill_writer(folder: Path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for link in Path("/proc").glob("[0-9]*/fd/*"):
+            if link.parts[2] == str(spared):
+                continue
             try:
                 target = os.readlink(link)
             except OSError:  # it was closed meanwhile, or belongs to another user

@@ -28,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, for its tests
 
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from tests.fuzzing.corpus import corpus
 
 MAX_PIXELS = 2**14

@@ -43,7 +43,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from italic.coding.files.pictures import Picture, from_array, read, split, to_png
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from italic.compressor.compression import compress_each
 from italic.compressor.decompression import from_file
 from italic.compressor.rivals import Rival, size

@@ -126,7 +126,7 @@ def coding(steps: str, arguments: argparse.Namespace) -> dict[str, object]:
     """The coding row for a number of steps."""
     import torch
 
-    from italic.coding.model_files.model import load_model
+    from italic.coding.model_files.loading import load_model
 
     torch.set_num_threads(arguments.threads)
     codec = load_model(arguments.model).codec(int(steps))

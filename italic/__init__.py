@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from italic.coding.model_files.model import load_model
+    from italic.coding.model_files.loading import load_model
     from italic.compressor.arrays import (
         bits,
         compress,
@@ -31,7 +31,7 @@ __all__ = [
 ]
 _ELSEWHERE = {
     "enhance": "italic.compressor.enhancement",
-    "load_model": "italic.coding.model_files.model",
+    "load_model": "italic.coding.model_files.loading",
 }
 
 

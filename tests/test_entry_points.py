@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from italic import run_directory
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from italic.measuring.dashboard import run_identity
 from italic.training import experiment
 from italic.training.export import publish

@@ -11,7 +11,8 @@ from torch import nn
 
 from italic import extensions, orders
 from italic.coding.exact import InexactError, check_layers
-from italic.coding.model_files.model import ModelError, load_model, save_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import ModelError, save_model
 from italic.config import ModelConfig, NoBaseConfig
 from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN

@@ -17,7 +17,10 @@ import italic.pillow_plugin
 from italic.coding.exact import make_exact
 from italic.coding.files.container import ArchiveWriter, FileFormatError, unpack
 from italic.coding.files.pictures import from_array
-from italic.coding.model_files.model import SEARCH_PATH, Recipe, load_model, save_model
+from italic.coding.model_files.installed import SEARCH_PATH
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.compressor import compression, decompression
 from italic.models.rnan import RNAN
 

@@ -20,7 +20,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
 from italic.coding.base_codes.base import BPG
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from italic.measuring.figures import COLOURS, GREY, PUBLISHED_CIFAR10
 from italic.schedule import Partition
 

@@ -108,7 +108,7 @@ class Failure(str):
 
 def load(model: str | None) -> Model:
     """Load a model by name or path, None for the default model; ModelError."""
-    from italic.coding.model_files.model import load_model
+    from italic.coding.model_files.loading import load_model
 
     return load_model(model)
 
@@ -194,7 +194,7 @@ def _verify(pictures: list[Picture], compressed: list[Compressed], report: Repor
         members = [number for number, each in enumerate(compressed) if each.model is model]
         records = [compressed[number].record for number in members]
         if model is not None and model.device.type != "cpu":  # files must be decodable without it
-            from italic.coding.model_files.model import load_model
+            from italic.coding.model_files.loading import load_model
 
             model = load_model(model, "cpu")
         copies = decompress_records(records, model, report, max_work=math.inf)

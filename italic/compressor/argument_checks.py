@@ -19,9 +19,9 @@ def on_device(device: str | torch.device | None) -> AbstractContextManager[None]
     """
     if device is None:
         return nullcontext()
-    from italic.coding.model_files import model  # imports PyTorch, which takes seconds
+    from italic.coding.model_files import loading  # imports PyTorch, which takes seconds
 
-    return model.on_device(device)
+    return loading.on_device(device)
 
 
 def whole_number(name: str, value: object, least: int = 1) -> int:

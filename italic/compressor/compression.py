@@ -104,7 +104,7 @@ def compress_each(
         by_model.setdefault(wanted, []).append(member)
     records: dict[int, tuple[Record, Model]] = {}
     for named, members in by_model.items():
-        from italic.coding.model_files.model import load_model
+        from italic.coding.model_files.loading import load_model
 
         chosen = load_model(named)
         for batch in batches([rivals[member].main.shape[:2] for member in members]):

@@ -36,7 +36,7 @@ def loaded(model: str | Path | Model | None) -> Model | None:
     """The model of a name or path; None for None."""
     if model is None:
         return None
-    from italic.coding.model_files.model import load_model
+    from italic.coding.model_files.loading import load_model
 
     return load_model(model)
 
@@ -152,7 +152,7 @@ def model_for(
     """
     if not any(record.estimated for record in records):
         return None
-    from italic.coding.model_files.model import model_of
+    from italic.coding.model_files.loading import model_of
 
     return model_of(model_hash, model)
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from italic.coding.base_codes import bpg
-from italic.coding.model_files.model import Model, enhancer_for, load_model
+from italic.coding.model_files.loading import enhancer_for, load_model
+from italic.coding.model_files.model import Model
 from italic.compressor.argument_checks import file_bytes, on_device, whole_number
 
 

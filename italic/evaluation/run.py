@@ -11,7 +11,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from italic.coding.model_files.model import on_device
+from italic.coding.model_files.loading import on_device
 from italic.datamodules.images.crops import centre_crops
 from italic.datamodules.images.sources import whole_of
 from italic.errors import check_range

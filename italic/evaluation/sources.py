@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from italic import run_directory
 from italic.coding.model_files.installed import file_named, file_of_hash
-from italic.coding.model_files.model import Model, load_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import Model
 from italic.coding.streams.codec import Codec
 from italic.config import IMAGES
 from italic.measuring.metrics import Metric

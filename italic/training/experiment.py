@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
 from italic.coding.base_codes.hevc_headers import BPGError
 from italic.coding.exact import InexactError, check_layers
-from italic.coding.model_files.model import ModelError, load_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import ModelError
 from italic.config import TrainingConfig
 from italic.datamodules.images import DataError
 from italic.datamodules.images.sources import ImageSource

@@ -19,7 +19,9 @@ from italic.atomic import write_whole
 from italic.coding.base_codes.base import BPG, BaseCode, Ladder, NoBase
 from italic.coding.exact import calibrated, silent_blocks
 from italic.coding.model_files.installed import declaration
-from italic.coding.model_files.model import FORMAT, NETWORKS, Model, Recipe, load_model, save_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import FORMAT, Model, save_model
+from italic.coding.model_files.recipe import NETWORKS, Recipe
 from italic.coding.streams.codec import Codec
 from italic.datamodules.images import Folder
 from italic.measuring.history import read_history

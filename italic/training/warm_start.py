@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from italic.coding.exact import drop_silent_blocks, floating_state
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from italic.models.lattice import LatticeNetwork
 from italic.models.layers import ResidualGroup
 from italic.run_directory import RunError

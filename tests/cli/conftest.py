@@ -12,7 +12,8 @@ import torch
 from italic.atomic import TEMPORARY
 from italic.coding.exact import make_exact
 from italic.coding.model_files.installed import SEARCH_PATH
-from italic.coding.model_files.model import Recipe, save_model
+from italic.coding.model_files.model import save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.models.rnan import RNAN
 from tests.cli.program import NETWORK, noisy
 

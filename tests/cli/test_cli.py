@@ -35,7 +35,9 @@ from italic.coding.files.container import (
 )
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import SEARCH_PATH
-from italic.coding.model_files.model import Recipe, load_model, save_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.compressor import compression, parts, rivals, time_budget
 from italic.compressor.enhancement import enhance
 from italic.models.rnan import RNAN

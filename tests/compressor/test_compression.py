@@ -20,15 +20,11 @@ from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
 from italic.coding.files.container import Colour, FileFormatError, Method, Record, unpack
 from italic.coding.files.pictures import from_array, read, to_png
-from italic.coding.model_files import model as model_module
-from italic.coding.model_files.model import (
-    SEARCH_PATH,
-    Model,
-    ModelError,
-    Recipe,
-    load_model,
-    save_model,
-)
+from italic.coding.model_files import loading
+from italic.coding.model_files.installed import SEARCH_PATH
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import Model, ModelError, save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
 from italic.compressor import compression, rivals, time_budget, work_limit
@@ -390,7 +386,7 @@ def test_models_are_not_loaded_for_pictures_without_use_for_them(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    monkeypatch.setattr(model_module, "load_model", lambda name: loaded.append(name) or model)
+    monkeypatch.setattr(loading, "load_model", lambda name: loaded.append(name) or model)
     monkeypatch.setattr(compression, "model_for_pixels", lambda pixels: f"for {pixels}")
     flat, photograph = np.zeros((32, 32, 3), np.uint8), smooth(1, 16, 16)[0]
     (one,) = compress_each([from_array(flat)])
@@ -458,7 +454,7 @@ def test_functions_take_a_device_and_refuse_others_before_any_work(
     assert np.array_equal(italic.decompress_many([file], device="cpu")[0], images[0])
     assert italic.bits(images[0], model, device="cpu") == italic.bits(images[0], model)
     monkeypatch.setattr(compression, "Rival", None)
-    monkeypatch.setattr(model_module, "_load", None)
+    monkeypatch.setattr(loading, "_load", None)
     for function, arguments in (
         (italic.compress, (images[0], "tiny")),
         (italic.compress_many, (images, "tiny")),
@@ -475,9 +471,9 @@ def test_models_are_loaded_onto_the_device_of_the_context(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device "meta" stands for a GPU."""
-    monkeypatch.setattr(model_module, "_checked", torch.device)
-    with model_module.on_device("meta"):
-        for found in (load_model("tiny"), load_model(model), model_module.model_of(model.hash)):
+    monkeypatch.setattr(loading, "_checked", torch.device)
+    with loading.on_device("meta"):
+        for found in (load_model("tiny"), load_model(model), loading.model_of(model.hash)):
             assert found.device.type == "meta" and found.hash == model.hash
         assert load_model("tiny") is load_model("tiny")
         assert load_model("tiny", "cpu").device.type == "cpu"

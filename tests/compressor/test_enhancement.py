@@ -6,7 +6,8 @@ from torch import nn
 from italic.coding.base_codes import bpg
 from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
-from italic.coding.model_files.model import Model, Recipe
+from italic.coding.model_files.model import Model
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.compressor.enhancement import enhance
 from italic.models.rnan import RNAN

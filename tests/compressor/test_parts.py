@@ -27,7 +27,10 @@ from italic.coding.files.container import (
     unpack,
 )
 from italic.coding.files.pictures import Picture, from_array
-from italic.coding.model_files.model import SEARCH_PATH, Model, Recipe, load_model, save_model
+from italic.coding.model_files.installed import SEARCH_PATH
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import Model, save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
 from italic.compressor import compression, parts, rivals, work_limit

@@ -21,14 +21,10 @@ from italic.coding.exact import make_exact
 from italic.coding.files import container, jpeg, pictures
 from italic.coding.files.container import ArchiveReader, ArchiveWriter, Colour, Method, Record
 from italic.coding.files.pictures import Picture
-from italic.coding.model_files.model import (
-    NETWORKS,
-    SEARCH_PATH,
-    Model,
-    Recipe,
-    load_model,
-    save_model,
-)
+from italic.coding.model_files.installed import SEARCH_PATH
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import Model, save_model
+from italic.coding.model_files.recipe import NETWORKS, Recipe
 from italic.coding.streams.codec import Codec
 from italic.compressor import parts
 from tests.fuzzing import structures

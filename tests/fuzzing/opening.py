@@ -13,7 +13,7 @@ import numpy as np
 from italic.coding.base_codes import bpg
 from italic.coding.files.container import ArchiveReader
 from italic.coding.files.pictures import Picture
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from italic.compressor.decompression import decompress_records, from_file, model_for
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from italic.coding.model_files.model import Recipe, save_model
+from italic.coding.model_files.model import save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.config import MasksConfig
 from italic.models.estimator import Estimator
 from italic.orders import pixel_order

@@ -26,7 +26,7 @@ from torch import nn
 from italic import extensions
 from italic.coding.exact import InexactError
 from italic.coding.exact.fake_quantisation import FakeQuantisation
-from italic.coding.model_files.model import load_model
+from italic.coding.model_files.loading import load_model
 from italic.datamodules.images import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from italic.coding.exact import make_exact, silent_blocks
-from italic.coding.model_files.model import Recipe, load_model, save_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.models.lattice import LatticeNetwork
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN

@@ -1,3 +1,5 @@
+"""Model files: what is saved is loaded, by name or hash, and anything else is refused."""
+
 import json
 import random
 import shutil
@@ -25,16 +27,9 @@ from italic.coding.model_files.installed import (
     model_for_pixels,
     sha256_of,
 )
-from italic.coding.model_files.model import (
-    FORMAT,
-    Model,
-    ModelError,
-    Recipe,
-    enhancer_for,
-    load_model,
-    model_of,
-    save_model,
-)
+from italic.coding.model_files.loading import enhancer_for, load_model, model_of
+from italic.coding.model_files.model import FORMAT, Model, ModelError, save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from italic.coding.exact import calibrated, exact_arithmetic
-from italic.coding.model_files.model import Recipe, load_model, save_model
+from italic.coding.model_files.loading import load_model
+from italic.coding.model_files.model import save_model
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.models.lattice import LatticeNetwork
 from italic.models.network import Network

@@ -9,7 +9,8 @@ from torch import nn
 
 from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
-from italic.coding.model_files.model import Model, ModelError, Recipe
+from italic.coding.model_files.model import Model, ModelError
+from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.config import EvaluateConfig
 from italic.evaluation.modes import enhance
