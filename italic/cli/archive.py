@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from italic.atomic import whole_file
-from italic.cli.archive_writing import check_pictures, write_archive
+from italic.cli.archive_writing import SAMPLE, check_pictures, model_for, write_archive
 from italic.cli.jobs import PICTURES, Job, check_targets, find, in_the_way
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
@@ -44,7 +44,10 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
     with _existing(out, errors) if args.add else nullcontext() as old:
         how = Encoding.of(args)
         if old is not None:
-            how = replace(how, model=_model_for(old, how.model, out, errors))
+            how = replace(how, model=_model_of(old, how.model, out, errors))
+        if how.model is None:
+            sample = jobs[:: max(1, len(jobs) // SAMPLE)]
+            how = replace(how, model=model_for(job.path for job in sample))
         check_pictures(jobs, how, errors, old)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def _existing(out: Path, errors: Errors) -> Iterator[ArchiveReader]:
         yield old
 
 
-def _model_for(old: ArchiveReader, model: str | None, out: Path, errors: Errors) -> str | None:
+def _model_of(old: ArchiveReader, model: str | None, out: Path, errors: Errors) -> str | None:
     """The name or path of the model that made an archive; all its pictures have the same one."""
     if old.model_hash == bytes(8):
         return model

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,9 +22,24 @@ from italic.coding.files.container import (
     Method,
     Record,
 )
-from italic.coding.model_files.installed import DEFAULT
+from italic.coding.model_files.installed import DEFAULT, model_for_pixels
 
 SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
+SAMPLE = 100  # number of pictures by whose sizes the model is chosen
+
+
+def model_for(paths: Iterable[Path]) -> str:
+    """The installed model for most of the pixels of some pictures, from which others differ little.
+
+    An archive has one model. It is chosen by the sizes of a sample of its pictures, see `SAMPLE`.
+    """
+    from italic.coding.files.pictures import pixels_in
+
+    pixels: Counter[str] = Counter()
+    for number in map(pixels_in, paths):
+        if number:
+            pixels[model_for_pixels(number)] += number
+    return max(pixels, key=pixels.__getitem__, default=DEFAULT)
 
 
 def check_pictures(
@@ -68,8 +83,10 @@ def write_archive(
     errors: Errors,
     old: ArchiveReader | None = None,
 ) -> None:
-    """Compress pictures with one model and write them as an archive, after those of `old`."""
-    how = replace(how, model=how.model or DEFAULT)
+    """Compress pictures with one model and write them as an archive, after those of `old`.
+
+    The model is named in `how`.
+    """
     model = load(how.model)
     writer = ArchiveWriter(file, model.hash)
     if old is not None:

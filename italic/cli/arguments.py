@@ -181,7 +181,7 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
     text = "use the largest number of steps that fits into S seconds per picture on this machine"
     amount.add_argument("--time-budget", type=_seconds, metavar="S", help=text)
     text = "an installed model or a model file, see: italic models; default: the installed model "
-    text += "that declares to be for pictures of this size (archives: the default model)"
+    text += "that declares to be for pictures of this size (archives: for most of their pixels)"
     command.add_argument("--model", type=_name, metavar="NAME|PATH", help=text)
     _add_device(command)
     text = "decode and compare each output, on the CPU, before it is written (default: yes)"

@@ -19,19 +19,16 @@ from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from italic.atomic import UNFINISHED, whole_file, write_whole
-from italic.cli.archive_writing import check_pictures, write_archive
+from italic.cli.archive_writing import SAMPLE, check_pictures, model_for, write_archive
 from italic.cli.jobs import PICTURES, Job, names_below, size_of
 from italic.cli.messages import Errors, progress_bar, shown
 from italic.cli.work import Encoding, load
 from italic.coding.files.container import MAX_AREA, ArchiveReader, FileFormatError
 from italic.coding.model_files.installed import file_named
 from italic.processes.cluster import check_installed, cluster, on_cluster
-
-if TYPE_CHECKING:
-    from italic.coding.model_files.model import Model
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.italic"
@@ -80,7 +77,7 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
     check_installed("--shards")
     from filelock import FileLock, Timeout
 
-    model = load(args.model)
+    load(args.model)  # refuses a wrong name before the pictures are listed
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     try:
@@ -88,20 +85,25 @@ def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors:
     except Timeout:
         errors.refuse(out, "another command writes shards to this folder: repeat this one later")
     try:
-        _write_folder(folder, out, model, args, errors)
+        _write_folder(folder, out, args, errors)
     finally:
         (out / LOCK).unlink(missing_ok=True)
         lock.release()
 
 
-def _write_folder(
-    folder: Path, out: Path, model: Model, args: argparse.Namespace, errors: Errors
-) -> None:
+def _write_folder(folder: Path, out: Path, args: argparse.Namespace, errors: Errors) -> None:
     """`archive_in_shards` for the only command that writes to the folder."""
     with NamedTemporaryFile(dir=out.resolve(), prefix=UNFINISHED, suffix=".names") as listing:
+        listed = list_pictures(folder, listing, errors)
+        how = Encoding.of(args)
+        if how.model is None:
+            listing.seek(0)
+            sample = islice(listing, 0, None, max(1, listed["pictures"] // SAMPLE))
+            how = replace(how, model=model_for(folder / json.loads(line)[0] for line in sample))
+        model = load(how.model)
         made_of = {
             "version": 1,
-            **list_pictures(folder, listing, errors),
+            **listed,
             "shards": args.shards,
             "model": model.hash.hex(),
             "steps": args.steps or model.steps,
@@ -113,7 +115,7 @@ def _write_folder(
                 folder, f"it has {made_of['pictures']} pictures: expected at most as many shards"
             )
         before = None if args.force else _entries(out, made_of, errors)
-        shards = _shards(folder, out, listing, made_of, before or {}, Encoding.of(args))
+        shards = _shards(folder, out, listing, made_of, before or {}, how)
         try:
             with cluster(args.ray, args.jobs):
                 if before is None:

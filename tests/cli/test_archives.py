@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
 
-from italic.cli import commands, work
+from italic.cli import archive_writing, commands, work
 from italic.coding.files import pictures
 from italic.coding.files.container import (
     ArchiveReader,
@@ -17,6 +18,7 @@ from italic.coding.files.container import (
     archive_index,
     unpack,
 )
+from italic.coding.model_files.loading import load_model
 from tests.cli.program import Capture, assert_equal, damage, noisy, run, tree
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,33 @@ def test_an_archive(model: str, here: Path, capsys: Capture) -> None:
     assert tree("all") == tree("other") == ["a.png", "b.png", "sub/c.png"]
     assert_equal("photos/sub/c.webp", "all/sub/c.png")
     assert run("decompress", "all.italic", "-o", "-") == 1
+
+
+def test_the_model_of_an_archive_is_that_for_most_of_its_pixels(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [Path(f"photos/small{number}.png") for number in range(4)]
+    large, damaged = Path("photos/large.png"), Path("photos/damaged.png")
+    for path in small:
+        Image.new("RGB", (32, 32)).save(path)
+    Image.new("RGB", (64, 80)).save(large)
+    damaged.write_text("no picture")
+    assert archive_writing.model_for([*small, large, damaged]) == "photo"
+    assert archive_writing.model_for(small) == "cifar10"
+    assert archive_writing.model_for([damaged]) == archive_writing.model_for([]) == "cifar10"
+
+    def model_for_pixels(pixels: int) -> str:
+        return model if pixels > 4096 else "no model of this name"
+
+    damaged.unlink()
+    monkeypatch.setattr(archive_writing, "model_for_pixels", model_for_pixels)
+    assert run("archive", "photos", "-o", "x.italic") == 0
+    with open("x.italic", "rb") as file:
+        assert ArchiveReader(file).model_hash == load_model(model).hash
+    if find_spec("ray"):
+        assert run("archive", "photos", "-o", "out", "--shards", 2) == 0
+        with open("out/shard-000001.italic", "rb") as file:
+            assert ArchiveReader(file).model_hash == load_model(model).hash
 
 
 def test_too_much_metadata_is_no_obstacle_if_it_is_dropped(

@@ -16,7 +16,7 @@ from italic.coding.files.pictures.picture import (
 )
 from italic.coding.files.pictures.png import to_png
 from italic.coding.files.pictures.png_chunks import PNG_SIGNATURE, png_chunks
-from italic.coding.files.pictures.reading import read
+from italic.coding.files.pictures.reading import pixels_in, read
 from italic.coding.files.pictures.splitting import (
     chunks_beside_samples,
     join,
@@ -35,6 +35,7 @@ __all__ = [
     "from_array",
     "join",
     "native",
+    "pixels_in",
     "png_chunks",
     "read",
     "split",

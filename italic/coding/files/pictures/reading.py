@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import reprlib
+import warnings
 from pathlib import Path
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from italic.coding.files.pictures.errors import MetadataError, PictureError
 from italic.coding.files.pictures.jpeg import JPEG_SIGNATURE, read_jpeg
@@ -65,3 +66,12 @@ def read(
     except Exception as error:  # the decoders raise exceptions of many types
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise PictureError(f"{name}the picture can't be read: {reason}") from error
+
+
+def pixels_in(path: Path) -> int:
+    """Number of pixels of a picture file by its header, without decoding; 0 if it is no picture."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # the decoders raise exceptions of many types
+        return 0
