@@ -157,7 +157,7 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
             check_hydra(module.removeprefix("italic."), rest)
         case ["python", "-m", "italic.export", run_dir, path]:
             assert run_dir and path.endswith(".safetensors")
-        case ["python", "-m", "pytest", *paths]:
+        case [".venv/bin/python", "-m", "pytest", *paths]:
             assert all((ROOT / path).exists() for path in paths)
         case ["italic", *rest]:
             known = {run.__name__ for run in COMMANDS}
@@ -250,7 +250,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (python,) = re.findall(r"^```python\n(.*?)^```", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
     jpeg = io.BytesIO()
     PIL.Image.fromarray(gradient).save(jpeg, "JPEG")
-    names = {"array": gradient, "PIL": PIL, "jpeg": jpeg.getvalue()}
+    names = {"array": gradient, "jpeg": jpeg.getvalue()}
     exec(python, names)
     assert np.array_equal(names["array"], gradient)
     assert np.array_equal(np.asarray(names["image"]), gradient)
