@@ -10,9 +10,12 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
+import yaml
+
 from italic.declared_keys import Keys, declared_keys
 from italic.errors import SettingError
 
+PRIMARY = {"TrainConfig": "train.yaml", "EvaluateConfig": "evaluate.yaml"}
 # Keys with another name or in another group than before: old → new.
 MOVED = {
     "training.learning_rate": "optimiser.learning_rate",
@@ -42,7 +45,8 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
 
     Raises:
         SettingError: a key is unknown; the message names the nearest one. Or a group has no
-            choice, which Hydra would refuse with a traceback.
+            choice, or a key is in a group without a choice, which Hydra would refuse with a
+            traceback.
     """
     if any(re.match("-c[np]|--config-(name|path)", word) for word in words):
         return
@@ -67,19 +71,33 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
     custom |= any(re.match(r"\+[\w/@]+=", word) for word in words)  # may be a group
     for key, value in chosen:
         if value in ("", "null") and (conf / key).is_dir():
-            names = sorted(path.stem for path in (conf / key).glob("*.yaml"))
             raise SettingError(
                 f"{key}={value} chooses nothing: expected {key}=NAME with one of "
-                f"{', '.join(names)}, or no {key}=… for the default"
+                f"{_choices(conf / key)}, or no {key}=… for the default"
             )
+    defaults = yaml.safe_load((conf / PRIMARY[schema]).read_text())["defaults"]
+    default = {
+        group: name for each in defaults if isinstance(each, dict) for group, name in each.items()
+    }
+    unchosen = {group for group, name in default.items() if name is None}
+    unchosen -= {word.lstrip("+").partition("=")[0] for word in words}
     for key, _ in chosen:
         first = re.split(r"\W", key)[0]
         if first not in known:
             nearest = get_close_matches(first, known, 1)
             expected = f"did you mean {nearest[0]}?" if nearest else "see docs/training.md"
             raise SettingError(f"unknown key {first}: {expected}")
+        if first in unchosen & declared.keys() and "." in key:
+            raise SettingError(
+                f"{key} is in the group {first}, of which nothing is chosen: expected {first}=NAME "
+                f"too, with one of {_choices(conf / first)}"
+            )
         if re.fullmatch(r"\w+(\.\w+)+", key) and first != "hydra":
             _refuse_unknown_below(key, declared, custom)
+
+
+def _choices(group: Path) -> str:
+    return ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
 
 
 def _refuse_unknown_below(key: str, declared: Keys, custom: bool) -> None:
@@ -90,10 +108,10 @@ def _refuse_unknown_below(key: str, declared: Keys, custom: bool) -> None:
         if below is None or ("_target_" in below and custom):
             return
         if part not in below:
-            group = ".".join(parts[:place])
+            group = "".join(f"{each}." for each in parts[:place])
             nearest = get_close_matches(part, below, 1)
-            expected = f"did you mean {group}.{nearest[0]}?" if nearest else "see docs/training.md"
-            raise SettingError(f"unknown key {group}.{part}: {expected}")
+            expected = f"did you mean {group}{nearest[0]}?" if nearest else "see docs/training.md"
+            raise SettingError(f"unknown key {group}{part}: {expected}")
         below = below[part]
 
 

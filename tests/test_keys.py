@@ -35,6 +35,18 @@ def test_known_keys_and_groups_pass(words: list[str]) -> None:
     refuse_unknown(words, "TrainConfig")
 
 
+def test_keys_of_a_group_without_a_choice_are_refused() -> None:
+    """Hydra would refuse them with a traceback."""
+    words = ["weights=cifar10", "datamodule.images.data_dir=x"]
+    with pytest.raises(
+        SettingError, match=r"nothing is chosen: expected datamodule=NAME too, with"
+    ):
+        refuse_unknown(words, "EvaluateConfig")
+    refuse_unknown([*words, "datamodule=cifar10"], "EvaluateConfig")
+    refuse_unknown(["+datamodule=mine", *words], "EvaluateConfig")
+    refuse_unknown(words[1:], "TrainConfig")  # its default is cifar10
+
+
 def test_unknown_keys_are_refused_and_the_nearest_is_named() -> None:
     with pytest.raises(SettingError, match="unknown key modle: did you mean model"):
         refuse_unknown(["steps=8", "modle=lattice"], "TrainConfig")
@@ -53,6 +65,7 @@ def test_unknown_keys_are_refused_and_the_nearest_is_named() -> None:
         ("datamodule.images.cropp=3", r"did you mean datamodule\.images\.crop"),
         ("datamodule.batch_sise=3", r"did you mean datamodule\.batch_size"),
         ("optimiser.nosuch=3", "unknown key optimiser.nosuch: see docs"),
+        ("experiment.x=1", "unknown key experiment: see docs"),
     ],
 )
 def test_unknown_keys_of_groups_are_refused(word: str, message: str) -> None:
