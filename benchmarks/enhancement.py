@@ -24,7 +24,7 @@ def main() -> None:
     """Print a line for each quality: mean and smallest gain in dB."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="photographs, PNG or WebP")
-    parser.add_argument("--models", nargs="+", default=["cifar10_ladder", "cifar10_enhance"])
+    parser.add_argument("--models", nargs="+", default=["cifar10_ladder"])
     parser.add_argument("--qps", type=int, nargs="+", default=list(range(10, 52, 2)))
     arguments = parser.parse_args()
     model_files.MAX_QP_DIFFERENCE, model_files.OTHER_CHROMA_QP = 51, 0  # nothing is refused

@@ -400,10 +400,14 @@ def test_models_declare_what_they_are_for(
 def test_the_installed_model_for_the_quality_of_a_bpg_file(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {qp: enhancer_for(qp).name for qp in (20, 34, 36, 37, 40, 51)}
-    assert list(names.values()) == ["cifar10_ladder"] * 3 + ["cifar10_enhance"] * 3
+    assert {enhancer_for(qp).name for qp in (20, 34, 40, 51)} == {"cifar10_ladder"}
+    of_qp_40 = Path(shutil.copy(saved, tmp_path))
+    card(of_qp_40, {"purpose": "enhancement"})
+    monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
+    names = {qp: enhancer_for(qp).name for qp in (20, 34, 36, 37, 38, 40, 51)}
+    assert list(names.values()) == ["cifar10_ladder"] * 3 + ["tiny"] * 4
     monkeypatch.setattr(model_files, "WEIGHTS", tmp_path)
+    assert enhancer_for(20).name == "tiny"
+    of_qp_40.with_suffix(".json").unlink()
     with pytest.raises(ModelError, match=r"no installed model declares .* by --model"):
         enhancer_for(40)
-    card(Path(shutil.copy(saved, tmp_path)), {"purpose": "enhancement"})
-    assert enhancer_for(20).name == "tiny"
