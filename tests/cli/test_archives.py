@@ -68,7 +68,7 @@ def test_the_model_of_an_archive_is_that_for_most_of_its_pixels(
     large, damaged = Path("photos/large.png"), Path("photos/damaged.png")
     for path in small:
         Image.new("RGB", (32, 32)).save(path)
-    Image.new("RGB", (64, 80)).save(large)
+    Image.new("RGB", (128, 80)).save(large)
     damaged.write_text("no picture")
     assert archive_writing.model_for([*small, large, damaged]) == "photo"
     assert archive_writing.model_for(small) == "cifar10"

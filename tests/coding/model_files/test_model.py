@@ -369,17 +369,17 @@ def test_models_declare_what_they_are_for(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
-    included = [model_for_pixels(count) for count in (1, 4095, 4096, 10**9)]
+    included = [model_for_pixels(count) for count in (1, 9999, 10000, 10**9)]
     assert included == ["cifar10", "cifar10", "photo", "photo"]
     large = Path(shutil.copy(saved, tmp_path / "large.safetensors"))
     assert declaration(large) is None and model_for_pixels(10**9) == "photo"
-    card(large, {"purpose": "compression", "pixels": [5000, 9000]})
-    found = [model_for_pixels(count) for count in (4999, 5000, 9000, 9001)]
+    card(large, {"purpose": "compression", "pixels": [15000, 19000]})
+    found = [model_for_pixels(count) for count in (14999, 15000, 19000, 19001)]
     assert found == ["photo", "large", "large", "photo"]
-    card(large, {"purpose": "compression", "pixels": [5000, None]})
+    card(large, {"purpose": "compression", "pixels": [15000, None]})
     assert model_for_pixels(10**9) == "large"
     declared = declaration(large)
-    assert declared is not None and declared.to_json()["pixels"] == [5000, None]
+    assert declared is not None and declared.to_json()["pixels"] == [15000, None]
     card(large, {"purpose": "enhancement"})
     assert model_for_pixels(10**9) == "photo" and declaration(large) is not None
     for wrong in (
