@@ -62,8 +62,8 @@ def draw_curve() -> None:
     axes.axhline(original, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     text = f"original ITALIC {original}, an estimate that was never coded"
     axes.text(62, original - 0.12, text, color=GREY, ha="right", fontsize=8.5)
-    axes.set(xscale="log", xlim=(6, 64), ylim=(3.1, 6.2))
-    axes.set_xticks([10, 20, 50], ["10", "20", "50"], minor=False)
+    axes.set(xscale="log", xlim=(4.5, 64), ylim=(3.1, 6.2))
+    axes.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlabel("decode time of an image on one core, one at a time (ms)")
     axes.set_ylabel("bits per sub-pixel, coded")
