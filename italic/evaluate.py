@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from italic.errors import SettingError, missing_extra
 from italic.keys import quoted_paths, refuse_moved, refuse_unknown
+from italic.openmp import wait_briefly
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,6 +34,7 @@ def main() -> None:
 
     Modules are imported when they are needed, so that a wrong key is refused without waiting.
     """
+    wait_briefly()
     try:
         refuse_moved(sys.argv[1:])
         refuse_unknown(sys.argv[1:], "EvaluateConfig")

@@ -18,16 +18,12 @@ from contextlib import contextmanager, suppress
 from italic.cli.arguments import parser
 from italic.cli.messages import Errors, sentence
 from italic.compressor.argument_checks import on_device
-
-# Iterations for which an OpenMP thread waits actively for the others. With libgomp's default, three
-# commands at once on two cores take several times as long; one command alone takes as long.
-SPIN_COUNT = "3000"
+from italic.openmp import wait_briefly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status; raise it as `SystemExit` if the command aborts."""
-    if "OMP_WAIT_POLICY" not in os.environ:  # otherwise the user has chosen
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when PyTorch is imported
+    wait_briefly()
     _fill_closed_streams()
     args = parser().parse_args(argv)
     errors = Errors()

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from italic.cli import SPIN_COUNT, commands, main, work
+from italic.cli import commands, work
 from italic.cli.jobs import renamed
 from italic.cli.work import Failure, outcomes, same_picture
 from italic.coding.base_codes import bpg
@@ -644,17 +644,3 @@ def test_models(model: str, here: Path, capsys: Capture, monkeypatch: pytest.Mon
     times = capsys.readouterr().out.splitlines()[2:]
     assert times[0] == "  --steps 1: 0.25 s per megapixel" and len(times) == 5
     assert "broken.safetensors is damaged" in captured.err
-
-
-@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
-def test_threads_wait_actively_for_a_short_time_unless_the_user_chooses(
-    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, "")  # so that the value before is restored
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert main(["info", "absent.italic"]) == 1
-    expected = given.get("GOMP_SPINCOUNT", None if given else SPIN_COUNT)
-    assert os.environ.get("GOMP_SPINCOUNT") == expected
