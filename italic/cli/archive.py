@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from italic.atomic import whole_file
-from italic.cli.archive_writing import SAMPLE, check_pictures, model_for, write_archive
+from italic.cli.archive_writing import check_pictures, model_for, write_archive
 from italic.cli.jobs import PICTURES, Job, check_targets, find, in_the_way
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
@@ -46,8 +46,7 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
         if old is not None:
             how = replace(how, model=_model_of(old, how.model, out, errors))
         if how.model is None:
-            sample = jobs[:: max(1, len(jobs) // SAMPLE)]
-            how = replace(how, model=model_for(job.path for job in sample))
+            how = replace(how, model=model_for((job.path for job in jobs), len(jobs)))
         check_pictures(jobs, how, errors, old)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,20 +26,20 @@ from italic.coding.files.container import (
 from italic.coding.model_files.installed import DEFAULT, model_for_pixels
 
 SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
-SAMPLE = 100  # number of pictures by whose sizes the model is chosen
+SAMPLE = 100  # least number of pictures by whose sizes the model is chosen; all if there are fewer
 
 
-def model_for(paths: Iterable[Path]) -> str:
-    """The installed model for most of the pixels of some pictures, from which others differ little.
+def model_for(paths: Iterable[Path], number: int) -> str:
+    """The installed model that fits most of the pixels of an archive, which has one model.
 
-    An archive has one model. It is chosen by the sizes of a sample of its pictures, see `SAMPLE`.
+    It is chosen by the sizes of a sample of the pictures, see `SAMPLE`, whose number is given.
     """
     from italic.coding.files.pictures import pixels_in
 
     pixels: Counter[str] = Counter()
-    for number in map(pixels_in, paths):
-        if number:
-            pixels[model_for_pixels(number)] += number
+    for count in map(pixels_in, islice(paths, 0, None, max(1, number // SAMPLE))):
+        if count:
+            pixels[model_for_pixels(count)] += count
     return max(pixels, key=pixels.__getitem__, default=DEFAULT)
 
 
