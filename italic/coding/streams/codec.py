@@ -98,7 +98,8 @@ class Codec:
     ) -> list[Coded | None]:
         """Encode images of which only results of a limited size are of use.
 
-        The work ends as soon as no image can stay within its limit, see `SizeLimits`.
+        The work ends as soon as no image can stay within its limit, see `SizeLimits`. The result of
+        an image does not depend on the other images.
 
         Args:
             images: uint8 (B, H, W, 3).
@@ -113,7 +114,8 @@ class Codec:
         """
         writers = [Writer() for _ in images]
         write = writing(writers, images)
-        within = SizeLimits(writers, limits, images.shape[1] * images.shape[2])
+        bounds = self.partition(*images.shape[1:3]).bounds.tolist()
+        within = SizeLimits(writers, limits, bounds)
 
         def write_within(step: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
             pixels = write(step, indices, mixture)
@@ -124,8 +126,10 @@ class Codec:
             base_codes = self._given(images, write_within, observer)
         except SizeLimitsExceededError:
             return [None] * len(images)
-        coded = zip(_finished(base_codes, writers), limits, strict=True)
-        return [item if item.bits <= 8 * most else None for item, most in coded]
+        coded = zip(_finished(base_codes, writers), limits, within.exceeded, strict=True)
+        return [
+            None if exceeded or item.bits > 8 * most else item for item, most, exceeded in coded
+        ]
 
     def encode_segments(
         self, image: np.ndarray, observer: Observer | None = None

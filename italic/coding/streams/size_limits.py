@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from italic.coding.streams.entropy import Writer
 
 # After this share of the pixels, those that remain take at least this share of the bits per pixel
-# of the step before. On photographs it was 0.66 to 1.0, on graphics 0.41 or more.
-EARLIEST, LEAST_SHARE = 1 / 16, 0.5
+# of the steps before: 0.43 to 1.0 on photographs, 0.41 or more on graphics (docs/results.md).
+EARLIEST, LEAST_SHARE = 1 / 16, 0.4
+# Bits per pixel are measured over whole steps with at least this number of pixels in all. Fewer
+# pixels are no sample of the picture: the first ones are predicted from few known pixels.
+SAMPLE = 1024
 
 
 class SizeLimitsExceededError(Exception):
@@ -18,21 +21,28 @@ class SizeLimitsExceededError(Exception):
 class SizeLimits:
     """Predicts during encoding whether streams of a batch can stay within their limits.
 
-    After `EARLIEST` of the pixels, the remaining ones are assumed to take at least `LEAST_SHARE` of
-    the bits per pixel of the step before.
+    At the end of a step, after `EARLIEST` of the pixels, the remaining ones are assumed to take at
+    least `LEAST_SHARE` of the bits per pixel of the last steps. The prediction for an image depends
+    neither on the other images nor on the parts in which a step is coded.
 
     Args:
         writers: the writers of the streams.
         limits: limits in bytes.
-        pixels: number of pixels of an image.
+        bounds: number of pixels before each step and after the last one, see `Partition`.
+
+    Attributes:
+        exceeded: whether each stream can't stay within its limit.
     """
 
-    def __init__(self, writers: Sequence[Writer], limits: Sequence[int], pixels: int) -> None:
-        self._writers, self._limits, self._pixels = writers, limits, pixels
-        self._step = self._done = self._done_before = 0
-        self._before = [0] * len(writers)  # bytes before the current step
-        self._now = [0] * len(writers)
-        self._rates = [0.0] * len(writers)  # bytes per pixel in the step before
+    def __init__(
+        self, writers: Sequence[Writer], limits: Sequence[int], bounds: Sequence[int]
+    ) -> None:
+        self._writers, self._limits, self._bounds = writers, limits, bounds
+        self.exceeded = [False] * len(writers)
+        self._done = 0
+        self._measured = 0  # pixels up to the end of the last sample
+        self._sizes = [0] * len(writers)  # bytes of these pixels
+        self._rates = [0.0] * len(writers)  # bytes per pixel in the last sample
 
     def check(self, step: int, pixels: int) -> None:
         """Count pixels of a step that were written.
@@ -40,19 +50,20 @@ class SizeLimits:
         Raises:
             SizeLimitsExceededError: no stream can stay within its limit.
         """
-        if step != self._step:
-            count = self._done - self._done_before
-            self._rates = [
-                (now - before) / count for now, before in zip(self._now, self._before, strict=True)
-            ]
-            self._before, self._done_before, self._step = self._now, self._done, step
-        self._now = [writer.size for writer in self._writers]
         self._done += pixels
+        sizes = [writer.size for writer in self._writers]
         rest = 0.0
-        if self._done >= EARLIEST * self._pixels:
-            rest = LEAST_SHARE * (self._pixels - self._done)
-        if all(
-            size + rest * rate > limit
-            for size, rate, limit in zip(self._now, self._rates, self._limits, strict=True)
-        ):
+        if self._done == self._bounds[step + 1]:
+            count = self._done - self._measured
+            if count >= SAMPLE:
+                grown = zip(sizes, self._sizes, strict=True)
+                self._rates = [(now - before) / count for now, before in grown]
+                self._sizes, self._measured = sizes, self._done
+            if self._done >= EARLIEST * self._bounds[-1]:
+                rest = LEAST_SHARE * (self._bounds[-1] - self._done)
+        streams = zip(self.exceeded, sizes, self._rates, self._limits, strict=True)
+        self.exceeded = [
+            before or size + rest * rate > limit for before, size, rate, limit in streams
+        ]
+        if all(self.exceeded):
             raise SizeLimitsExceededError
