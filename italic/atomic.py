@@ -70,6 +70,27 @@ def _remove_abandoned(folder: Path) -> None:
             path.unlink()
 
 
+def locked(path: Path) -> BinaryIO:
+    """Open a file to replace it by `whole_file`: other processes that do the same wait.
+
+    The lock ends when the file is closed, or with the process.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    while True:
+        file = path.open("rb")
+        try:
+            with suppress(OSError):  # the file system does not support locks
+                flock(file, LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # another process replaced it meanwhile
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write the bytes to a file atomically."""
     with whole_file(path) as file:

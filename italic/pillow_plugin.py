@@ -135,7 +135,10 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     picture = pictures.read(png.getvalue())
     samples = np.asarray(image) * np.uint8(255) if image.mode == "1" else np.asarray(image)
     if not np.array_equal(picture.samples, samples):
-        raise OSError("cannot write the image: it uses colours that its palette does not have")
+        reason = "an option changes its samples"
+        if image.mode == "P":
+            reason = "it uses colours that its palette does not have"
+        raise OSError(f"cannot write the image: {reason}")
     (compressed,) = compress_each([picture], name, steps)
     file.write(compressed.to_file())
 

@@ -1,10 +1,11 @@
 from fcntl import LOCK_EX, flock
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from italic import atomic as files
-from italic.atomic import whole_file, write_whole
+from italic.atomic import locked, whole_file, write_whole
 
 ABANDONED = f"{files.TEMPORARY_BEGIN}0123456789abcdef.part"
 ELSEWHERE = ".italic-00000000-0123456789abcdef.part"  # of another machine
@@ -65,3 +66,22 @@ def test_a_file_that_was_taken_for_abandoned_is_made_again(
     write_whole(tmp_path / "a", b"whole")
     assert removed and (tmp_path / "a").read_bytes() == b"whole"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_locked_file_is_the_one_at_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_whole(path, b"first")
+    order: list[str] = []
+
+    def replace() -> None:
+        with locked(path) as file:
+            order.append("second")
+            assert file.read() == b"second"
+
+    with locked(path):
+        thread = Thread(target=replace)
+        thread.start()
+        write_whole(path, b"second")
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from italic.atomic import whole_file
+from italic.atomic import locked, whole_file
 from italic.cli.archive_writing import check_pictures, model_for, write_archive
-from italic.cli.jobs import PICTURES, Job, check_targets, find, in_the_way
+from italic.cli.jobs import PICTURES, SUFFIX, Job, check_targets, find, in_the_way, wrong_suffix
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
 from italic.cli.work import Encoding, load
@@ -31,6 +31,8 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
         )
     if not folder.is_dir():
         errors.refuse(folder, "there is no such folder")
+    if not args.shards and (obstacle := wrong_suffix(out, (SUFFIX,))):
+        errors.refuse(folder, obstacle)
     if args.add and args.shards:
         args.parser.error("--add can't be used with --shards: name one archive")
     if args.shards:
@@ -63,10 +65,10 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
 
 @contextmanager
 def _existing(out: Path, errors: Errors) -> Iterator[ArchiveReader]:
-    """Open the archive to which pictures are added."""
+    """Open and lock the archive to which pictures are added."""
     with ExitStack() as stack:
         try:
-            old = ArchiveReader(stack.enter_context(out.open("rb")), MAX_AREA)
+            old = ArchiveReader(stack.enter_context(locked(out)), MAX_AREA)
         except FileNotFoundError:
             errors.refuse(out, "there is no such archive: without --add a new one is written")
         except (OSError, FileFormatError) as error:

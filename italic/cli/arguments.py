@@ -13,6 +13,8 @@ from italic.cli.commands import compress, decompress, enhance, extract, models, 
 from italic.cli.info import info
 from italic.coding.files.container import DEFAULT_MAX_PIXELS
 
+LARGEST = 2**63 - 1  # of the whole numbers of all options
+DIGITS = len(str(LARGEST))
 FILES = "files, folders (all matching files in them), pipes, patterns, or - for stdin"
 
 
@@ -201,11 +203,12 @@ def _name(text: str) -> str:
 
 
 def _whole(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
+    number = int(text) if text.isdecimal() and len(text) <= DIGITS else -1
+    if not least <= number <= LARGEST:
         raise argparse.ArgumentTypeError(
-            f"expected a whole number of {least} or more; got '{text}'"
+            f"expected a whole number from {least} to {LARGEST}; got '{text[:DIGITS]}'"
         )
-    return int(text)
+    return number
 
 
 def _count(text: str) -> int:

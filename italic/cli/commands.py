@@ -100,6 +100,7 @@ def compress(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, PICTURES, errors)
     jobs = files.with_targets(found, args, several, SUFFIX)
     files.check_targets(jobs, args.force, errors)
+    _check_name(jobs, args, (SUFFIX,), errors)
     _write(jobs, _packed(encoded(jobs, Encoding.of(args), args.quiet)), args, errors)
 
 
@@ -135,10 +136,6 @@ def _plain(files: Files) -> Outputs:
 def decompress(args: argparse.Namespace, errors: Errors) -> None:
     """`italic decompress`."""
     found, several = files.find(args, {SUFFIX}, errors)
-    if not several and Path(args.out or "").suffix.lower() in PICTURES - {".png", *JPEG}:
-        args.parser.error(
-            f"{args.out}: the output is a PNG or JPEG file: name a file in .png or .jpg with -o"
-        )
     jobs: list[Job] = []
     for job in files.with_targets(found, args, several, ".png"):
         pictures = files.pictures_in(job, errors)
@@ -153,13 +150,12 @@ def decompress(args: argparse.Namespace, errors: Errors) -> None:
             jobs += files.unpacked(pictures, folder, errors)
         elif job.target is None:
             jobs += pictures
-        elif str(job.target) == str(Path(args.out or "")):  # named by the user
-            if obstacle := files.wrong_suffix(job.target, pictures[0].jpeg and not args.region):
-                errors.refuse(job, obstacle)
-            jobs += pictures
         else:
-            suffix = ".jpg" if pictures[0].jpeg and not args.region else ".png"
-            jobs.append(pictures[0]._replace(target=job.target.with_suffix(suffix)))
+            suffixes = JPEG if pictures[0].jpeg and not args.region else (".png",)
+            _check_name(pictures, args, suffixes, errors)
+            named = _is_named(job, args)
+            target = job.target if named else job.target.with_suffix(suffixes[0])
+            jobs.append(pictures[0]._replace(target=target))
     files.check_targets(jobs, args.force, errors)
     _write(jobs, _pictures(decoded(jobs, args)), args, errors)
 
@@ -181,6 +177,22 @@ def extract(args: argparse.Namespace, errors: Errors) -> None:
     _write(jobs, _pictures(decoded(jobs, args)), args, errors)
 
 
+def _is_named(job: Job, args: argparse.Namespace) -> bool:
+    """Whether the user named the output file of a job."""
+    return args.out is not None and str(job.target) == str(Path(args.out))
+
+
+def _check_name(
+    jobs: Sequence[Job], args: argparse.Namespace, suffixes: Sequence[str], errors: Errors
+) -> None:
+    """End the program if the user named an output file by the suffix of another format."""
+    for job in jobs:
+        if job.target is None or not _is_named(job, args):
+            continue
+        if obstacle := files.wrong_suffix(job.target, suffixes):
+            errors.refuse(job, obstacle)
+
+
 def _folder(job: Job, out: str | None, errors: Errors) -> Path:
     """The output folder of an archive: the named one, or one beside the archive."""
     if job.target is None:
@@ -193,6 +205,7 @@ def enhance(args: argparse.Namespace, errors: Errors) -> None:
     found, several = files.find(args, {BPG}, errors)
     jobs = files.with_targets(found, args, several, ".png")
     files.check_targets(jobs, args.force, errors)
+    _check_name(jobs, args, (".png",), errors)
     if jobs and args.model:
         load(args.model)
     how = {"steps": args.steps, "sample": args.sample, "mirrored": args.mirrored}

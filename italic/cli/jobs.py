@@ -9,12 +9,13 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
-from italic.cli.messages import Errors
-from italic.coding.files.container import ArchiveReader, holds_jpeg, kind_of
+from italic.cli.messages import Errors, sentence
+from italic.coding.files.container import ArchiveReader, FileFormatError, holds_jpeg, kind_of
 
 SUFFIX = ".italic"
 BPG = ".bpg"
@@ -105,7 +106,7 @@ def names_below(folder: Path, suffixes: Collection[str], errors: Errors) -> Iter
             continue
         try:
             with os.scandir(Path(folder, within)) as entries:
-                found = [(entry.name + "/" * entry.is_dir(), entry) for entry in entries]
+                found = [(entry.name + "/" * _is_folder(entry), entry) for entry in entries]
         except OSError as error:
             errors.report(error.filename, error)
             continue
@@ -116,13 +117,24 @@ def names_below(folder: Path, suffixes: Collection[str], errors: Errors) -> Iter
                 pending.append(within + name)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
 def with_targets(
-    jobs: Sequence[Job], args: argparse.Namespace, several: bool, suffix: str
+    jobs: Sequence[Job], args: argparse.Namespace, several: bool, ending: str
 ) -> list[Job]:
-    """Set the output files of the jobs: beside the inputs, or according to `args.out`."""
+    """Set the output files of the jobs: beside the inputs, or according to `args.out`.
+
+    `ending` is the suffix of the output files that the user does not name.
+    """
     out = Path(args.out or "")
     folder = several or out.is_dir() or str(args.out).endswith(os.sep)
     piped = [job.path for job in jobs if job.data is not None]
+    nameless = any(job.path == Path("-") and not _is_archive(job.data or b"") for job in jobs)
     if args.out == "-" or (args.out is None and piped):
         if several:
             args.parser.error("only one picture can be written to stdout: name a folder with -o")
@@ -131,15 +143,21 @@ def with_targets(
         if sys.stdout.isatty():
             args.parser.error("stdout is a terminal: name an output file with -o")
         return list(jobs)
-    if folder and Path("-") in piped:
+    if folder and nameless:
         args.parser.error(
             f"{out} is a folder: name an output file with -o, since stdin has no name"
         )
     if args.out is None:
-        return [job._replace(target=renamed(job.path, suffix)) for job in jobs]
+        return [job._replace(target=renamed(job.path, ending)) for job in jobs]
     if folder:
-        return [job._replace(target=renamed(out / job.name, suffix)) for job in jobs]
+        return [job._replace(target=renamed(out / job.name, ending)) for job in jobs]
     return [job._replace(target=out) for job in jobs]
+
+
+def _is_archive(data: bytes) -> bool:
+    with suppress(FileFormatError):
+        return kind_of(data) == "archive"
+    return False
 
 
 def renamed(path: Path, suffix: str) -> Path:
@@ -177,14 +195,13 @@ def is_archive(pictures: Sequence[Job]) -> bool:
     return [picture.member for picture in pictures] != [""]
 
 
-def wrong_suffix(target: Path, jpeg: bool) -> str | None:
-    """The reason why a picture can't get this name, or None."""
+def wrong_suffix(target: Path, suffixes: Sequence[str]) -> str | None:
+    """The reason why a file with one of the suffixes can't get this name, or None."""
     suffix = target.suffix.lower()
-    if jpeg and suffix == ".png":
-        return f"it holds a JPEG file: name a file in .jpg with -o instead of {target}"
-    if not jpeg and suffix in JPEG:
-        return f"it becomes a PNG file: name a file in .png with -o instead of {target}"
-    return None
+    if suffix in suffixes or suffix not in PICTURES | {SUFFIX, BPG}:
+        return None
+    kind = "an ITALIC" if SUFFIX in suffixes else "a JPEG" if ".jpg" in suffixes else "a PNG"
+    return f"it becomes {kind} file: name a file in {suffixes[0]} with -o instead of {target}"
 
 
 def matching(pictures: Sequence[Job], patterns: Sequence[str], errors: Errors) -> list[Job]:
@@ -251,9 +268,18 @@ def check_targets(jobs: Sequence[Job], force: bool, errors: Errors) -> None:
 
 def in_the_way(target: Path, force: bool) -> str | None:
     """The reason why a file can't be written, or None."""
-    if os.path.lexists(target):
+    try:
+        target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # for example, the name is too long
+        return sentence(error)
+    else:
         if not target.is_file():
             return "it exists and is not a regular file"
-        return None if force else "it exists already; --force overwrites it"
+        if not force:
+            return "it exists already; --force overwrites it"
     parent = next(parent for parent in target.parents if os.path.lexists(parent))
-    return None if parent.is_dir() else f"{parent} is not a folder"
+    if not parent.is_dir():
+        return f"{parent} is not a folder"
+    return None if os.access(parent, os.W_OK | os.X_OK) else f"{parent} is not writable"

@@ -279,6 +279,7 @@ def outcomes(
 
     The result of an item that can't be processed is a `Failure`. `quiet` hides the progress bar.
     """
+    processes = max(1, min(processes, total))
     batches = _batches(items, max(1, min(BATCH, total // processes)))
     with progress_bar(total, "coding", quiet) as report:
         if processes > 1:
@@ -310,7 +311,8 @@ def attempt(
 ) -> list[Result | Failure]:
     """Apply `code` to a batch; an error makes only its picture a `Failure`."""
     try:
-        results = iter(code([item for item in batch if not isinstance(item, Failure)], report))
+        valid = [item for item in batch if not isinstance(item, Failure)]
+        results = iter(code(valid, report) if valid else [])
         return [item if isinstance(item, Failure) else next(results) for item in batch]
     except Exception as error:
         if len(batch) == 1:

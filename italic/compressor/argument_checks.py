@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import reprlib
 from contextlib import AbstractContextManager, nullcontext, suppress
+from numbers import Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,23 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
         if number >= least and not isinstance(value, bool):
             return number
     raise ValueError(f"{name} must be a whole number, {least} or more; got {reprlib.repr(value)}")
+
+
+def limit(name: str, value: object) -> float | None:
+    """Check that an argument is a number of 0 or more, or None for a default, and return it.
+
+    Args:
+        name: name of the argument in messages.
+        value: value of the argument.
+
+    Raises:
+        ValueError: the value is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Real) and float(value) >= 0:  # false for NaN
+        return float(value)
+    raise ValueError(f"{name} must be a number of 0 or more, or None; got {reprlib.repr(value)}")
 
 
 def file_bytes(data: object) -> bytes:

@@ -12,7 +12,7 @@ from italic.coding.files import jpeg
 from italic.coding.files.container import DEFAULT_MAX_PIXELS, pack, unpack
 from italic.coding.files.pictures import from_array, read
 from italic.coding.model_files.installed import model_for_pixels
-from italic.compressor.argument_checks import file_bytes, on_device, whole_number
+from italic.compressor.argument_checks import file_bytes, limit, on_device, whole_number
 from italic.compressor.compression import compress_each
 from italic.compressor.decompression import decompress_records, from_file, loaded, model_for
 from italic.compressor.regions import Region
@@ -167,7 +167,7 @@ def decompress_many(
     Raises:
         ValueError: as `decompress`.
     """
-    most = whole_number("max_pixels", max_pixels)
+    most, most_work = whole_number("max_pixels", max_pixels), limit("max_work", max_work)
     contents = [unpack(file_bytes(data), most) for data in files]
     arrays: dict[int, np.ndarray] = {}
     with on_device(device):
@@ -176,9 +176,9 @@ def decompress_many(
             members = [i for i, (other, _) in enumerate(contents) if other == model_hash]
             records = [contents[member][1] for member in members]
             needed = model_for(model_hash, records, chosen)
-            pictures = decompress_records(records, needed, max_work=max_work)
+            pictures = decompress_records(records, needed, max_work=most_work)
             arrays.update(zip(members, (picture.samples for picture in pictures), strict=True))
-    return [arrays[member] for member in range(len(files))]
+    return [arrays[member] for member in range(len(contents))]
 
 
 def bits(

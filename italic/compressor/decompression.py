@@ -20,7 +20,7 @@ from italic.coding.files.container import (
     unpack,
 )
 from italic.coding.files.pictures import Picture, from_array, join
-from italic.compressor.argument_checks import file_bytes, whole_number
+from italic.compressor.argument_checks import file_bytes, limit, whole_number
 from italic.compressor.batches import Progress, ProgressTracker, batches
 from italic.compressor.regions import Region, box_of, cropped
 from italic.compressor.rivals import checksum
@@ -167,6 +167,7 @@ def from_file(
 ) -> Picture:
     """Decompress a file of one picture; arguments and errors as for `decompress`."""
     max_pixels = whole_number("max_pixels", max_pixels)
+    max_work = limit("max_work", max_work)
     model_hash, record = unpack(file_bytes(data), max_pixels, partial)
     needed = model_for(model_hash, [record], loaded(model))
     held = steps_held(record, needed, max_work) if record.missing else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from italic.coding.files.container import (
     unpack,
 )
 from italic.coding.model_files.loading import load_model
-from tests.cli.program import Capture, assert_equal, damage, noisy, run, tree
+from tests.cli.program import Capture, assert_equal, damage, noisy, run, script, tree
 
 pytestmark = pytest.mark.slow
 
@@ -240,3 +241,23 @@ def test_pictures_added_to_an_archive(
     assert run("decompress", "all.italic", "-o", "back") == 0
     assert_equal("more/d.png", "back/d.png")
     assert_equal("photos/b.bmp", "back/b.png")
+
+
+def test_two_processes_add_to_an_archive(model: str, here: Path) -> None:
+    noisy(Path("more/d.png"), 7)
+    noisy(Path("others/e.png"), 8)
+    assert run("archive", "photos", "-o", "all.italic", "--model", model) == 0
+    command, environment = script(model)
+    adding = [
+        subprocess.Popen([*command, "archive", name, "-o", "all.italic", "--add"], env=environment)
+        for name in ("more", "others")
+    ]
+    assert [process.wait() for process in adding] == [0, 0]
+    with open("all.italic", "rb") as file:
+        assert sorted(ArchiveReader(file).names) == [
+            "a.png",
+            "b.bmp",
+            "d.png",
+            "e.png",
+            "sub/c.webp",
+        ]

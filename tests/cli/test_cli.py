@@ -183,7 +183,8 @@ def test_suffixes() -> None:
         ["compress", "photos/a.png", "--time-budget", "-1"],
         ["compress", "photos/a.png", "--time-budget", "soon"],
         ["compress", "photos/a.png", "--jobs", "x"],
-        ["decompress", "a.italic", "-o", "a.webp"],
+        ["compress", "photos/a.png", "--jobs", 20 * "9"],
+        ["compress", "photos/a.png", "--steps", 5000 * "9"],
         ["decompress", "a.italic", "--steps-done", "-1"],
         ["enhance"],
         ["enhance", "a.bpg", "--steps", "0"],
@@ -283,6 +284,58 @@ def test_force_overwrites(model: str, here: Path, capsys: Capture) -> None:
     assert run("compress", "photos", "-o", "out", *arguments) == 1
     assert "both photos/a.png and photos/b.bmp would be written to it" in capsys.readouterr().err
     assert Path("out/a.italic").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["compress", "photos/a.png", "-o", "x.png"], "it becomes an ITALIC file: name a file in"),
+        (["decompress", "a.italic", "-o", "x.webp"], "it becomes a PNG file: name a file in .png"),
+        (["decompress", "a.italic", "-o", "x.italic"], "it becomes a PNG file: name a file in"),
+        (["enhance", "a.bpg", "-o", "x.jpg"], "it becomes a PNG file: name a file in .png"),
+        (["archive", "photos", "-o", "x.tif"], "it becomes an ITALIC file: name a file in"),
+        (["compress", "photos/a.png", "-o", 300 * "x"], "File name too long"),
+        (["archive", "photos", "-o", 300 * "x"], "File name too long"),
+    ],
+)
+def test_names_that_outputs_cannot_have(
+    model: str, here: Path, capsys: Capture, arguments: list[str], sentence: str
+) -> None:
+    Path("photos/notes.txt").unlink()
+    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
+    Path("a.bpg").touch()
+    before = tree()
+    capsys.readouterr()
+    assert run(*arguments, "--model", model) == 1
+    err = capsys.readouterr().err
+    assert sentence in err and len(err.splitlines()) == 1 and tree() == before
+
+
+def test_a_folder_with_the_name_of_a_picture(model: str, here: Path) -> None:
+    assert run("compress", "photos/a.png", "-o", "out.png/", "--model", model) == 0
+    assert run("decompress", "out.png/a.italic", "-o", "back.bmp/") == 0
+    assert_equal("photos/a.png", "back.bmp/a.png")
+
+
+def test_a_loop_of_links_hides_no_other_file(model: str, here: Path, capsys: Capture) -> None:
+    for name in ("photos/loop", "photos/sub/loop.png"):
+        Path(name).symlink_to(Path(name).name)
+    assert run("compress", "photos", "-o", "small", "--model", model) == 1
+    assert tree("small") == ["a.italic", "b.italic", "sub/c.italic"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("italic: photos/sub/loop.png: ")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_of_all_pictures_is_reported(here: Path, capsys: Capture, processes: int) -> None:
+    Path("bad").mkdir()
+    for name in ("bad/a.png", "bad/b.png"):
+        Path(name).write_text("no picture")
+    for inputs in (["bad"], ["bad/a.png"]):
+        assert run("compress", *inputs, "--jobs", processes) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert all(": this is not a PNG, BMP, TIFF" in line for line in lines)
+        assert len(lines) == (2 if inputs == ["bad"] else 1)
 
 
 def test_an_error_affects_only_its_picture(model: str, here: Path, capsys: Capture) -> None:

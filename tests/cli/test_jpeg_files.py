@@ -37,7 +37,7 @@ def test_a_jpeg_file_and_back(model: str, photo: bytes, capsys: Capture) -> None
     out = capsys.readouterr().out
     assert "one picture, 160 × 160 pixels, RGB, JPEG TRANSCODED\n" in out and ": ok\n" in out
     assert run("decompress", "photo.italic", "-o", "photo.png") == 1
-    assert "it holds a JPEG file: name a file in .jpg with -o" in capsys.readouterr().err
+    assert "it becomes a JPEG file: name a file in .jpg with -o" in capsys.readouterr().err
     assert run("decompress", "photo.italic", "-o", "x.jpg", "--region", "3,5,20,10") == 1
     assert run("decompress", "photo.italic", "-o", "x.png", "--region", "3,5,20,10") == 0
     with Image.open("x.png") as region, Image.open("photo.jpg") as full:

@@ -243,6 +243,14 @@ def test_stdin_to_a_file(model: str, here: Path, monkeypatch: pytest.MonkeyPatch
     piped("all.italic")
     assert run("decompress", "-", "-o", "all") == 0
     assert len(tree("all")) == 3
+    piped("all.italic")
+    Path("made").mkdir()
+    assert run("decompress", "-", "-o", "made") == 0
+    piped("all.italic")
+    assert run("extract", "-", "a.png", "-o", "made/") == 1  # it exists already
+    piped("all.italic")
+    assert run("extract", "-", "a.png", "-o", "made/", "--force") == 0
+    assert len(tree("made")) == 3
 
 
 @pytest.mark.parametrize(("full", "code"), [(False, 141), (True, 1)])

@@ -254,6 +254,11 @@ def test_more_steps_than_pixels_are_as_many_as_pixels(model: Model) -> None:
             (partial(italic.decompress, b"", max_pixels=most), "max_pixels must be a whole number")
             for most in (0, 1e6, "100", None)
         ),
+        *(
+            (partial(call, *data, max_work=most), "max_work must be a number of 0 or more")
+            for most in (-1, float("nan"), "1")
+            for call, data in ((italic.decompress, [b""]), (italic.decompress_many, [[]]))
+        ),
         *((partial(enhance, FLAT_BPG, steps=steps), "steps must be") for steps in (0, 1.5, None)),
         (partial(compress_pictures, [], None, 0), "steps must be"),
         *(
@@ -402,7 +407,7 @@ def test_several_pictures_give_the_files_of_each(model: Model) -> None:
     files = italic.compress_many(arrays, model, 3)
     assert files == [italic.compress(array, model, 3) for array in arrays]
     assert files[:3] == italic.compress_many(smooth(3, 16, 16), model, 3)
-    for back, array in zip(italic.decompress_many(files), arrays, strict=True):
+    for back, array in zip(italic.decompress_many(iter(files)), arrays, strict=True):
         assert np.array_equal(back, array)
     assert italic.compress_many([]) == italic.decompress_many([]) == []
     with pytest.raises(ValueError, match="limit of 100"):

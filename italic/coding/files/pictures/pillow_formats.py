@@ -30,7 +30,7 @@ def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
         if image.format == "TIFF":
             deep = _check_tiff(image, data, keep_metadata)
         if image.format == "BMP":
-            _check_bmp(data, image.mode)
+            _check_bmp(data, image)
         samples = imagecodecs.tiff_decode(data) if deep else np.asarray(image)
         if samples.shape[:2] != (image.height, image.width):
             raise damaged("its header contradicts itself")
@@ -40,6 +40,8 @@ def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
         chunks = []
         if keep_metadata:
             icc = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
+            if isinstance(icc, str) or isinstance(image.info.get("xmp"), str):  # TIFF tags
+                raise damaged("its colour profile or XMP is a text", MetadataError)
             markers = getattr(image, "applist", ())  # of JPEG files
             if not icc and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
                 raise damaged("part of its colour profile is missing", MetadataError)
@@ -102,11 +104,20 @@ def _tiff_tags(data: bytes) -> set[int]:
     return {tag for (tag,) in struct.iter_unpack(f"{order}H{size - 2}x", entries)}
 
 
-def _check_bmp(data: bytes, mode: str) -> None:
-    """Refuse grey palettes with fewer entries than indices, which Pillow misreads."""
+def _check_bmp(data: bytes, image: Image.Image) -> None:
+    """Refuse BMP files that Pillow misreads.
+
+    They have grey palettes with fewer entries than indices, or a fourth byte in each pixel that is
+    neither 0 nor 255 throughout, although their header declares no alpha.
+    """
     header = int.from_bytes(data[14:18], "little")
     bits = int.from_bytes(data[24:26] if header == 12 else data[28:30], "little")
-    if {"1": 1, "L": 8}.get(mode, bits) != bits:
+    exact = {"1": 1, "L": 8}.get(image.mode, bits) == bits
+    if exact and image.mode == "RGB" and bits == 32:
+        start = int.from_bytes(data[10:14], "little")
+        fourth = np.frombuffer(data, np.uint8, 4 * image.width * image.height, start)[3::4]
+        exact = fourth[0] in (0, 255) and (fourth == fourth[0]).all()
+    if not exact:
         raise PictureError(f"the picture is a kind of BMP that can't be kept exactly: {ADVICE}")
 
 

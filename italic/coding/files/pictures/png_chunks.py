@@ -27,6 +27,8 @@ SINGLE = (
     *STORED[Chunk.GAMMA],
     *STORED[Chunk.OTHER],
 )
+# Chunks that apply to the samples after them; decoders ignore them after the samples.
+BEFORE_SAMPLES = (b"PLTE", b"tRNS", b"iCCP", *STORED[Chunk.GAMMA], *STORED[Chunk.OTHER])
 # Chunks that do not affect the samples.
 METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*STORED.values()))
 
@@ -34,9 +36,10 @@ METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*STORED
 def png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes, bytes]]:
     """Types and bodies of a PNG file's chunks, up to IEND; a second PNG file after it is refused.
 
-    If metadata are not kept, metadata chunks with a wrong checksum are left out.
+    If metadata are not kept, metadata chunks with a wrong checksum or in a wrong place are left
+    out.
     """
-    position = len(PNG_SIGNATURE)
+    position, samples = len(PNG_SIGNATURE), False
     while position + 12 <= len(data):
         length, name = unpack_head(data, position)
         end = position + 12 + length
@@ -48,6 +51,11 @@ def png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes,
             if name in METADATA and not keep_metadata:
                 continue
             raise damaged_chunk(name, f"its {chunk_name(name)} chunk does not match its checksum")
+        if samples and name in BEFORE_SAMPLES:
+            if name in METADATA and not keep_metadata:
+                continue
+            raise damaged_chunk(name, f"its {chunk_name(name)} chunk follows the samples")
+        samples |= name == b"IDAT"
         yield name, body
         if name == b"IEND":
             if data.startswith(PNG_SIGNATURE, end):

@@ -26,6 +26,8 @@ def read_pnm(data: bytes) -> Picture:
         )
     kind, raster = int(data[1:2]), data[match.end() :]
     width, height, *rest = (int(group) for group in match.groups() if group is not None)
+    if not width or not height:
+        raise damaged(f"its header declares {width} × {height} pixels")
     largest = rest[0] if rest else 1
     if rest and largest not in (255, 65535):
         raise PictureError(
@@ -38,7 +40,7 @@ def read_pnm(data: bytes) -> Picture:
     else:
         found = np.frombuffer(raster, np.uint8)
         row = (width + 7) // 8 if kind == 4 else width * channels * size
-    if len(found) != height * row or not len(found):
+    if len(found) != height * row:
         raise PictureError(
             f"the picture is damaged, or the file holds several pictures: it has {len(found)} "
             f"{'samples' if kind <= 3 else 'bytes of samples'}, expected {height * row}"

@@ -162,3 +162,22 @@ def test_profile_of_bmp() -> None:
     picture = read(bmp_with_profile(samples))
     np.testing.assert_array_equal(picture.samples[::-1, :, ::-1], samples)
     assert picture.icc == ICC
+
+
+def test_a_fourth_byte_of_bmp_without_meaning() -> None:
+    samples = noise(3)
+    for fourth in (0, 255):
+        full = np.dstack([samples, np.full(SIZE, fourth, np.uint8)])
+        np.testing.assert_array_equal(read(saved(full, "BMP")).samples, samples)
+    with pytest.raises(PictureError, match="kind of BMP that can't be kept exactly"):
+        read(saved(noise(4), "BMP"))
+
+
+def test_texts_as_metadata_of_tiff_are_refused() -> None:
+    data = saved(noise(3), "TIFF", icc_profile=ICC)
+    entry = struct.pack("<HHI", 34675, 7, len(ICC))
+    assert entry in data
+    data = data.replace(entry, struct.pack("<HHI", 34675, 2, len(ICC)))
+    with pytest.raises(PictureError, match="profile or XMP is a text; --drop-metadata"):
+        read(data)
+    assert read(data, keep_metadata=False).samples.shape == (*SIZE, 3)

@@ -20,6 +20,7 @@ from italic.coding.files.pictures import (
 )
 from italic.coding.files.pictures.planes import pack_palette
 from italic.coding.files.pictures.png import _ADAM7
+from italic.coding.files.pictures.png_chunks import png_chunks, png_file
 from tests.coding.files.pictures.samples import (
     EXIF,
     EXIF_BYTES,
@@ -206,6 +207,19 @@ def test_damaged_metadata_of_png_are_left_out_on_demand(
         read(data)
     picture = read(data, keep_metadata=False)
     assert_same(picture, Picture(samples, transparency=b"\0\7"))
+
+
+def test_chunks_after_the_samples_that_decoders_ignore_are_refused() -> None:
+    *file, end = png_chunks(png(8, 0, bytes(22 * 13)))
+    chunks = {kind: bytes(2) for kind in (b"tRNS", b"PLTE", b"gAMA", b"pHYs", b"iCCP")}
+    for kind, body in chunks.items():
+        late = png_file([*file, (kind, body), end])
+        with pytest.raises(PictureError, match=f"its {kind.decode()} chunk follows the samples"):
+            read(late)
+        if kind not in (b"tRNS", b"PLTE"):
+            assert read(late, keep_metadata=False).chunks == ()
+    picture = read(png_file([*file, (b"tEXt", b"a\0b"), (b"eXIf", EXIF_BYTES), end]))
+    assert picture.exif == EXIF_BYTES and picture.chunks == ((b"tEXt", b"a\0b"),)
 
 
 def test_what_is_no_metadata_is_refused_when_damaged() -> None:
