@@ -20,9 +20,13 @@ def check_range(name: str, value: float | None, least: float, most: float = inf)
     """Check that a setting is in range; None, the absence of a value, is in every range.
 
     Raises:
-        SettingError: the value is below `least`, above `most` or NaN.
+        SettingError: the value is below `least`, above `most`, infinite or NaN.
     """
-    if value is not None and not least <= value <= most:
+    if value is None:
+        return
+    if value == inf:
+        raise SettingError(f"{name} must be a finite number; got {value}")
+    if not least <= value <= most:
         expected = f"{least} or more" if most == inf else f"from {least} to {most}"
         raise SettingError(f"{name} must be {expected}; got {value}")
 

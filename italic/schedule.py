@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from functools import cached_property
+from math import inf
 
 import numpy as np
 
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 from italic.orders import pixel_order
 
 SIZES = ("equal", "power")
@@ -145,8 +146,12 @@ class Schedule:
             for each step. Partitions into another number of steps are then `equal`. `planned` sizes
             minimise the bits; the export of a trained model computes them. Numbers of steps that
             are not planned use `power`.
-        exponent: growth exponent of `power` sizes.
+        exponent: growth exponent of `power` sizes, not negative.
         plans: relative sizes of the steps, by the number of steps.
+
+    Raises:
+        SettingError: invalid sizes, or an exponent that is negative or not finite, even if the
+            sizes do not use it.
     """
 
     order: str = "nested"
@@ -155,6 +160,8 @@ class Schedule:
     plans: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_sizes(self.sizes, (*SIZES, "planned"))
+        check_exponent(self.exponent)
         # The caller may change its list or mapping later.
         if isinstance(self.sizes, Sequence) and not isinstance(self.sizes, str):
             object.__setattr__(self, "sizes", tuple(self.sizes))
@@ -207,6 +214,34 @@ class Schedule:
         return {}
 
 
+def check_sizes(sizes: object, names: Sequence[str]) -> None:
+    """Check that step sizes are one of the names, or a sequence of numbers above 0.
+
+    Raises:
+        SettingError: they are not.
+    """
+    if isinstance(sizes, str):
+        valid = sizes in names
+    else:
+        valid = isinstance(sizes, Sequence) and all(
+            isinstance(size, int | float) and 0 < size < inf for size in sizes
+        )
+    if not valid or not sizes:
+        raise SettingError(
+            f"invalid step sizes {sizes}: expected {', '.join(names)}, or a list of numbers above "
+            "0, one for each step"
+        )
+
+
+def check_exponent(exponent: float) -> None:
+    """Check the growth exponent of `power` sizes.
+
+    Raises:
+        SettingError: it is negative or not finite.
+    """
+    check_range("the exponent of the step sizes", exponent, 0)
+
+
 def step_bounds(
     pixels: int, steps: int, sizes: str | Sequence[float] = "equal", exponent: float = 1.0
 ) -> np.ndarray:
@@ -228,22 +263,17 @@ def step_bounds(
     """
     if not 1 <= steps <= pixels:
         raise SettingError(f"steps must be from 1 to the number of pixels, {pixels}; got {steps}")
+    check_sizes(sizes, SIZES)
+    check_exponent(exponent)
     if isinstance(sizes, str):
-        if sizes not in SIZES:
-            raise SettingError(
-                f"unknown step sizes '{sizes}': expected {', '.join(SIZES)}, "
-                "planned, or a list of relative sizes"
-            )
         power = exponent if sizes == "power" else 0.0
-        if not power >= 0:
-            raise SettingError(f"the exponent of the step sizes must not be negative; got {power}")
         fractions = (np.arange(steps + 1) / steps) ** (1 + power)
     else:
-        relative = np.asarray(sizes, dtype=np.float64)
-        if relative.shape != (steps,) or not ((relative > 0) & (relative < np.inf)).all():
+        if len(sizes) != steps:
             raise SettingError(
                 f"the step sizes must be {steps} numbers above 0, one for each step; got {sizes}"
             )
+        relative = np.asarray(sizes, dtype=np.float64)
         fractions = np.concatenate([[0.0], np.cumsum(relative) / np.cumsum(relative)[-1]])
     bounds = _whole(fractions, pixels)
     if isinstance(sizes, str):

@@ -22,11 +22,13 @@ def test_what_pytorch_says_is_a_short_line() -> None:
         (0, 1, math.inf, "width must be 1 or more; got 0"),
         (5, 1, 4, "width must be from 1 to 4; got 5"),
         (math.nan, 0, math.inf, "width must be 0 or more; got nan"),
+        (math.inf, 0, math.inf, "width must be a finite number; got inf"),
+        (-math.inf, 0, math.inf, "width must be 0 or more; got -inf"),
     ],
 )
 def test_a_setting_out_of_range_is_named(value: float, least: int, most: float, said: str) -> None:
     with pytest.raises(SettingError) as error:
         check_range("width", value, least, most)
     assert str(error.value) == said
-    for inside in (least, most, None):
+    for inside in (least, min(most, 10**400), None):
         check_range("width", inside, least, most)

@@ -2,12 +2,14 @@ import math
 import pickle
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from italic.errors import SettingError
 from italic.orders import ORDERS, TILES, tile_steps
 from italic.schedule import (
     LARGEST_STRIDE,
@@ -45,18 +47,33 @@ def test_equal_and_power_sizes() -> None:
     [
         ((16, 17), "from 1 to the number of pixels, 16"),
         ((16, 0), "from 1"),
-        ((16, 4, "geometric"), "expected equal, power, planned"),
-        ((16, 4, "power", -1.0), "must not be negative"),
+        ((16, 4, "geometric"), "expected equal, power, or a list"),
+        ((16, 4, "planned"), "expected equal, power, or a list"),
         ((16, 4, [1, 2]), "must be 4 numbers above 0"),
-        ((16, 4, 4), "must be 4 numbers above 0"),
-        ((16, 2, [1, float("inf")]), "must be 2 numbers above 0"),
-        ((16, 4, "power", float("nan")), "must not be negative"),
-        ((16, 2, [1, 0]), "must be 2 numbers above 0"),
     ],
 )
 def test_impossible_steps_are_refused(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SettingError, match=message):
         step_bounds(*arguments)
+
+
+@pytest.mark.parametrize(
+    "sizes", ["geometric", "", [], 4, None, {"a": 1}, ["a", "b"], [[1], [2]], [1, 0], [1, math.inf]]
+)
+def test_sizes_that_are_neither_a_name_nor_numbers_are_refused(sizes: Any) -> None:
+    with pytest.raises(SettingError, match="expected equal, power, planned, or a list of numbers"):
+        Schedule(sizes=sizes)
+    with pytest.raises(SettingError, match="expected equal, power, or a list of numbers"):
+        step_bounds(16, 2, sizes)
+
+
+@pytest.mark.parametrize("exponent", [-1.0, math.nan, math.inf])
+def test_an_exponent_is_checked_whatever_the_sizes(exponent: float) -> None:
+    for sizes in (*SIZES, "planned", [1, 2]):
+        with pytest.raises(SettingError, match="the exponent of the step sizes must be"):
+            Schedule(sizes=sizes, exponent=exponent)
+    with pytest.raises(SettingError, match="the exponent of the step sizes must be"):
+        step_bounds(16, 4, "equal", exponent)
 
 
 @pytest.mark.parametrize(

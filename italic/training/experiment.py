@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ def build_schedule(cfg: DictConfig) -> Schedule:
     Raises:
         RunError: `masks.sizes` belongs to another number of steps, or the model `masks.plans` has
             no plans or another pixel order.
+        SettingError: `masks.sizes` or `masks.exponent` is invalid.
         ModelError: the model `masks.plans` does not exist or is damaged.
     """
     masks = cfg.masks
@@ -144,15 +146,16 @@ def build_schedule(cfg: DictConfig) -> Schedule:
             f"the step sizes must be {cfg.steps} numbers above 0, one for each step; "
             f"got {masks.sizes}"
         )
+    own = Schedule(masks.order, masks.sizes, masks.exponent)
     if masks.plans is None:
-        return Schedule(masks.order, masks.sizes, masks.exponent)
+        return own
     planned = load_model(masks.plans).recipe.schedule
     if not planned.plans or planned.order != masks.order:
         raise RunError(
             f"masks.plans names '{masks.plans}', which has no plans for the order {masks.order}: "
             "expected a model trained with masks.sizes=planned and this order"
         )
-    return Schedule(masks.order, "planned", masks.exponent, planned.plans)
+    return replace(own, sizes="planned", plans=planned.plans)
 
 
 def build_images(cfg: DictConfig) -> ImageSource:

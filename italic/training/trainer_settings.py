@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from italic.errors import check_range
 from italic.run_directory import RunError
@@ -48,7 +50,10 @@ def trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         raise RunError(
             "trainer.fast_dev_run and trainer.barebones save no checkpoint: use debug=fast instead"
         )
-    settings["plugins"] = [WholeCheckpoints(), *(settings["plugins"] or [])]
+    plugins = settings["plugins"] or []
+    if not isinstance(plugins, list):
+        raise RunError(f"trainer.plugins must be a list of plugins; got {plugins}")
+    settings["plugins"] = [WholeCheckpoints(), *plugins]
     settings["default_root_dir"] = run_dir
     settings["enable_checkpointing"] = False  # `Checkpoints` replaces Lightning's callback
     name = settings["profiler"]
@@ -72,10 +77,20 @@ def _check_length(settings: dict[str, Any]) -> None:
             raise RunError(
                 f"trainer.max_{name} must be 1 or more, or -1 for no limit; got {number}"
             )
-    if time_limit is not None and not (Timer(time_limit).time_remaining() or 0) > 0:
-        raise RunError(f"trainer.max_time must be above 0 (DD:HH:MM:SS); got {time_limit}")
+    if time_limit is not None and not _seconds(time_limit) > 0:
+        raise RunError(
+            f"trainer.max_time must be above 0, as DD:HH:MM:SS or {{hours: 1}}; got {time_limit}"
+        )
     if epochs == -1 and steps == -1 and time_limit is None:
         raise RunError(
             "training without an end never decays its learning rates: expected one of "
             "trainer.max_epochs, trainer.max_steps and trainer.max_time"
         )
+
+
+def _seconds(time_limit: Any) -> float:
+    """Seconds of a time limit, a text or a mapping of units; 0 if it is invalid."""
+    if isinstance(time_limit, str | dict):
+        with suppress(ValueError, TypeError, OverflowError, MisconfigurationException):
+            return Timer(time_limit).time_remaining() or 0.0
+    return 0.0

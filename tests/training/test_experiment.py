@@ -1,5 +1,6 @@
 """Parts of a configuration."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from italic.coding.model_files.model import save_model
 from italic.coding.model_files.recipe import Recipe
 from italic.config import MasksConfig
+from italic.errors import SettingError
 from italic.models.estimator import Estimator
 from italic.orders import pixel_order
 from italic.run_directory import RunError
@@ -38,6 +40,12 @@ def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
     assert planned.bounds(64, 2).tolist() == Schedule(exponent=1.5).bounds(64, 2).tolist()
     with pytest.raises(RunError, match="must be 2 numbers above 0"):
         schedule(sizes=[1, 2, 3])
+    for plans_of in (None, "cifar10"):
+        for sizes in (["a", "b"], {"a": 1}, "geometric"):
+            with pytest.raises(SettingError, match="invalid step sizes"):
+                schedule(sizes=sizes, plans=plans_of)
+        with pytest.raises(SettingError, match="exponent"):
+            schedule(sizes="planned", exponent=math.inf, plans=plans_of)
     plans = {"1": [256], "2": [100, 156]}
     path = tmp_path / "planned.safetensors"
     save_model(path, trained(SMALL), Recipe(SMALL, None, 2, "nested", "planned", 1.0, plans))
