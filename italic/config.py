@@ -300,7 +300,9 @@ class EvaluationConfig:
     split: str = "test"  # split of the images: train, validation, test; all of a folder
     limit: int = 0  # number of images, the first ones of the split; 0 for all
     batch_size: int = 64  # number of images that are coded together
-    sizes: Any = None  # sizes of the steps, as masks.sizes; None for the sizes of the model
+    # sizes of the steps, as masks.sizes; a list also gives the number of steps; None for the sizes
+    # of the model
+    sizes: Any = None
     exponent: float | None = None  # growth exponent of power sizes; None for that of the model
     pictures: int = 4  # number of images or samples in panels, maps, films and grids
     curve: CurveConfig = field(default_factory=CurveConfig)

@@ -16,9 +16,10 @@ from italic.datamodules.images.crops import centre_crops
 from italic.datamodules.images.sources import whole_of
 from italic.errors import check_range
 from italic.evaluation.named_functions import function
-from italic.evaluation.sources import Inputs, find_sources, images_for
+from italic.evaluation.sources import Inputs, asked_steps, find_sources, images_for
 from italic.measuring.results import CurveRow
 from italic.run_directory import RunError
+from italic.schedule import SIZES, check_exponent, check_sizes
 from italic.training import experiment, named_code
 from italic.training.allocator import keep_freed_memory
 
@@ -71,6 +72,11 @@ def _evaluate(cfg: DictConfig) -> None:
     check_range("evaluate.batch_size", cfg.evaluate.batch_size, 1)
     check_range("evaluate.pictures", cfg.evaluate.pictures, 0)
     check_range("evaluate.curve.timed", cfg.evaluate.curve.timed, 0)
+    if cfg.evaluate.sizes is not None:
+        check_sizes(cfg.evaluate.sizes, (*SIZES, "planned"))
+    if cfg.evaluate.exponent is not None:
+        check_exponent(cfg.evaluate.exponent)
+    numbers = asked_steps(cfg)
     sources = find_sources(cfg)
     data = images_for(cfg, sources)
     source = experiment.build_images(data)
@@ -88,7 +94,7 @@ def _evaluate(cfg: DictConfig) -> None:
         names = complete.names(cfg.evaluate.split)[:limit]
         images = centre_crops(whole[: max(1, cfg.evaluate.pictures)])
     pixels = min(image[..., 0].size for image in (images[0], *(whole or ())))
-    if cfg.steps is not None and not all(1 <= steps <= pixels for steps in cfg.steps or [0]):
+    if numbers is not None and not all(1 <= steps <= pixels for steps in numbers or [0]):
         raise RunError(
             f"steps must be a list of numbers from 1 to {pixels}, the number of pixels of an image"
         )

@@ -85,14 +85,16 @@ class Inputs:
 
     def steps(self, default: Sequence[int]) -> list[int]:
         """The configured numbers of steps, or the default up to the number of pixels."""
-        if self.cfg.steps is not None:
-            return list(self.cfg.steps)
+        asked = asked_steps(self.cfg)
+        if asked is not None:
+            return asked
         pixels = self.images.shape[1] * self.images.shape[2]
         return [steps for steps in default if steps <= pixels]
 
     def own_steps(self, model: Model) -> int:
-        """The default number of steps of a model, at most the number of pixels of an image."""
-        return min(model.steps, self.images[0, ..., 0].size)
+        """The number of steps of listed sizes, or the default of a model up to that of pixels."""
+        listed = listed_steps(self.cfg)
+        return min(model.steps, self.images[0, ..., 0].size) if listed is None else listed
 
     def planned(self, model: Model) -> Model:
         """A model with the step sizes of `evaluate.sizes` and `evaluate.exponent`, if set."""
@@ -111,6 +113,29 @@ class Inputs:
         folder = self.output if len(self.models) == 1 else self.output / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def listed_steps(cfg: DictConfig) -> int | None:
+    """The number of steps of the sizes that `evaluate.sizes` lists; None for other sizes."""
+    sizes = cfg.evaluate.sizes
+    return len(sizes) if OmegaConf.is_list(sizes) else None
+
+
+def asked_steps(cfg: DictConfig) -> list[int] | None:
+    """The configured numbers of steps, by `steps` or a list of sizes; None for the default.
+
+    Raises:
+        RunError: the sizes are listed for another number of steps.
+    """
+    listed, steps = listed_steps(cfg), None if cfg.steps is None else list(cfg.steps)
+    if listed is None:
+        return steps
+    if steps is not None and set(steps) != {listed}:
+        raise RunError(
+            f"evaluate.sizes lists the sizes of {listed} steps, but the numbers of steps are "
+            f"{steps}: expected steps=[{listed}], or evaluate.sizes=equal, power or planned"
+        )
+    return [listed]
 
 
 def find_sources(cfg: DictConfig) -> dict[str, Source]:

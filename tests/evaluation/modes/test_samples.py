@@ -9,6 +9,7 @@ from PIL import Image
 from italic.coding.model_files.model import Model
 from italic.evaluation.modes.samples import STEPS, draw, sample_columns
 from italic.evaluation.sources import Inputs
+from italic.run_directory import RunError
 
 pytestmark = pytest.mark.slow
 
@@ -58,3 +59,10 @@ def test_steps_left_alone_suit_the_mode_and_the_images(
     assert make_inputs(model, [3, 2]).codec(model).steps == 3
     uneven = make_inputs(model, [3], sizes=[1, 1, 14]).codec(model)
     assert uneven.partition(12, 16).bounds.tolist() == [0, 12, 24, 192]
+    listed = make_inputs(model, sizes=[1, 1, 14])  # a list gives the number of steps
+    assert listed.steps(STEPS) == [3] and listed.own_steps(model) == 3
+    assert np.array_equal(
+        listed.codec(model).partition(12, 16).bounds, uneven.partition(12, 16).bounds
+    )
+    with pytest.raises(RunError, match=r"sizes of 3 steps.*\[3, 2\].*expected steps=\[3\]"):
+        make_inputs(model, [3, 2], sizes=[1, 1, 14]).steps(STEPS)
