@@ -37,11 +37,13 @@ def evaluate(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a number is out of range.
-        RunError: the mode or a metric can't be called, no model is named or found, the models were
-            trained on different images, or the mode does not support the input.
+        RunError: a key has no value, the mode or a metric can't be called, no model is named or
+            found, the models were trained on different images, or the mode does not support the
+            input.
         ExtensionError: the function of the mode or of a metric does not exist.
         ModelError: there is no such device, or a model file does not exist or is damaged.
     """
+    experiment.check_complete(cfg)
     with on_device(cfg.device):
         _evaluate(cfg)
 

@@ -58,6 +58,18 @@ def is_refusal(error: Exception) -> bool:
     return (package in libraries or of_optimiser) and isinstance(error, ValueError | TypeError)
 
 
+def check_complete(cfg: DictConfig) -> None:
+    """Check that no key of a configuration, or of a part of one, lacks its value.
+
+    Raises:
+        RunError: a key has no value; the message has its full name.
+    """
+    try:
+        OmegaConf.to_container(cfg, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise RunError(f"{error.full_key} has no value: expected {error.full_key}=…") from error
+
+
 def use_threads(number: int) -> None:
     """Set the number of CPU threads of PyTorch; 0 keeps PyTorch's default.
 
@@ -340,10 +352,8 @@ def _instantiated(cfg: DictConfig, **more: Any) -> Any:
     Raises:
         RunError: the class rejected its settings; the message is that of the class.
     """
-    try:
-        settings = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise RunError(f"a setting has no value: {str(error).splitlines()[0]}") from error
+    check_complete(cfg)
+    settings = OmegaConf.to_container(cfg, resolve=True)
     for name in targets(settings):
         named(name, object)
     try:

@@ -69,10 +69,12 @@ def train(cfg: DictConfig) -> float:
         The least validation bpsp of the run; NaN without a validation.
 
     Raises:
-        RunError: `resume` does not name a run directory, an override cannot be applied to a resumed
-            run, a run of a sweep would start processes, or trainer settings are not supported.
+        RunError: a key has no value, `resume` does not name a run directory, an override cannot be
+            applied to a resumed run, a run of a sweep would start processes, or trainer settings
+            are not supported.
         SettingError: a setting is out of range.
     """
+    experiment.check_complete(cfg)
     start = _start(cfg)
     cfg = start.cfg
     settings = trainer_settings(cfg, start.run_dir)

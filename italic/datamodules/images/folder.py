@@ -170,8 +170,9 @@ class Folder:
 
     def _files(self, split: Split) -> list[Path]:
         if not self.path.is_dir():
+            problem = "is not a folder" if self.path.exists() else "does not exist"
             raise DataError(
-                f"the image folder '{self.path}' does not exist: expected a folder with images, "
+                f"the image folder '{self.path}' {problem}: expected a folder with images, "
                 "datamodule.images.path=…"
             )
         if split == "all":

@@ -103,6 +103,9 @@ def test_hidden_files_and_folders_named_like_pictures_are_passed_over(tmp_path: 
 def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         Folder(str(tmp_path / "none")).load("train")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file' is not a folder.*datamodule\.images\.path="):
+        Folder(str(tmp_path / "file")).load("train")
     with pytest.raises(DataError, match="no images in"):
         Folder(str(tmp_path)).load("train")
     save(tmp_path / "a.png", picture(0, 8, 8))
