@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,11 @@ def with_current_classes(text: str) -> str:
     for old, new in MOVED_CLASSES.items():
         text = re.sub(rf'(\b_target_"?: "?){re.escape(old)}', rf"\g<1>{new}", text)
     return text
+
+
+def name_of(directory: Path) -> str:
+    """The name of a directory, also if its path ends in . or .."""
+    return Path(os.path.abspath(directory)).name
 
 
 def latest_run(parent: Path = RUNS) -> Path:

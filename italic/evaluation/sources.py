@@ -168,7 +168,7 @@ def _of_runs(cfg: DictConfig) -> dict[str, Source]:
     """The runs in `ckpt_path` or `runs`."""
     if cfg.ckpt_path is not None:
         run_dir = Path(cfg.ckpt_path)
-        return {run_dir.name: _of_run(run_dir)}
+        return {run_directory.name_of(run_dir): _of_run(run_dir)}
     if cfg.runs is None:
         return {}
     parent = Path(cfg.runs)
@@ -176,7 +176,8 @@ def _of_runs(cfg: DictConfig) -> dict[str, Source]:
     found = sorted(path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}"))
     if not found:
         raise RunError(f"no run in {parent}: expected run directories of train.py with checkpoints")
-    return {str(path.relative_to(parent)): _of_run(path) for path in found}
+    names = {parent: run_directory.name_of(parent)}
+    return {names.get(path, str(path.relative_to(parent))): _of_run(path) for path in found}
 
 
 def images_for(cfg: DictConfig, sources: dict[str, Source]) -> DictConfig:

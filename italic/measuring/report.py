@@ -21,7 +21,7 @@ from italic.measuring import figures
 from italic.measuring.history import Validation, read_history, read_training
 from italic.measuring.machine import describe_machine
 from italic.measuring.results import CodecRow, CurveRow, envelope
-from italic.run_directory import CONFIG, read_config
+from italic.run_directory import CONFIG, name_of, read_config
 
 REPORT = "report.html"
 WIDE, NARROW = (9.6, 5.6), (4.4, 4.6)  # sizes of charts in inches, for desktops and for phones
@@ -73,7 +73,7 @@ def write_run_report(
     sections = []
     cfg = read_config(run_dir)
     model = str(OmegaConf.select(cfg, "model._target_")).rpartition(".")[2]
-    name = f"{model}, run {run_dir.name}"
+    name = f"{model}, run {name_of(run_dir)}"
     if curve and all(math.isnan(row.bpsp_coded) for row in curve):
         sections.append(_estimates_section(curve))
     elif curve:

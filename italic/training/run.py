@@ -196,7 +196,7 @@ def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
     if cfg.logger.wandb:
         wandb_logger = WandbLogger(
             project=cfg.logger.project,
-            name=run_dir.name,
+            name=run_directory.name_of(run_dir),
             id=run_identity(run_dir),
             resume="allow",
             mode=cfg.logger.mode,

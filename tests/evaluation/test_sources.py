@@ -112,6 +112,19 @@ def test_models_are_measured_beside_runs(tmp_path: Path) -> None:
         find_sources(asked(runs=str(tmp_path), weights="cifar10"))
 
 
+def test_a_run_has_the_name_of_its_folder_whatever_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "mine" / "config.yaml").write_text("steps: 4\n")
+    (tmp_path / "mine" / "checkpoints" / "last.ckpt").touch()
+    monkeypatch.chdir(tmp_path / "mine")
+    for path in (".", "./", "checkpoints/..", "../mine"):
+        assert list(find_sources(asked(ckpt_path=path))) == ["mine"]
+        assert list(find_sources(asked(runs=path))) == ["mine"]
+    assert list(find_sources(asked(runs=".."))) == ["mine"]
+
+
 def test_weights_that_are_none_or_unknown_or_the_same_are_refused() -> None:
     for nothing in ([], ""):
         with pytest.raises(RunError, match="names or the files of models"):
