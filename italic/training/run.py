@@ -21,6 +21,7 @@ from italic import run_directory
 from italic.measuring.dashboard import run_identity
 from italic.measuring.machine import describe_machine
 from italic.models.estimator import Estimator
+from italic.output_directory import reserved
 from italic.run_directory import CHECKPOINTS, RunError
 from italic.training import experiment, named_code
 from italic.training.allocator import keep_freed_memory
@@ -70,11 +71,17 @@ def train(cfg: DictConfig) -> float:
 
     Raises:
         RunError: a key has no value, `resume` does not name a run directory, an override cannot be
-            applied to a resumed run, a run of a sweep would start processes, or trainer settings
-            are not supported.
+            applied to a resumed run, a run of a sweep would start processes, trainer settings are
+            not supported, or another training is running in the directory.
         SettingError: a setting is out of range.
     """
     experiment.check_complete(cfg)
+    with reserved(_run_dir(cfg)):
+        return _train(cfg)
+
+
+def _train(cfg: DictConfig) -> float:
+    """`train`, in a run directory that is reserved for this training."""
     start = _start(cfg)
     cfg = start.cfg
     settings = trainer_settings(cfg, start.run_dir)
@@ -99,16 +106,23 @@ def train(cfg: DictConfig) -> float:
             wandb.finish()
 
 
-def _start(cfg: DictConfig) -> Start:
-    """The start of the training that a configuration describes."""
+def _run_dir(cfg: DictConfig) -> Path:
+    """The directory of the run that a configuration starts or resumes."""
     hydra_cfg = HydraConfig.get()
     if cfg.resume is None:
+        return Path(hydra_cfg.runtime.output_dir)
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        raise RunError("resume continues a single run: leave out -m")
+    return Path(cfg.resume)
+
+
+def _start(cfg: DictConfig) -> Start:
+    """The start of the training that a configuration describes."""
+    run_dir = _run_dir(cfg)
+    if cfg.resume is None:
         named_code.import_own_code(cfg)
-        start = Start(cfg, Path(hydra_cfg.runtime.output_dir), None, {})
+        start = Start(cfg, run_dir, None, {})
     else:
-        if hydra_cfg.mode == RunMode.MULTIRUN:
-            raise RunError("resume continues a single run: leave out -m")
-        run_dir = Path(cfg.resume)
         cfg = resumed(cfg)
         path = run_directory.find_checkpoint(run_dir)
         start = Start(cfg, run_dir, path, run_directory.load_checkpoint(path))

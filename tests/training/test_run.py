@@ -30,7 +30,7 @@ from italic.coding.model_files.loading import load_model
 from italic.datamodules.images import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
-from italic.run_directory import RunError, read_config
+from italic.run_directory import CONFIG, RunError, read_config
 from italic.training.callbacks import moving_average
 from italic.training.checkpoints import Checkpoints, WholeCheckpoints
 from italic.training.experiment import build_datamodule, build_estimator, build_images, is_refusal
@@ -355,7 +355,7 @@ def test_a_logger_without_its_package_is_refused(
         monkeypatch.setattr(lightning_fabric.loggers.tensorboard, package, False)
     with pytest.raises(RunError, match="package is not installed"):
         trained(*TINY, "logger=tensorboard", f"hydra.run.dir={tmp_path}/run")
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / CONFIG).exists()
 
 
 INEXACT = """
@@ -452,4 +452,4 @@ def test_bad_images_are_refused_before_there_is_a_run(crop: str, tmp_path: Path)
             (tmp_path / "images" / f"{number}.png").write_bytes(b"no image")
         with pytest.raises(DataError, match=message):
             trained(*words, f"datamodule.images.path={tmp_path}/{folder}")
-        assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "run" / CONFIG).exists()
