@@ -370,6 +370,10 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", ["weights=absent"], "no model 'absent'"),
         ("evaluate.py", ["ckpt_path=nowhere"], "nowhere"),
         ("evaluate.py", ["weights=cifar10", "logger=tensorboard"], "apply to trainings"),
+        *((script, ["weights=cifar10", "logger=wandb", *word], message)
+          for script in ("train.py", "evaluate.py") for *word, message in (
+              ("logger.mode=bad", "logger.mode must be one of offline, online, disabled; got bad"),
+              ("logger.project=a/b", "logger.project=a/b is refused by W&B"))),
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.batch_size=0"], "batch_size must be 1"),
         ("evaluate.py", ["weights=cifar10", "evaluate.sizes=[a,b]", "steps=[2]"],

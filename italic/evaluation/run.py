@@ -17,6 +17,7 @@ from italic.datamodules.images.sources import whole_of
 from italic.errors import check_range
 from italic.evaluation.named_functions import function
 from italic.evaluation.sources import Inputs, asked_steps, find_sources, images_for
+from italic.measuring.dashboard import check_settings
 from italic.measuring.results import CurveRow
 from italic.run_directory import RunError
 from italic.schedule import SIZES, check_exponent, check_sizes
@@ -64,6 +65,7 @@ def _evaluate(cfg: DictConfig) -> None:
         raise RunError("this mode has no table for metrics: expected metrics=[], or mode=curve")
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
+    check_settings(cfg.logger)
     if cfg.logger.same_run and cfg.ckpt_path is None:
         raise RunError(
             "logger.same_run=true logs to the W&B run of a training: expected ckpt_path=RUN_DIR"

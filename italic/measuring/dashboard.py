@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from italic.coding.streams.codec import Codec
 from italic.datamodules.step_masks import StepMasks
+from italic.errors import SettingError
 from italic.measuring.curve import estimate_curve, measure_curve
 from italic.measuring.history import Validation, read_history
 from italic.measuring.panel import make_panel
@@ -26,6 +27,7 @@ from italic.models.estimator import Estimator
 
 CURVE_STEPS = (1, 2, 4, 8, 16, 32)
 CURVE_IMAGES = 16
+MODES = "offline", "online", "disabled"  # modes of W&B
 
 
 class Dashboard(pl.Callback):
@@ -110,6 +112,23 @@ class Dashboard(pl.Callback):
 def run_identity(run_dir: Path) -> str:
     """The W&B id of a run directory, the same for a resumed run and its evaluation."""
     return hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:12]
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check the settings of W&B, which W&B checks only when logging begins.
+
+    Args:
+        cfg: configuration of the logger.
+
+    Raises:
+        SettingError: there is no such mode, or no project can have this name.
+    """
+    if cfg.mode not in MODES:
+        raise SettingError(f"logger.mode must be one of {', '.join(MODES)}; got {cfg.mode}")
+    try:
+        wandb.Settings(project=cfg.project)
+    except wandb.Error as error:
+        raise SettingError(f"logger.project={cfg.project} is refused by W&B: {error}") from error
 
 
 def log_evaluation(

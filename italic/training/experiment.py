@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import wandb
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -49,7 +50,7 @@ def is_refusal(error: Exception) -> bool:
     report invalid settings or unknown arguments of a class.
     """
     ours = (RunError, DataError, SettingError, ExtensionError, ModelError, InexactError, BPGError)
-    if isinstance(error, (*ours, MisconfigurationException, OSError)):
+    if isinstance(error, (*ours, MisconfigurationException, wandb.Error, OSError)):
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     package = frame.f_globals["__name__"].partition(".")[0]

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from italic import run_directory
-from italic.measuring.dashboard import run_identity
+from italic.measuring.dashboard import check_settings, run_identity
 from italic.measuring.machine import describe_machine
 from italic.models.estimator import Estimator
 from italic.output_directory import reserved
@@ -85,6 +85,7 @@ def _train(cfg: DictConfig) -> float:
     start = _start(cfg)
     cfg = start.cfg
     settings = trainer_settings(cfg, start.run_dir)
+    check_settings(cfg.logger)
     _prepare_process(cfg, start.updates)
     estimator = _estimator(start)
     callbacks = [*callbacks_of(cfg), *experiment.build_callbacks(cfg)]
