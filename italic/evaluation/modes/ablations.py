@@ -134,16 +134,16 @@ def markdown(rows: Sequence[AblationRow]) -> str:
     """
     references = {row.seed: row for row in rows if row.preset == REFERENCE}
     lines = [
-        "| preset | bpsp above the reference | by seed | bpsp by seed "
+        "| preset | seeds | bpsp above the reference | by seed | bpsp by seed "
         "| relative decoding time | relative training images | parameters |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for preset, values in differences(rows).items():
         pairs = [(row, references[row.seed]) for row in rows if row.preset == preset]
         by_seed = "" if preset == REFERENCE else " ".join(f"{value:+.3f}" for value in values)
         mean = "" if preset == REFERENCE else f"{values.mean():+.3f}"
         lines.append(
-            f"| `{preset}` | {mean} | {by_seed} "
+            f"| `{preset}` | {' '.join(str(row.seed) for row, _ in pairs)} | {mean} | {by_seed} "
             f"| {' '.join(f'{row.bpsp_coded:.3f}' for row, _ in pairs)} "
             f"| {_mean(row.batch_decode_ms / other.batch_decode_ms for row, other in pairs):.2f} "
             f"| {_mean(row.training_images / other.training_images for row, other in pairs):.2f} "

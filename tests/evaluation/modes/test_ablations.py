@@ -31,8 +31,14 @@ def test_each_seed_is_compared_with_its_own_reference() -> None:
     assert list(found) == ["better", "reference", "worse"]
     assert np.array_equal(found["better"], [-0.5, -0.25])
     better, reference, worse = markdown(rows).splitlines()[2:]
-    assert better == "| `better` | -0.375 | -0.500 -0.250 | 4.500 3.750 | 1.00 | 0.75 | 390,000 |"
-    assert "|  |  | 4.000 5.000 | 1.00 | 1.00 |" in reference and "| +0.250 | +0.250 |" in worse
+    assert (
+        better
+        == "| `better` | 1 0 | -0.375 | -0.500 -0.250 | 4.500 3.750 | 1.00 | 0.75 | 390,000 |"
+    )
+    assert (
+        "| `reference` | 0 1 |  |  | 4.000 5.000 | 1.00 | 1.00 |" in reference
+        and "| 0 | +0.250 | +0.250 |" in worse
+    )
 
 
 def test_a_seed_without_a_reference_is_refused() -> None:
