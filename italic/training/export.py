@@ -23,6 +23,7 @@ from italic.coding.model_files.loading import load_model
 from italic.coding.model_files.model import FORMAT, Model, save_model
 from italic.coding.model_files.recipe import NETWORKS, Recipe
 from italic.coding.streams.codec import Codec
+from italic.coding.streams.entropy import StreamError
 from italic.datamodules.images import Folder
 from italic.measuring.history import read_history
 from italic.models.network import Network
@@ -45,7 +46,7 @@ def exported(run_dir: Path) -> Model:
 
     Raises:
         RunError: the directory is not a run directory, has no checkpoint, the checkpoint does not
-            match the configuration, or the network has no exact form.
+            match the configuration, the network has no exact form, or its training has diverged.
     """
     path = run_dir / MODEL
     card = path.with_suffix(".json")
@@ -93,8 +94,14 @@ def _export(run_dir: Path, path: Path) -> str:
                 Codec(floating, base, of_run.schedule, number, rung).encode(images)
                 bars.advance(task)
 
-    with bars:
-        exact = calibrated(network, calibrate)
+    try:
+        with bars:
+            exact = calibrated(network, calibrate)
+    except StreamError as error:
+        raise RunError(
+            f"the training in {run_dir} has diverged ({error}): train again with smaller learning "
+            "rates, optimiser.learning_rate=…"
+        ) from error
     if dead := silent_blocks(exact):
         log.warning(
             "%d residual blocks are dead and cannot recover (%s, …): use model.leak above 0 or a "
@@ -163,6 +170,18 @@ def recipe(cfg: DictConfig) -> Recipe:
         sizes=list(sizes) if OmegaConf.is_list(sizes) else sizes,
         exponent=cfg.masks.exponent,
     )
+
+
+def check_recipe(cfg: DictConfig) -> None:
+    """Check, before a training, that a model file can store the settings of the run.
+
+    Raises:
+        RunError: a setting is out of the range of model files.
+    """
+    try:
+        recipe(cfg).check()
+    except ValueError as error:
+        raise RunError(f"no model file can store the settings of this run: {error}") from error
 
 
 def _name(kind: type) -> str:

@@ -28,7 +28,7 @@ from italic.training.allocator import keep_freed_memory
 from italic.training.batch_size import largest_batch_size
 from italic.training.callbacks import SaveConfig, callbacks_of
 from italic.training.checkpoints import Checkpoints
-from italic.training.export import MODEL, exported
+from italic.training.export import MODEL, check_recipe, exported
 from italic.training.resuming import resumed
 from italic.training.trainer_settings import trainer_settings
 from italic.training.warm_start import begin_with
@@ -91,6 +91,8 @@ def _train(cfg: DictConfig) -> float:
     callbacks = [*callbacks_of(cfg), *experiment.build_callbacks(cfg)]
     loggers = experiment.build_loggers(cfg, start.run_dir)
     datamodule = experiment.build_datamodule(cfg)
+    if experiment.is_exact(cfg):
+        check_recipe(cfg)
     if start.path is None and cfg.training.find_batch_size:
         cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
     checkpoints = Checkpoints(resumes=start.path is not None)

@@ -439,6 +439,19 @@ def test_a_gaussian_mixture_is_trained_exported_and_coded(
     assert sum(item.bits for item in coded) / images.size < bpsp
 
 
+@pytest.mark.parametrize("setting", ["masks.exponent=1000", "masks.sizes=[1e12,1]"])
+def test_settings_that_no_model_file_can_store_are_refused(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no model file can store"):
+        trained(*TINY, setting, f"hydra.run.dir={tmp_path}/run")
+    assert not (tmp_path / "run" / CONFIG).exists()
+
+
+def test_a_training_that_has_diverged_is_named(tmp_path: Path) -> None:
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    with pytest.raises(RunError, match=r"has diverged.*optimiser\.learning_rate="):
+        trained(*TINY, "optimiser.learning_rate=1e30", *places)
+
+
 @pytest.mark.parametrize("crop", ["null", "8"])
 def test_bad_images_are_refused_before_there_is_a_run(crop: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
