@@ -134,7 +134,7 @@ def with_targets(
     out = Path(args.out or "")
     folder = several or out.is_dir() or str(args.out).endswith(os.sep)
     piped = [job.path for job in jobs if job.data is not None]
-    nameless = any(job.path == Path("-") and not _is_archive(job.data or b"") for job in jobs)
+    nameless = any(job.path == Path("-") and not _holds_archive(job.data or b"") for job in jobs)
     if args.out == "-" or (args.out is None and piped):
         if several:
             args.parser.error("only one picture can be written to stdout: name a folder with -o")
@@ -154,7 +154,7 @@ def with_targets(
     return [job._replace(target=out) for job in jobs]
 
 
-def _is_archive(data: bytes) -> bool:
+def _holds_archive(data: bytes) -> bool:
     with suppress(FileFormatError):
         return kind_of(data) == "archive"
     return False

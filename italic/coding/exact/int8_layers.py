@@ -231,15 +231,17 @@ class QuantisedLayer(nn.Module):
             scale: (O,), initial scales of the weights.
 
         Raises:
-            InexactError: a weight or bias is not finite.
+            InexactError: a weight or bias is not finite, or too large for any scale.
         """
         bias = folded.new_zeros(len(self.bias)) if bias is None else bias.double()
         if not (folded.isfinite().all() and bias.isfinite().all()):
             raise InexactError("the network's weights are not finite: they are damaged")
         scale = scale.double()
         while True:
+            if (scale > LARGEST).any():
+                raise InexactError("the network's weights are too large: its training has diverged")
             self._thaw()
-            self.scale.copy_(scale.clamp(SMALLEST, LARGEST))
+            self.scale.copy_(scale.clamp(min=SMALLEST))
             self.set_integer_weights((folded / self.per_channel(self.scale.double())).round(), bias)
             overflows = self.accumulator_bound() >= ACCUMULATOR_LIMIT
             if not overflows.any():

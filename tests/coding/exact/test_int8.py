@@ -540,11 +540,13 @@ def test_unknown_schemes_are_refused() -> None:
         exchange_modules(network)
 
 
-def test_infinite_weights_are_refused() -> None:
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize(("value", "message"), [(torch.inf, "not finite"), (1e35, "too large")])
+def test_infinite_and_huge_weights_are_refused(name: str, value: float, message: str) -> None:
     network = randomised(Predictor())
     with torch.no_grad():
-        network.exit.weight[0, 0] = torch.inf
-    with pytest.raises(InexactError, match="not finite"):
+        getattr(network.exit, name).view(-1)[0] = value
+    with pytest.raises(InexactError, match=message):
         calibrated(network, calibrate)
 
 
