@@ -21,7 +21,7 @@ from PIL import Image
 
 from italic.coding.base_codes.base import BPG
 from italic.coding.model_files.loading import load_model
-from italic.measuring.figures import COLOURS, GREY, PUBLISHED_CIFAR10
+from italic.measuring.figures import COLOURS, GREY, PUBLISHED_CIFAR10, line_style
 from italic.schedule import Partition
 
 HERE = Path(__file__).parent
@@ -85,7 +85,8 @@ def draw_training() -> None:
                 for row in of_model
                 if row["part"] == part
             ]
-            axes.plot(*np.transpose(points), color=COLOURS[index], label=f"part {part}")
+            style = line_style(index) | {"marker": ""}
+            axes.plot(*np.transpose(points), **style, label=f"part {part}")
         axes.set_xlabel("hours of one core")
         axes.set_title(name)
         axes.legend()
