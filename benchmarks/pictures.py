@@ -306,6 +306,9 @@ def main() -> None:
     if arguments.work:
         print(json.dumps(measured(arguments.work, arguments.model, arguments.steps)))
         return
+    names = (gallery(arguments.photos) if arguments.photos else PICTURES).keys()
+    if unknown := set(arguments.only or ()) - names:
+        parser.error(f"unknown pictures {sorted(unknown)}: expected some of {sorted(names)}")
     if arguments.photos and arguments.untried:
         untried(gallery(arguments.photos), arguments.model)
         return
