@@ -116,7 +116,10 @@ def composed(script: str, overrides: list[str]) -> DictConfig:
 
 def check_hydra(script: str, words: list[str]) -> None:
     """Whether it composes; models it names without a path are installed."""
-    cfg = composed(script, [word for word in words if word not in ("-m", "--cfg", "job")])
+    overrides = [word for word in words if word not in ("-m", "--cfg", "job")]
+    if any(word.startswith("resume=") for word in words):  # the run has this callback
+        overrides = ["callbacks=quantised", *overrides]
+    cfg = composed(script, overrides)
     installed = {path.stem for path in installed_models()}
     weights = cfg.get("weights")
     several = weights if OmegaConf.is_list(weights) else [weights]

@@ -228,8 +228,8 @@ def matching(pictures: Sequence[Job], patterns: Sequence[str], errors: Errors) -
 def unpacked(jobs: Sequence[Job], folder: Path, errors: Errors) -> list[Job]:
     """Set the output files of the pictures of an archive.
 
-    Pictures that would be written outside the folder, also through links, are reported and left
-    out.
+    Pictures that would be written outside the folder, also through links, and those whose path is
+    invalid, are reported and left out.
     """
     valid = []
     for job in jobs:
@@ -239,7 +239,9 @@ def unpacked(jobs: Sequence[Job], folder: Path, errors: Errors) -> list[Job]:
         except (OSError, RuntimeError):  # the type depends on the version of Python
             errors.report(job, f"it can't be written to {target}: its path has a loop of links")
         else:
-            if inside:
+            if inside and (obstacle := _invalid(target)):
+                errors.report(job, obstacle)
+            elif inside:
                 valid.append(job._replace(target=target))
             else:
                 errors.report(job, f"it would be written outside the folder, to {target}")
@@ -266,15 +268,22 @@ def check_targets(jobs: Sequence[Job], force: bool, errors: Errors) -> None:
         raise SystemExit(1)
 
 
+def _invalid(path: Path) -> str | None:
+    """The reason why no file can have this path, for example that it is too long, or None."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return sentence(error)
+    return None
+
+
 def in_the_way(target: Path, force: bool) -> str | None:
     """The reason why a file can't be written, or None."""
-    try:
-        target.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:  # for example, the name is too long
-        return sentence(error)
-    else:
+    if obstacle := _invalid(target):
+        return obstacle
+    if os.path.lexists(target):
         if not target.is_file():
             return "it exists and is not a regular file"
         if not force:

@@ -82,8 +82,10 @@ def test_absent_functions_are_refused(module: str, name: str) -> None:
 
 
 def test_a_device_is_refused_before_models_and_data() -> None:
+    cfg: Any = OmegaConf.structured(EvaluateConfig(weights="nosuch", device="meta"))
+    cfg.mode = {"_target_": "italic.evaluation.modes.curve.measure"}
     with pytest.raises(ModelError, match="there is no device 'meta'"):
-        evaluate(OmegaConf.structured(EvaluateConfig(weights="nosuch", device="meta")))
+        evaluate(cfg)
 
 
 @pytest.mark.parametrize(
