@@ -258,9 +258,8 @@ CODECS: dict[str, tuple[Callable[[Picture, np.ndarray], bytes], Callable[[bytes]
 }
 
 
-def beside_codecs(arguments: argparse.Namespace) -> bool:
+def beside_codecs(pictures: dict[str, Picture], arguments: argparse.Namespace) -> bool:
     """Print and write the table with --photos; whether all pictures are as they should be."""
-    pictures = gallery(arguments.photos)
     if arguments.only:
         pictures = {name: pictures[name] for name in arguments.only}
     warm_up = from_array(photograph(48, 48))
@@ -306,14 +305,15 @@ def main() -> None:
     if arguments.work:
         print(json.dumps(measured(arguments.work, arguments.model, arguments.steps)))
         return
-    names = (gallery(arguments.photos) if arguments.photos else PICTURES).keys()
+    photographs = gallery(arguments.photos) if arguments.photos else {}
+    names = (photographs or PICTURES).keys()
     if unknown := set(arguments.only or ()) - names:
         parser.error(f"unknown pictures {sorted(unknown)}: expected some of {sorted(names)}")
     if arguments.photos and arguments.untried:
-        untried(gallery(arguments.photos), arguments.model)
+        untried(photographs, arguments.model)
         return
     if arguments.photos:
-        sys.exit(not beside_codecs(arguments))
+        sys.exit(not beside_codecs(photographs, arguments))
     rows: list[Row] = []
     for name in arguments.only or PICTURES:
         steps = str(arguments.steps or 4)

@@ -32,7 +32,7 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
     if not folder.is_dir():
         errors.refuse(folder, "there is no such folder")
     if not args.shards and (obstacle := wrong_suffix(out, (SUFFIX,))):
-        errors.refuse(folder, obstacle)
+        errors.refuse(out, obstacle)
     if args.add and args.shards:
         args.parser.error("--add can't be used with --shards: name one archive")
     if args.shards:
