@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from italic.datamodules.cached import key_of_files, made_once
+from italic.datamodules.images.alterations import altered
 
 FORMAT = "whole images 1"  # part of the cache key, so that a new layout ignores old caches
 
@@ -85,10 +86,17 @@ class RandomCrops(Dataset[int]):
         size: side of a crop in pixels.
         reduced: probability of a larger crop that is resized to `size` with a Lanczos filter; it is
             1 to 2 times larger, but at most as large as the image.
+        altered: probability that a crop is altered, see `italic.datamodules.images.alterations`.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], size: int, reduced: float = 0.0) -> None:
-        self.images, self.size, self.reduced = images, size, reduced
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        size: int,
+        reduced: float = 0.0,
+        altered: float = 0.0,
+    ) -> None:
+        self.images, self.size, self.reduced, self.altered = images, size, reduced, altered
         self.sides = torch.tensor([image.shape[:2] for image in images])
         self.ends = (self.sides - size + 1).prod(1).cumsum(0)  # cumulative number of crop positions
         self.number = max(1, int(self.sides.prod(1).sum()) // size**2)
@@ -108,11 +116,14 @@ class RandomCrops(Dataset[int]):
         side = torch.minimum((self.size * factor).round().long(), limits.amin(1))
         positions = (limits - side[:, None] + 1).double()
         corner = (torch.rand(count, 2, dtype=torch.float64) * positions).long()
+        # Without alterations, no numbers are drawn for them: the crops of a seed stay the same.
+        alter = (torch.rand(count) < self.altered).tolist() if self.altered else [False] * count
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
         drawn = zip(image_index.tolist(), side.tolist(), corner.tolist(), strict=True)
         for row, (image, length, (y, x)) in enumerate(drawn):
             window = self.images[image][y : y + length, x : x + length]
-            crops[row] = window if length == self.size else _resized(window, self.size)
+            crop = window if length == self.size else _resized(window, self.size)
+            crops[row] = altered(crop) if alter[row] else crop
         return torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
 
 

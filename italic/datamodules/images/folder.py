@@ -37,6 +37,8 @@ class Folder:
             uses adjacent fixed crops. None for tiles. Random crops need base=none.
         reduced: probability that a random crop is cut 1 to 2 times larger and downscaled to the
             crop size.
+        altered: probability that a random crop is then altered in one way: to grey, tinted, with
+            stretched levels, cut out, or to the pixels of a JPEG file.
         validation: fraction of the files for validation, without sub-folders for the splits.
         test: fraction of the files for test, without sub-folders for the splits.
         seed: seed of the splits and of the order.
@@ -49,6 +51,7 @@ class Folder:
         size: int = 32,
         crop: int | None = None,
         reduced: float = 0.0,
+        altered: float = 0.0,
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
@@ -56,17 +59,19 @@ class Folder:
     ) -> None:
         check_range("size", size, 1)
         check_range("crop", crop, 1)
-        check_range("reduced", reduced, 0, 1)
-        if reduced and crop is None:
-            raise SettingError(
-                "reduced is a fraction of the random crops: expected a crop size too, crop=…"
-            )
+        for name, probability in (("reduced", reduced), ("altered", altered)):
+            check_range(name, probability, 0, 1)
+            if probability and crop is None:
+                raise SettingError(
+                    f"{name} is a fraction of the random crops: expected a crop size too, crop=…"
+                )
         if not (validation > 0 and test > 0 and validation + test < 1):
             raise SettingError(
                 "validation and test must be fractions above 0 with a sum below 1; "
                 f"got {validation} and {test}"
             )
-        self.path, self.size, self.crop, self.reduced = Path(path), size, crop, reduced
+        self.path, self.size, self.crop = Path(path), size, crop
+        self.reduced, self.altered = reduced, altered
         self.validation, self.test, self.seed = validation, test, seed
         self.cache_dir = Path(cache_dir)
 
@@ -148,7 +153,8 @@ class Folder:
         """
         assert self.crop is not None
         images = self.whole("train")[: limit or None]
-        return RandomCrops(list(self._large(images, "train")), self.crop, self.reduced)
+        large = list(self._large(images, "train"))
+        return RandomCrops(large, self.crop, self.reduced, self.altered)
 
     def _large(self, images: Iterable[np.ndarray], split: Split) -> Iterator[np.ndarray]:
         """The images that are at least as large as a tile or a crop."""
