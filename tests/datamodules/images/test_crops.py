@@ -103,6 +103,15 @@ def test_reduced_crops_cover_up_to_twice_the_side() -> None:
     assert small.shape == (10, 3, 16, 16)  # no larger than the image
 
 
+def test_a_fraction_of_the_crops_is_altered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("italic.datamodules.images.crops.altered", lambda crop: crop + 100)
+    torch.manual_seed(0)
+    black = np.zeros((40, 40, 3), np.uint8)
+    crops = RandomCrops([black], 16, altered=0.25).__getitems__(range(2000))
+    assert set(crops.unique().tolist()) == {0, 100}
+    assert (crops[:, 0, 0, 0] == 100).double().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
 def test_eight_symmetries_are_as_likely() -> None:
     torch.manual_seed(0)
     picture = torch.arange(9).reshape(3, 3)

@@ -120,7 +120,16 @@ def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
         [Folder(str(tmp_path), size=8).load(split) for split in ("train", "validation", "test")]
 
 
-@pytest.mark.parametrize("wrong", [{"crop": 0}, {"reduced": 0.5}, {"crop": 8, "reduced": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crop": 0},
+        {"reduced": 0.5},
+        {"crop": 8, "reduced": 2.0},
+        {"altered": 0.5},
+        {"crop": 8, "altered": -1},
+    ],
+)
 def test_crops_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected a crop size|must be"):
         Folder(str(tmp_path), **wrong)  # type: ignore[arg-type]
