@@ -19,7 +19,7 @@ from italic.coding.files.container import (
     Record,
     unpack,
 )
-from italic.coding.files.pictures import Picture, from_array, join
+from italic.coding.files.pictures import Picture, join, preview
 from italic.compressor.argument_checks import file_bytes, limit, whole_number
 from italic.compressor.batches import Progress, ProgressTracker, batches
 from italic.compressor.regions import Region, box_of, cropped
@@ -130,7 +130,8 @@ def _picture(
         return cropped(jpeg.decode(record), box)
     size = record.height, record.width
     if steps_done not in (None, record.steps):
-        return from_array(main if box is None or main.shape[:2] != size else main[box.slices])
+        within = main if box is None or main.shape[:2] != size else main[box.slices]
+        return preview(record.colour, within, record.chunks)
     if box is not None and main.shape[:2] != size:
         return join(record.colour, main, list(record.chunks), (box, size))
     if not record.agrees(checksum(main)):

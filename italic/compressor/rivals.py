@@ -16,7 +16,13 @@ import numpy as np
 
 from italic.coding.files import jpeg
 from italic.coding.files.container import Chunk, Colour, Method, Record
-from italic.coding.files.pictures import Picture, big_endian, chunks_beside_samples, split
+from italic.coding.files.pictures import (
+    Picture,
+    big_endian,
+    chunks_beside_samples,
+    ranked,
+    split,
+)
 
 # A picture is a drawing, a screenshot or the like if WebP takes fewer bits per sample than this, or
 # if a larger share of the pixels equals the left neighbour. It is noise if it is not small and no
@@ -54,8 +60,8 @@ class Rival:
 
     Attributes:
         colour: kind of its samples.
-        main: its main picture, uint8 (H, W, 3).
-        chunks: the chunks beside the main picture.
+        main: its main picture for the estimator, uint8 (H, W, 3).
+        chunks: the chunks beside this main picture.
         record: the smallest record so far.
         png: bytes of the smallest PNG record, chunks included; None if PNG failed.
         promising: whether the estimator may code it in fewer bytes.
@@ -63,8 +69,10 @@ class Rival:
 
     def __init__(self, picture: Picture, seconds: float = math.inf) -> None:
         self._seconds = seconds
-        self.colour, self.main, self.chunks = split(picture)
-        self._layouts = _layouts(picture, self.colour, self.main, self.chunks)
+        self.colour, main, chunks = split(picture)
+        self._split = main, chunks
+        self._layouts = _layouts(picture, self.colour, main, chunks)
+        self.main, self.chunks = ranked(self.colour, main, chunks)
         self.png: int | None = None
         if picture.jpeg is not None:  # no other method gives the file back
             self.record, self.promising = jpeg.encode(picture), False
@@ -125,7 +133,7 @@ class Rival:
         layouts = self._layouts
         if method == Method.WEBP:  # it has no other layouts
             rgba = [pair for pair in layouts if _is_rgba(pair[0])]
-            layouts = rgba or [(self.main, self.chunks)]
+            layouts = rgba or [self._split]
         for samples, chunks in layouts:
             try:
                 stream = bytes(encoders[method](samples))

@@ -18,7 +18,7 @@ import italic.pillow_plugin
 from italic.coding.base_codes import bpg, bpg_file
 from italic.coding.base_codes.base import NoBase
 from italic.coding.exact import make_exact
-from italic.coding.files.container import Colour, FileFormatError, Method, Record, unpack
+from italic.coding.files.container import Chunk, Colour, FileFormatError, Method, Record, unpack
 from italic.coding.files.pictures import from_array, read, to_png
 from italic.coding.model_files import loading
 from italic.coding.model_files.installed import SEARCH_PATH
@@ -128,6 +128,25 @@ def test_pictures_as_they_are_known_after_some_steps(model: Model) -> None:
         decompress_records(records, model, steps_done=5)
     with pytest.raises(ValueError, match="as PNG, without steps"):
         decompress_records([replace(records[0], method=Method.PNG, steps=0)], None, steps_done=0)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+@pytest.mark.parametrize("channels", [[0], [0, 1, 2], [0, 1, 2, 0]])
+def test_pictures_with_unused_levels_take_fewer_bytes(model: Model, channels: list[int]) -> None:
+    levels = smooth(1, 32, 40)[0][..., channels].squeeze() // 3
+    picture = from_array(3 * levels)
+    (record,) = compress_pictures([picture], model)
+    assert record.estimated
+    assert record.chunks[-1][0] == Chunk.LEVELS
+    (decoded,) = decompress_records([record], model)
+    assert np.array_equal(decoded.samples, picture.samples)
+    (part,) = decompress_records([record], model, region=(7, 3, 20, 10))
+    assert np.array_equal(part.samples, picture.samples[3:13, 7:27])
+    (early,) = decompress_records([record], model, steps_done=2)
+    assert not (early.samples % 3).any()
+    if len(channels) == 3:
+        ranks = levels - levels.min(axis=(0, 1))  # all levels in between are used
+        assert italic.bits(3 * levels, model) == italic.bits(ranks, model)
 
 
 def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:

@@ -62,6 +62,7 @@ class Chunk(IntEnum):
     GAMMA = 7
     OTHER = 8
     PALETTE_DIFFERENCES = 9  # in place of PALETTE
+    LEVELS = 10  # used levels, if the main picture holds their ranks
 
 
 _REPEATABLE = (Chunk.TEXT, Chunk.OTHER)

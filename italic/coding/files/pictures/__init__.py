@@ -2,10 +2,11 @@
 
 A `Picture` is the content of a file with its original sample type, palette and metadata. `split`
 separates it into the main picture, 8-bit RGB, that the codec codes, and chunks of bytes. `join`
-inverts `split`.
+inverts `split`. Between them, `ranked` can renumber the levels.
 """
 
 from italic.coding.files.pictures.errors import PictureError
+from italic.coding.files.pictures.levels import ranked
 from italic.coding.files.pictures.picture import (
     LAYOUTS,
     METADATA_LIMIT,
@@ -20,6 +21,7 @@ from italic.coding.files.pictures.reading import pixels_in, read
 from italic.coding.files.pictures.splitting import (
     chunks_beside_samples,
     join,
+    preview,
     split,
     without_samples,
 )
@@ -37,6 +39,8 @@ __all__ = [
     "native",
     "pixels_in",
     "png_chunks",
+    "preview",
+    "ranked",
     "read",
     "split",
     "to_png",

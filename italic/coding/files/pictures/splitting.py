@@ -10,12 +10,14 @@ import numpy as np
 
 from italic.coding.files.container import Box, Chunk, Colour
 from italic.coding.files.pictures.errors import PictureError, damaged, inflate
+from italic.coding.files.pictures.levels import colours_with_levels, unranked
 from italic.coding.files.pictures.picture import (
     CHUNKS_LIMIT,
     LAYOUTS,
     METADATA_LIMIT,
     Picture,
     big_endian,
+    from_array,
     native,
 )
 from italic.coding.files.pictures.planes import (
@@ -97,7 +99,7 @@ def join(
     chunks: Iterable[tuple[int, bytes]],
     region: tuple[Box, tuple[int, int]] | None = None,
 ) -> Picture:
-    """Invert `split`.
+    """Invert `split`, and `ranked` if there is a chunk of levels.
 
     For any chunks, memory is bounded by about 40 bytes per pixel of the main picture plus a few
     times `METADATA_LIMIT`.
@@ -122,6 +124,8 @@ def join(
     rest = reader.all_but_samples(colour)
     size, colours, alpha = LAYOUTS[colour]
     shape = main.shape[:2]
+    if Chunk.LEVELS in reader and colours_with_levels(colour):
+        main = unranked(colour, reader.take(Chunk.LEVELS), main, preview=False)
     if colours == 1 and colour != Colour.PALETTE and (main != main[..., :1]).any():
         raise damaged(f"it is {colour.name}, but its main picture is not grey")
     samples = np.empty((*shape, colours + alpha, size), np.uint8)  # the last axis is big-endian
@@ -142,6 +146,18 @@ def join(
     if pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return Picture(native(pixels), **rest)
+
+
+def preview(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) -> Picture:
+    """The main picture, in which some pixels are expectations, as a picture of 8-bit RGB.
+
+    Raises:
+        PictureError: the chunk of levels is damaged; other chunks are not read.
+    """
+    for kind, content in chunks:
+        if kind == Chunk.LEVELS:
+            main = unranked(colour, content, main, preview=True)
+    return from_array(main)
 
 
 def without_samples(colour: Colour, chunks: Iterable[tuple[int, bytes]]) -> Picture:
@@ -197,7 +213,7 @@ class _ChunkReader:
 
     def _content(self, kind: Chunk, limit: int) -> bytes:
         """The single content of a type, decompressed, at most `limit` bytes."""
-        return inflate(self._take(kind), limit, f"{kind.name} chunk")
+        return inflate(self.take(kind), limit, f"{kind.name} chunk")
 
     def plane(
         self, kind: Chunk, shape: tuple[int, ...], reference: np.ndarray | np.uint8
@@ -205,11 +221,11 @@ class _ChunkReader:
         """Samples of a plane, or of the region of it, see `pack_plane`."""
         box, size = self._region or (Box(0, 0, *shape[:2]), shape[:2])
         whole = (*size, *shape[2:])
-        return unpack_plane(self._take(kind), whole, reference, f"{kind.name} chunk", box)
+        return unpack_plane(self.take(kind), whole, reference, f"{kind.name} chunk", box)
 
     def _metadata(self, kind: Chunk) -> bytes | None:
         """The single content of a type, decompressed; None if there is no such chunk."""
-        return self._within_budget(kind, self._take(kind)) if kind in self else None
+        return self._within_budget(kind, self.take(kind)) if kind in self else None
 
     def _png(self, kind: Chunk, names: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
         """The PNG chunks in all contents of a type."""
@@ -236,7 +252,8 @@ class _ChunkReader:
                 "samples: it is damaged or was written by a newer ITALIC"
             )
 
-    def _take(self, kind: Chunk) -> bytes:
+    def take(self, kind: Chunk) -> bytes:
+        """The single content of a type, as it is stored."""
         if kind not in self:
             raise damaged(f"its {kind.name} chunk is missing")
         return self._contents.pop(kind)[0]
