@@ -343,7 +343,10 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
          "must be 16 numbers"),
         ("train.py", ["datamodule=photos", "masks.min_steps=0"], "1 ≤ masks.min_steps"),
         ("train.py", ["datamodule=photos", "datamodule.train_limit=-1"], "train_limit"),
-        ("train.py", ["threads=-1"], "threads must be 0"),
+        ("train.py", ["threads=-1"], "threads must be from 0 to 1024; got -1"),
+        ("evaluate.py", ["weights=cifar10", "threads=100000"], "threads must be from 0 to 1024"),
+        ("train.py", ["datamodule=photos", "trainer.gradient_clip_val=-1"],
+         "trainer.gradient_clip_val must be 0 or more"),
         ("train.py", ["datamodule=photos", "trainer.accelerator=cpu", "trainer.devices=0"],
          "devices"),
         ("train.py", ["datamodule=photos", "base=ladder"], "masks.sizes=planned"),
@@ -372,6 +375,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", ["weights=cifar10", "logger=tensorboard"], "apply to trainings"),
         *((script, ["weights=cifar10", "logger=wandb", *word], message)
           for script in ("train.py", "evaluate.py") for *word, message in (
+              ("logger.pictures=-1", "logger.pictures must be 0 or more"),
               ("logger.mode=bad", "logger.mode must be one of offline, online, disabled; got bad"),
               ("logger.project=a/b", "logger.project=a/b is refused by W&B"))),
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from italic.coding.streams.codec import Codec
 from italic.datamodules.step_masks import StepMasks
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range, reason
 from italic.measuring.curve import estimate_curve, measure_curve
 from italic.measuring.history import Validation, read_history
 from italic.measuring.panel import make_panel
@@ -115,20 +116,37 @@ def run_identity(run_dir: Path) -> str:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Check the settings of W&B, which W&B checks only when logging begins.
+    """Check the settings of the logger and the login to W&B, which W&B checks when logging begins.
 
     Args:
         cfg: configuration of the logger.
 
     Raises:
-        SettingError: there is no such mode, or no project can have this name.
+        SettingError: there is no such mode, no project can have this name, a number is negative, or
+            online logging has no login.
     """
+    check_range("logger.pictures", cfg.pictures, 0)
+    check_range("logger.curve_every", cfg.curve_every, 0)
     if cfg.mode not in MODES:
         raise SettingError(f"logger.mode must be one of {', '.join(MODES)}; got {cfg.mode}")
     try:
         wandb.Settings(project=cfg.project)
     except wandb.Error as error:
         raise SettingError(f"logger.project={cfg.project} is refused by W&B: {error}") from error
+    if cfg.wandb and cfg.mode == "online":
+        _check_login()
+
+
+def _check_login() -> None:
+    try:
+        found = wandb.login(prompt=sys.stdin.isatty())
+    except wandb.Error as error:
+        raise SettingError(f"the login to W&B failed: {reason(error)}") from error
+    if not found:
+        raise SettingError(
+            "logger.mode=online needs a login to W&B: expected the command wandb login before, "
+            "or WANDB_API_KEY; or logger.mode=offline"
+        )
 
 
 def log_evaluation(

@@ -33,13 +33,15 @@ from italic.datamodules.pairs import BaseCodes
 from italic.datamodules.partitions import TrainingPartitions
 from italic.datamodules.splits import Splits
 from italic.datamodules.step_masks import StepMasks
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 from italic.extensions import ExtensionError
 from italic.models.estimator import Estimator
 from italic.models.network import Network
 from italic.run_directory import RunError, find_result, load_checkpoint, read_config
 from italic.schedule import Schedule
 from italic.training.named_code import check_code, named, targets
+
+MAX_THREADS = 1024  # OpenMP ends the process if it can't create its threads
 
 
 def is_refusal(error: Exception) -> bool:
@@ -75,10 +77,9 @@ def use_threads(number: int) -> None:
     """Set the number of CPU threads of PyTorch; 0 keeps PyTorch's default.
 
     Raises:
-        RunError: the number is negative.
+        SettingError: the number is negative, or so large that the threads can't be created.
     """
-    if number < 0:
-        raise RunError(f"threads must be 0 (PyTorch's default) or more; got {number}")
+    check_range("threads", number, 0, MAX_THREADS)
     if number:
         torch.set_num_threads(number)
 

@@ -30,7 +30,7 @@ def trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     Raises:
         RunError: the length of the training is zero or unbounded, or the precision, the profiler or
             another setting is not supported.
-        SettingError: an interval is below 1.
+        SettingError: an interval is below 1, or a limit of the gradients below 0.
     """
     settings = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
     if str(settings["precision"] or "32") not in PRECISIONS:
@@ -41,6 +41,7 @@ def trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     _check_length(settings)
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         check_range(f"trainer.{name}", settings[name], 1)
+    check_range("trainer.gradient_clip_val", settings["gradient_clip_val"], 0)
     for name in ("limit_train_batches", "val_check_interval"):
         if settings[name] == 0:
             raise RunError(

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
 from wandb.proto import wandb_internal_pb2
 
-from italic.measuring.dashboard import run_identity
+from italic.config import LoggerConfig
+from italic.errors import SettingError
+from italic.measuring.dashboard import check_settings, run_identity
 from tests.runs import ran, refused
 
 pytestmark = pytest.mark.slow
@@ -134,3 +137,20 @@ def test_an_evaluation_logs_to_the_trainings_run_on_request(run_dir: Path, tmp_p
 def test_the_trainings_run_must_be_named(tmp_path: Path) -> None:
     settings = ["weights=cifar10", "logger.same_run=true", f"output={tmp_path}/out"]
     assert "expected ckpt_path=RUN_DIR" in refused("evaluate.py", *settings)
+
+
+def test_online_logging_needs_a_login_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = OmegaConf.structured(LoggerConfig(wandb=True, mode="online"))
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    with pytest.raises(SettingError, match="expected the command wandb login before"):
+        check_settings(config)
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    check_settings(config)
+
+    def rejected(**_: object) -> bool:
+        raise wandb.errors.AuthenticationError("the key is invalid")
+
+    monkeypatch.setattr(wandb, "login", rejected)
+    with pytest.raises(SettingError, match="the login to W&B failed: the key is invalid"):
+        check_settings(config)
+    check_settings(OmegaConf.structured(LoggerConfig(wandb=False, mode="online")))
