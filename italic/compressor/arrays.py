@@ -191,7 +191,7 @@ def bits(
     """The bits that the estimator takes for images, without coding them.
 
     The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
-    bytes more, and up to about 100 more if the image leaves many levels unused. Images of more than
+    bytes more, and up to 109 more if the image leaves many levels unused. Images of more than
     2^20 pixels are coded in parts, as by `compress`, of which each takes two to three bytes more
     for each step.
 
@@ -224,12 +224,20 @@ def bits(
     assert chosen is not None
     number = min(steps or chosen.steps, pixels)
     batch = images if images.ndim == 4 else images[None]
-    if batch.dtype == np.uint8 and batch.shape[3] == 3:
-        batch = np.stack([ranked(Colour.RGB, image, ())[0] for image in batch])
-    if side := parts.part_side(*batch.shape[1:3]):
-        of_pixels, of_bases = parts.bits(batch, chosen, number, side)
-    else:
-        of_pixels, of_bases = chosen.codec(number).bits(batch)
+    side = parts.part_side(*batch.shape[1:3])
+
+    def counted(mains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bits of the pixels of main pictures, and of their base codes."""
+        if side:
+            return parts.bits(mains, chosen, number, side)
+        return chosen.codec(number).bits(mains)
+
+    of_pixels, of_bases = counted(batch)
+    for place, image in enumerate(batch):
+        if (ranks := ranked(Colour.RGB, image, ())) is not None:
+            pixels_of, base_of = counted(ranks[0][None])
+            if pixels_of.sum() + base_of[0] < of_pixels[place].sum() + of_bases[place]:
+                of_pixels[place], of_bases[place] = pixels_of[0], base_of[0]
     found = of_pixels if per_pixel else of_pixels.sum(axis=(1, 2)) + of_bases
     if images.ndim == 4:
         return found

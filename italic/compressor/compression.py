@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from italic.coding.files.container import (
-    MAX_STEPS,
-    Method,
-    Record,
-    pack,
-)
+from italic.coding.files.container import MAX_STEPS, Chunk, Method, Record, pack
 from italic.coding.files.pictures import Picture
 from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import whole_number
@@ -96,25 +91,33 @@ def compress_each(
         start = time.perf_counter()
         rivals.append(Rival(picture, math.inf if seconds is None else seconds))
         times.append(time.perf_counter() - start)
-    tried = [member for member, rival in enumerate(rivals) if rival.promising]
-    track = ProgressTracker(progress, sum(rivals[i].main[..., 0].size for i in tried))
-    by_model: dict[str | Model, list[int]] = {}
-    for member in tried:
-        wanted = given or model_for_pixels(rivals[member].main[..., 0].size)
-        by_model.setdefault(wanted, []).append(member)
+    tried = [
+        _Form(member, rival, main, chunks)
+        for member, rival in enumerate(rivals)
+        if rival.promising
+        for main, chunks in rival.forms
+    ]
+    track = ProgressTracker(progress, sum(form.main[..., 0].size for form in tried))
+    by_model: dict[str | Model, list[_Form]] = {}
+    for form in tried:
+        wanted = given or model_for_pixels(form.main[..., 0].size)
+        by_model.setdefault(wanted, []).append(form)
     records: dict[int, tuple[Record, Model]] = {}
-    for named, members in by_model.items():
+    for named, forms in by_model.items():
         from italic.coding.model_files.loading import load_model
 
         chosen = load_model(named)
-        for batch in batches([rivals[member].main.shape[:2] for member in members]):
-            group = [members[place] for place in batch]
+        for batch in batches([form.main.shape[:2] for form in forms]):
+            group = [forms[place] for place in batch]
             start = time.perf_counter()
-            found = _estimated([rivals[i] for i in group], chosen, steps, seconds, track)
-            for member, record in zip(group, found, strict=True):
-                times[member] += (time.perf_counter() - start) / len(group)
-                if record is not None:
-                    records[member] = record, chosen
+            found = _estimated(group, chosen, steps, seconds, track)
+            for form, record in zip(group, found, strict=True):
+                times[form.member] += (time.perf_counter() - start) / len(group)
+                if record is None:
+                    continue
+                best = records.get(form.member)
+                if best is None or size(record) < size(best[0]):
+                    records[form.member] = record, chosen
     compressed = []
     for member, rival in enumerate(rivals):
         estimated, of_model = records.get(member, (None, None))
@@ -124,6 +127,28 @@ def compress_each(
         needed = of_model if record is estimated else None
         compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
     return compressed
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form in which the estimator may code a picture.
+
+    Attributes:
+        member: index of the picture.
+        rival: its record by a classical codec.
+        main: a main picture, uint8 (H, W, 3).
+        chunks: the chunks beside it.
+    """
+
+    member: int
+    rival: Rival
+    main: np.ndarray
+    chunks: Sequence[tuple[Chunk, bytes]]
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the classical codec's record that the estimator's streams may have."""
+        return size(self.rival.record) - sum(len(content) for _, content in self.chunks)
 
 
 def compress_pictures(
@@ -138,13 +163,13 @@ def compress_pictures(
 
 
 def _estimated(
-    rivals: Sequence[Rival],
+    forms: Sequence[_Form],
     model: Model,
     steps: int | None,
     seconds: float | None,
     track: ProgressTracker,
 ) -> list[Record | None]:
-    """Code pictures of one size by the estimator; None for those that it can't code in fewer bytes.
+    """Code forms of one size by the estimator; None for those that it can't code in fewer bytes.
 
     The number of steps is halved until decoders accept the work, which they limit by the bytes.
     """
@@ -153,17 +178,16 @@ def _estimated(
     from italic.compressor import parts
     from italic.compressor.time_budget import steps_within
 
-    height, width = rivals[0].main.shape[:2]
+    height, width = forms[0].main.shape[:2]
     requested = steps or model.steps
     if seconds is not None:
-        requested = steps_within(seconds, height, width, model)
+        most_forms = max(len(form.rival.forms) for form in forms)
+        requested = steps_within(seconds / most_forms, height, width, model)
     number = min(requested, height * width, MAX_STEPS)
     side = parts.part_side(height, width)
     method = Method.ESTIMATOR_PARTS if side else Method.ESTIMATOR
-    limits = [
-        size(rival.record) - sum(len(content) for _, content in rival.chunks) for rival in rivals
-    ]
-    records: list[Record | None] = [None] * len(rivals)
+    limits = [form.limit for form in forms]
+    records: list[Record | None] = [None] * len(forms)
     # A selected stream is at most as long as its limit, so more work is never accepted.
     waiting = {
         member: affordable(model, height, width, number, side, limit)
@@ -171,7 +195,7 @@ def _estimated(
     }
     while number := max(waiting.values(), default=0):
         group = [member for member, steps in waiting.items() if steps == number]
-        mains = np.stack([rivals[member].main for member in group])
+        mains = np.stack([forms[member].main for member in group])
         within = [limits[member] for member in group]
         coded: Sequence[Coded | None] = [None] * len(group)
         with suppress(BPGError):  # too large for BPG: the classical codecs remain
@@ -188,14 +212,14 @@ def _estimated(
         for member, item in zip(group, coded, strict=True):
             if item is None:
                 continue
-            rival = rivals[member]
+            form = forms[member]
             record = Record(
                 method,
                 height,
                 width,
-                checksum(rival.main),
-                rival.colour,
-                tuple(rival.chunks),
+                checksum(form.main),
+                form.rival.colour,
+                tuple(form.chunks),
                 number,
                 base=item.base,
                 stream=item.stream,

@@ -130,8 +130,8 @@ def _picture(
         return cropped(jpeg.decode(record), box)
     size = record.height, record.width
     if steps_done not in (None, record.steps):
-        within = main if box is None or main.shape[:2] != size else main[box.slices]
-        return preview(record.colour, within, record.chunks)
+        shown = main if box is None or main.shape[:2] != size else main[box.slices]
+        return preview(record.colour, shown, record.chunks)
     if box is not None and main.shape[:2] != size:
         return join(record.colour, main, list(record.chunks), (box, size))
     if not record.agrees(checksum(main)):

@@ -60,8 +60,8 @@ class Rival:
 
     Attributes:
         colour: kind of its samples.
-        main: its main picture for the estimator, uint8 (H, W, 3).
-        chunks: the chunks beside this main picture.
+        forms: main pictures that the estimator may code, uint8 (H, W, 3), and the chunks beside
+            each: levels, and ranks if many levels are unused.
         record: the smallest record so far.
         png: bytes of the smallest PNG record, chunks included; None if PNG failed.
         promising: whether the estimator may code it in fewer bytes.
@@ -70,13 +70,14 @@ class Rival:
     def __init__(self, picture: Picture, seconds: float = math.inf) -> None:
         self._seconds = seconds
         self.colour, main, chunks = split(picture)
-        self._split = main, chunks
+        self.forms = [(main, chunks)]
         self._layouts = _layouts(picture, self.colour, main, chunks)
-        self.main, self.chunks = ranked(self.colour, main, chunks)
         self.png: int | None = None
         if picture.jpeg is not None:  # no other method gives the file back
             self.record, self.promising = jpeg.encode(picture), False
             return
+        if (ranks := ranked(self.colour, main, chunks)) is not None:
+            self.forms.append(ranks)
         self.record = min((self._record(Method.RAW, *pair) for pair in self._layouts), key=size)
         for method in (Method.PNG, Method.WEBP):
             self._try(FAST, method)
@@ -88,6 +89,11 @@ class Rival:
             slow = self._affords(*SLOW_GRAPHICS)
             self._try(SLOW if slow else FAST, Method.JPEG_XL)
             self._try_slow_webp()
+
+    @property
+    def main(self) -> np.ndarray:
+        """The main picture in levels, uint8 (H, W, 3)."""
+        return self.forms[0][0]
 
     @property
     def rate(self) -> float:
@@ -133,7 +139,7 @@ class Rival:
         layouts = self._layouts
         if method == Method.WEBP:  # it has no other layouts
             rgba = [pair for pair in layouts if _is_rgba(pair[0])]
-            layouts = rgba or [self._split]
+            layouts = rgba or self.forms[:1]
         for samples, chunks in layouts:
             try:
                 stream = bytes(encoders[method](samples))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -138,14 +139,21 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def _check_login() -> None:
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        raise SettingError(
+            f"WANDB_MODE={mode} contradicts logger.mode=online: unset it, or use logger.mode={mode}"
+        )
     try:
-        found = wandb.login(prompt=sys.stdin.isatty())
+        found = wandb.login(prompt=sys.stdin is not None and sys.stdin.isatty())
     except wandb.Error as error:
-        raise SettingError(f"the login to W&B failed: {reason(error)}") from error
+        raise SettingError(
+            f"the login to W&B failed ({reason(error)}): expected a valid key and a network "
+            "connection, or logger.mode=offline"
+        ) from error
     if not found:
         raise SettingError(
-            "logger.mode=online needs a login to W&B: expected the command wandb login before, "
-            "or WANDB_API_KEY; or logger.mode=offline"
+            "logger.mode=online needs a login to W&B: run wandb login first or set WANDB_API_KEY, "
+            "or use logger.mode=offline"
         )
 
 

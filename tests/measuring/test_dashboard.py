@@ -1,6 +1,7 @@
 """The W&B log of a run, read from the file of an offline run."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,8 +142,10 @@ def test_the_trainings_run_must_be_named(tmp_path: Path) -> None:
 
 def test_online_logging_needs_a_login_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     config = OmegaConf.structured(LoggerConfig(wandb=True, mode="online"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(sys, "stdin", None)
     monkeypatch.setattr(wandb, "login", lambda **_: False)
-    with pytest.raises(SettingError, match="expected the command wandb login before"):
+    with pytest.raises(SettingError, match="run wandb login first or set WANDB_API_KEY"):
         check_settings(config)
     monkeypatch.setattr(wandb, "login", lambda **_: True)
     check_settings(config)
@@ -151,6 +154,9 @@ def test_online_logging_needs_a_login_before_any_work(monkeypatch: pytest.Monkey
         raise wandb.errors.AuthenticationError("the key is invalid")
 
     monkeypatch.setattr(wandb, "login", rejected)
-    with pytest.raises(SettingError, match="the login to W&B failed: the key is invalid"):
+    with pytest.raises(SettingError, match=r"the login to W&B failed \(the key is invalid\)"):
+        check_settings(config)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(SettingError, match=r"WANDB_MODE=offline contradicts logger.mode=online"):
         check_settings(config)
     check_settings(OmegaConf.structured(LoggerConfig(wandb=False, mode="online")))

@@ -1,7 +1,7 @@
-"""Random alterations that photographs go through: grey, tinted, stretched levels, cut out, JPEG.
+"""Random alterations of training crops, as photographs are altered in use.
 
-A network that has seen original photographs alone takes too many bits for them. All random numbers
-are from PyTorch's default generator.
+A network that was trained on original photographs alone takes more bits for altered ones than
+needed. All random numbers are from PyTorch's default generator.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from io import BytesIO
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+
+from italic.coding.files.container import Colour
+from italic.coding.files.pictures import ranked
 
 JPEG_BLOCK = 8  # side of a block in pixels
 
@@ -36,12 +39,14 @@ def tinted(image: np.ndarray) -> np.ndarray:
 
 
 def stretched(image: np.ndarray) -> np.ndarray:
-    """Levels stretched by a factor of 1 to 2 about a fixed one; those beyond the ends are clipped.
+    """Levels stretched by a factor of 1 to 2 about a fixed one, and clipped at the ends.
 
-    The levels between the ends are then not all used.
+    Where the compressor would code ranks of the levels, the result is in ranks.
     """
     (factor,), (fixed,) = _uniform(1, 2, 1), _uniform(0, 255, 1)
-    return np.rint((np.arange(256) - fixed) * factor + fixed).clip(0, 255).astype(np.uint8)[image]
+    levels = np.rint((np.arange(256) - fixed) * factor + fixed).clip(0, 255).astype(np.uint8)
+    ranks = ranked(Colour.RGB, levels[image], ())
+    return levels[image] if ranks is None else ranks[0]
 
 
 def cut_out(image: np.ndarray) -> np.ndarray:

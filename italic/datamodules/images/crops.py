@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from italic.datamodules.cached import key_of_files, made_once
-from italic.datamodules.images.alterations import altered
+from italic.datamodules.images import alterations
 
 FORMAT = "whole images 1"  # part of the cache key, so that a new layout ignores old caches
 
@@ -123,7 +123,7 @@ class RandomCrops(Dataset[int]):
         for row, (image, length, (y, x)) in enumerate(drawn):
             window = self.images[image][y : y + length, x : x + length]
             crop = window if length == self.size else _resized(window, self.size)
-            crops[row] = altered(crop) if alter[row] else crop
+            crops[row] = alterations.altered(crop) if alter[row] else crop
         return torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
 
 

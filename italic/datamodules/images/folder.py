@@ -38,7 +38,7 @@ class Folder:
         reduced: probability that a random crop is cut 1 to 2 times larger and downscaled to the
             crop size.
         altered: probability that a random crop is then altered in one way: to grey, tinted, with
-            stretched levels, cut out, or to the pixels of a JPEG file.
+            stretched levels, with a part replaced by one colour, or to the pixels of a JPEG file.
         validation: fraction of the files for validation, without sub-folders for the splits.
         test: fraction of the files for test, without sub-folders for the splits.
         seed: seed of the splits and of the order.

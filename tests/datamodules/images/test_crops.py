@@ -104,7 +104,7 @@ def test_reduced_crops_cover_up_to_twice_the_side() -> None:
 
 
 def test_a_fraction_of_the_crops_is_altered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("italic.datamodules.images.crops.altered", lambda crop: crop + 100)
+    monkeypatch.setattr("italic.datamodules.images.alterations.altered", lambda crop: crop + 100)
     torch.manual_seed(0)
     black = np.zeros((40, 40, 3), np.uint8)
     crops = RandomCrops([black], 16, altered=0.25).__getitems__(range(2000))

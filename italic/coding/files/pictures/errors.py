@@ -20,6 +20,14 @@ def damaged(reason: str, kind: type[PictureError] = PictureError) -> PictureErro
     return kind(f"the picture is damaged: {reason}")
 
 
+def not_of_this_kind(chunk: int) -> PictureError:
+    """An error of a chunk that is unknown or that the kind of samples does not have."""
+    return PictureError(
+        f"the picture has a chunk of type {chunk:d}, which does not belong to its kind of "
+        "samples: it is damaged or was written by a newer ITALIC"
+    )
+
+
 def inflate(data: bytes, limit: int, what: str, kind: type[PictureError] = PictureError) -> bytes:
     """Decompress zlib data of at most `limit` bytes."""
     decompressor = zlib.decompressobj()

@@ -1,7 +1,7 @@
 """Unused levels: stretching the levels of a picture, as by auto-contrast, leaves gaps between them.
 
 The estimator gives probability to every level. If a colour leaves many of them unused, the main
-picture holds the ranks of the used levels instead, and a chunk holds the set of these.
+picture can hold the ranks of the used levels instead, and a chunk the set of these.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from italic.coding.files.container import Chunk, Colour
-from italic.coding.files.pictures.errors import damaged, inflate
+from italic.coding.files.pictures.errors import damaged, inflate, not_of_this_kind
 from italic.coding.files.pictures.picture import LAYOUTS
 
 LEVELS = 256
 SET_BYTES = LEVELS // 8  # bytes of a set of levels
 REACH = 32  # distance of the levels that are compared with a level
-# Ranks replace the levels of a colour if they save at least this many bits per sample. Original
-# photographs reach 0.02, mostly small ones. Measured: docs/experiments.md, "Unused levels".
+# Ranks are tried for a colour if this many bits per sample or more are saved by an estimate, which
+# is near 0 for most photographs. Measured: docs/experiments.md, "Unused levels".
 LEAST_SAVING = 0.015
 MOST_WEIGHT = 4  # pixels of a level that count, relative to the mean of the levels around it
 
 
 def ranked(
     colour: Colour, main: np.ndarray, chunks: Sequence[tuple[Chunk, bytes]]
-) -> tuple[np.ndarray, list[tuple[Chunk, bytes]]]:
-    """Replace levels by ranks where this saves bits.
+) -> tuple[np.ndarray, list[tuple[Chunk, bytes]]] | None:
+    """Replace levels by ranks where many are unused. This mostly saves bits, but not always.
 
     Args:
         colour: kind of the samples.
@@ -35,32 +35,35 @@ def ranked(
         chunks: the chunks beside it.
 
     Returns:
-        The main picture in ranks and the chunks with that of the used levels; the arguments if no
-        colour has gaps, or if the kind of samples has no such chunk.
+        The main picture in ranks, and the chunks with that of the used levels; None if no colour
+        has many unused levels, or if the kind of samples has no such chunk.
     """
-    count = colours_with_levels(colour)
+    count = _colours_with_levels(colour)
     sets = [_set_of(main[..., channel]) for channel in range(count)]
     if all(used.all() for used in sets):
-        return main, list(chunks)
+        return None
     tables = np.array([np.cumsum(used) - 1 for used in sets], np.uint8)
     content = zlib.compress(np.packbits(sets, axis=1).tobytes(), 9)
     return _looked_up(tables, main), [*chunks, (Chunk.LEVELS, content)]
 
 
-def unranked(colour: Colour, content: bytes, ranks: np.ndarray, preview: bool) -> np.ndarray:
+def unranked(colour: Colour, content: bytes, ranks: np.ndarray, clip: bool) -> np.ndarray:
     """Invert `ranked`.
 
     Args:
         colour: kind of the samples.
         content: the chunk.
         ranks: main picture in ranks, uint8 (H, W, 3).
-        preview: whether ranks that no level has are replaced by the largest one; they are refused
-            otherwise.
+        clip: whether ranks that no level has, as in previews, stand for the largest level; they are
+            refused otherwise.
 
     Raises:
-        PictureError: the chunk is damaged, or does not belong to the main picture.
+        PictureError: the chunk is damaged, or does not belong to the kind of samples or to the main
+            picture.
     """
-    count, what = colours_with_levels(colour), f"{Chunk.LEVELS.name} chunk"
+    count, what = _colours_with_levels(colour), f"{Chunk.LEVELS.name} chunk"
+    if not count:
+        raise not_of_this_kind(Chunk.LEVELS)
     data = inflate(content, count * SET_BYTES, what)
     if len(data) != count * SET_BYTES:
         raise damaged(f"its {what} has {len(data)} bytes, expected {count * SET_BYTES}")
@@ -70,13 +73,14 @@ def unranked(colour: Colour, content: bytes, ranks: np.ndarray, preview: bool) -
         levels = np.flatnonzero(used)
         if not len(levels):
             raise damaged(f"its {what} has no levels")
-        if not preview and ranks[..., channel].max() >= len(levels):
+        of_set = ranks[..., channel] if count == 3 else ranks
+        if not clip and of_set.max() >= len(levels):
             raise damaged(f"its {what} does not have all levels of its main picture")
         tables[channel] = levels[np.minimum(np.arange(LEVELS), len(levels) - 1)]
     return _looked_up(tables, ranks)
 
 
-def colours_with_levels(colour: Colour) -> int:
+def _colours_with_levels(colour: Colour) -> int:
     """Number of colours whose levels can be ranked: those of 8-bit samples, 0 for other kinds."""
     if colour in (Colour.PALETTE, Colour.BILEVEL):
         return 0
@@ -90,7 +94,7 @@ def _looked_up(tables: np.ndarray, main: np.ndarray) -> np.ndarray:
 
 
 def _set_of(samples: np.ndarray) -> np.ndarray:
-    """The used levels, bool (256,), if ranks save bits; otherwise all levels."""
+    """The used levels, bool (256,), if ranks seem to save bits; otherwise all levels."""
     pixels = np.bincount(samples.ravel(), minlength=LEVELS).astype(float)
     used = pixels > 0
     if _saving(pixels) > LEAST_SAVING * samples.size + 8 * SET_BYTES:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from italic.coding.files.container import Box, Chunk, Colour
-from italic.coding.files.pictures.errors import PictureError, damaged, inflate
-from italic.coding.files.pictures.levels import colours_with_levels, unranked
+from italic.coding.files.pictures.errors import damaged, inflate, not_of_this_kind
+from italic.coding.files.pictures.levels import unranked
 from italic.coding.files.pictures.picture import (
     CHUNKS_LIMIT,
     LAYOUTS,
@@ -124,8 +124,8 @@ def join(
     rest = reader.all_but_samples(colour)
     size, colours, alpha = LAYOUTS[colour]
     shape = main.shape[:2]
-    if Chunk.LEVELS in reader and colours_with_levels(colour):
-        main = unranked(colour, reader.take(Chunk.LEVELS), main, preview=False)
+    if Chunk.LEVELS in reader:
+        main = unranked(colour, reader.take(Chunk.LEVELS), main, clip=False)
     if colours == 1 and colour != Colour.PALETTE and (main != main[..., :1]).any():
         raise damaged(f"it is {colour.name}, but its main picture is not grey")
     samples = np.empty((*shape, colours + alpha, size), np.uint8)  # the last axis is big-endian
@@ -152,11 +152,12 @@ def preview(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]
     """The main picture, in which some pixels are expectations, as a picture of 8-bit RGB.
 
     Raises:
-        PictureError: the chunk of levels is damaged; other chunks are not read.
+        PictureError: the chunk of levels is damaged or does not belong to the kind of samples;
+            other chunks are not read.
     """
     for kind, content in chunks:
         if kind == Chunk.LEVELS:
-            main = unranked(colour, content, main, preview=True)
+            main = unranked(colour, content, main, clip=True)
     return from_array(main)
 
 
@@ -247,10 +248,7 @@ class _ChunkReader:
     def finish(self) -> None:
         """Check that all chunks were used."""
         for kind in self._contents:
-            raise PictureError(
-                f"the picture has a chunk of type {kind:d}, which does not belong to its kind of "
-                "samples: it is damaged or was written by a newer ITALIC"
-            )
+            raise not_of_this_kind(kind)
 
     def take(self, kind: Chunk) -> bytes:
         """The single content of a type, as it is stored."""
