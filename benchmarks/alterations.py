@@ -1,6 +1,9 @@
-"""Photographs as people alter them: bits of a model beside JPEG XL.
+"""Photographs as they are altered in use: streams of a model beside files of JPEG XL.
 
-python benchmarks/alterations.py FOLDER --models photo
+Where many levels are unused, the picture is coded in ranks too, see
+`italic.coding.files.pictures.levels`. The chunk of levels counts, the 30 bytes of a file do not.
+
+    python benchmarks/alterations.py FOLDER
 """
 
 from __future__ import annotations
@@ -15,34 +18,49 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-import italic
+from italic.coding.files.container import Colour
+from italic.coding.files.pictures import ranked
+from italic.coding.model_files.loading import load_model
+from italic.coding.streams.codec import Codec
+
+SUFFIXES = (".png", ".webp")
+Alteration = Callable[[Image.Image], Image.Image]
 
 
 def main() -> None:
-    """Print a line for each alteration: sums of bytes of JPEG XL, and shares of the models."""
+    """Print a line for each alteration: bytes of JPEG XL, and shares of the model of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="photographs")
-    parser.add_argument("--models", nargs="+", default=["photo"])
+    parser.add_argument("--model", default="photo")
     parser.add_argument("--only", nargs="+", choices=ALTERATIONS, default=list(ALTERATIONS))
     parser.add_argument("--side", type=int, default=256, help="of the central crop in pixels")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    paths = sorted(arguments.folder.iterdir())[:: arguments.every]
-    photographs = [Image.open(path).convert("RGB") for path in paths]
-    print(
-        "| alteration | JPEG XL, bytes |", *(f"{model}, of JPEG XL |" for model in arguments.models)
-    )
+    codec = load_model(arguments.model).codec(arguments.steps)
+    paths = [path for path in sorted(arguments.folder.iterdir()) if path.suffix in SUFFIXES]
+    photographs = [Image.open(path).convert("RGB") for path in paths[:: arguments.every]]
+    if not photographs:
+        parser.error(f"{arguments.folder} has no files named *{' or *'.join(SUFFIXES)}")
+    print("| alteration | JPEG XL, bytes | levels | ranks | smaller | pictures in ranks |")
     for name in arguments.only:
         rows = []
         for photograph in photographs:
-            image = np.asarray(ALTERATIONS[name](central(photograph, arguments.side)))
-            bits = [float(italic.bits(image, model, arguments.steps)) for model in arguments.models]
-            rows.append([jpeg_xl(image), *(total / 8 for total in bits)])
-        jpeg_xl_bytes, *sums = np.sum(rows, axis=0)
-        shares = (f"{total / jpeg_xl_bytes:.3f} |" for total in sums)
-        print(f"| {name} | {jpeg_xl_bytes:.0f} |", *shares, flush=True)
+            image = np.array(ALTERATIONS[name](central(photograph, arguments.side)))
+            levels = ranks = stream_bytes(codec, image)
+            if (form := ranked(Colour.RGB, image, ())) is not None:
+                main, [(_, chunk)] = form
+                ranks = stream_bytes(codec, main) + len(chunk)
+            rows.append([jpeg_xl(image), levels, ranks, min(levels, ranks), ranks < levels])
+        total, *sums, count = np.sum(rows, axis=0)
+        shares = " | ".join(f"{number / total:.3f}" for number in sums)
+        print(f"| {name} | {total:.0f} | {shares} | {count:.0f} of {len(rows)} |", flush=True)
+
+
+def stream_bytes(codec: Codec, image: np.ndarray) -> float:
+    """Bytes of the stream of an image, uint8 (H, W, 3)."""
+    return float(codec.bits(image[None])[0].sum()) / 8
 
 
 def central(photograph: Image.Image, side: int) -> Image.Image:
@@ -71,14 +89,22 @@ def sepia(image: Image.Image) -> Image.Image:
     return ImageOps.colorize(image.convert("L"), "black", (255, 217, 166))
 
 
-def automatic_contrast(image: Image.Image) -> Image.Image:
-    """Levels of each colour stretched, half a per cent of the pixels clipped on either side."""
+def auto_contrast(image: Image.Image) -> Image.Image:
+    """Levels of each colour stretched, half a per cent of the pixels clipped at either end."""
     return ImageOps.autocontrast(image, cutoff=0.5)
 
 
-def brighter(image: Image.Image) -> Image.Image:
-    """A gamma curve."""
+def gamma(image: Image.Image) -> Image.Image:
+    """Brighter by a gamma curve."""
     return image.point([round(255 * (level / 255) ** 0.6) for level in range(256)] * 3)
+
+
+def multiplied(red: float, green: float, blue: float) -> Alteration:
+    """Levels multiplied by a factor for each colour, and clipped at 255."""
+    table = [
+        min(255, round(factor * level)) for factor in (red, green, blue) for level in range(256)
+    ]
+    return lambda image: image.point(table)
 
 
 def cut_out(image: Image.Image) -> Image.Image:
@@ -89,7 +115,7 @@ def cut_out(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def from_jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:
+def from_jpeg(quality: int) -> Alteration:
     """Pixels of a JPEG file with chroma subsampling."""
 
     def decoded(image: Image.Image) -> Image.Image:
@@ -107,12 +133,15 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image.resize(image.size, Image.Resampling.BICUBIC, box)
 
 
-ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
+ALTERATIONS: dict[str, Alteration] = {
     "none": lambda image: image,
     "grey": grey,
     "sepia": sepia,
-    "automatic contrast": automatic_contrast,
-    "brighter": brighter,
+    "auto-contrast": auto_contrast,
+    "gamma 0.6": gamma,
+    "levels × 1.03": multiplied(1.03, 1.03, 1.03),
+    "levels × 1.1": multiplied(1.1, 1.1, 1.1),
+    "red × 1.5": multiplied(1.5, 1, 1),
     "sharpened": lambda image: image.filter(ImageFilter.UnsharpMask(2, 150, 0)),
     "enlarged": enlarged,
     "cut out": cut_out,

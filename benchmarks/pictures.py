@@ -285,8 +285,10 @@ def untried(pictures: dict[str, Picture], model: str | None) -> None:
         rival = Rival(picture)
         if not rival.promising:
             count += 1
-            estimated = codec.encode(rival.main[None])[0].bits // 8
-            estimated += sum(len(content) for _, content in rival.chunks)
+            estimated = min(
+                codec.encode(main[None])[0].bits // 8 + sum(len(content) for _, content in chunks)
+                for main, chunks in rival.forms
+            )
             print(f"{name}: {size(rival.record)} bytes, by the estimator {estimated}", flush=True)
     print(f"{count} of {len(pictures)} pictures are not tried")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from italic.coding.files import container
-from italic.coding.files.container import Colour, Method, Record
+from italic.coding.files.container import Chunk, Colour, Method, Record
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.streams import range_coder
 from italic.coding.streams.codec import SYMBOLS_PER_BYTE
@@ -200,7 +200,8 @@ def test_the_harness_sees_every_kind_of_failure(
     assert failures[0][1] == file.data[:5]
 
 
-def test_every_method_and_colour_is_in_the_corpus(layers: list[Layer]) -> None:
+def test_every_method_colour_and_chunk_is_in_the_corpus(layers: list[Layer]) -> None:
     records = [layer.record for layer in layers if isinstance(layer.record, Record)]
     assert {record.method for record in records} == set(Method)
     assert {record.colour for record in records} == set(Colour)
+    assert {kind for record in records for kind, _ in record.chunks} == set(Chunk)

@@ -27,7 +27,7 @@ from italic.coding.model_files.model import Model, ModelError, save_model
 from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
-from italic.compressor import compression, rivals, time_budget, work_limit
+from italic.compressor import arrays, compression, rivals, time_budget, work_limit
 from italic.compressor.compression import compress_each, compress_pictures, to_file
 from italic.compressor.decompression import decompress_records, from_file, model_for
 from italic.compressor.enhancement import enhance
@@ -132,21 +132,42 @@ def test_pictures_as_they_are_known_after_some_steps(model: Model) -> None:
 
 @pytest.mark.usefixtures("no_classical_codecs")
 @pytest.mark.parametrize("channels", [[0], [0, 1, 2], [0, 1, 2, 0]])
-def test_pictures_with_unused_levels_take_fewer_bytes(model: Model, channels: list[int]) -> None:
+def test_pictures_with_unused_levels_are_coded_in_ranks(
+    channels: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_model("cifar10")
     levels = smooth(1, 32, 40)[0][..., channels].squeeze() // 3
     picture = from_array(3 * levels)
-    (record,) = compress_pictures([picture], model)
-    assert record.estimated
+    (record,) = compress_pictures([picture], trained, steps=4)
     assert record.chunks[-1][0] == Chunk.LEVELS
-    (decoded,) = decompress_records([record], model)
+    (decoded,) = decompress_records([record], trained)
     assert np.array_equal(decoded.samples, picture.samples)
-    (part,) = decompress_records([record], model, region=(7, 3, 20, 10))
+    (part,) = decompress_records([record], trained, region=(7, 3, 20, 10))
     assert np.array_equal(part.samples, picture.samples[3:13, 7:27])
-    (early,) = decompress_records([record], model, steps_done=2)
+    (early,) = decompress_records([record], trained, steps_done=2)
     assert not (early.samples % 3).any()
     if len(channels) == 3:
         ranks = levels - levels.min(axis=(0, 1))  # all levels in between are used
-        assert italic.bits(3 * levels, model) == italic.bits(ranks, model)
+        assert italic.bits(3 * levels, trained) == italic.bits(ranks, trained)
+    monkeypatch.setattr(rivals, "ranked", lambda *_: None)
+    (plain,) = compress_pictures([picture], trained, steps=4)
+    assert rivals.size(record) < 0.9 * rivals.size(plain)
+
+
+def test_pictures_with_unused_levels_are_coded_in_levels_if_these_are_smaller(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimator is given ranks that are noise."""
+    image = smooth(1, 32, 40)[0]
+    noise = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+    (expected,) = compress_pictures([from_array(image)], model)
+    monkeypatch.setattr(rivals, "ranked", lambda *_: (noise, []))
+    (record,) = compress_pictures([from_array(image)], model)
+    assert record == expected
+    both = italic.bits(np.stack([image, noise]), model)
+    monkeypatch.setattr(arrays, "ranked", lambda _, main, __: (255 - main, []))
+    smaller = italic.bits(np.stack([image, noise]), model)
+    assert (smaller <= both).all()
 
 
 def test_noise_and_graphics_fall_back_on_what_is_smaller(model: Model) -> None:

@@ -105,6 +105,7 @@ def small_pictures() -> list[Picture]:
         Picture(samples(6, 3)),
         Picture(samples(3, 3), transparency=b"\0\5"),
         Picture(samples(4, 5) % 20, palette, b"\0\x80"),
+        Picture(samples(4, 4) % 3, bytes([9, 8, 7, 200, 3, 4, 77, 250, 1])),
         Picture(samples(4, 4, 2), chunks=text[:1] * 2),
         Picture(samples(5, 5, 4)),
         Picture(samples(4, 6, kind=np.uint16)),
@@ -113,12 +114,15 @@ def small_pictures() -> list[Picture]:
         Picture(samples(3, 5, 2, kind=np.uint16)),
         Picture((samples(9, 4) % 2 * 255).astype(np.uint8), bilevel=True),
         Picture(samples(32, 32, 3)),
+        Picture(samples(24, 24, 4) // 4 * 4),  # many unused levels, here and below
+        Picture(samples(24, 24) // 4 * 4),
     ]
 
 
 def coded(picture: Picture, method: Method, model: Model) -> Record:
     """The record of a picture with a given method, even if another method is smaller."""
     colour, main, chunks = pictures.split(picture)
+    main, chunks = pictures.ranked(colour, main, chunks) or (main, chunks)
     height, width, _ = main.shape
     raw = Record(Method.RAW, height, width, zlib.crc32(main.tobytes()), colour, tuple(chunks))
     steps = min(4, height * width)

@@ -6,19 +6,26 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from italic.coding.base_codes import bpg
-from italic.coding.files.container import ArchiveReader
+from italic.coding.files.container import ArchiveReader, unpack
 from italic.coding.files.pictures import Picture
 from italic.coding.model_files.loading import load_model
 from italic.compressor.decompression import decompress_records, from_file, model_for
 
 
 def open_picture(data: bytes) -> object:
-    """The contents of a file of one picture."""
+    """The contents of a file of one picture; a preview and a region are decoded too."""
+    with suppress(ValueError):
+        model_hash, record = unpack(data)
+        if record.estimated:
+            model = model_for(model_hash, [record])
+            decompress_records([record], model, region=(0, 0, 1, 1))
+            decompress_records([record], model, steps_done=min(1, record.steps))
     return comparable(from_file(data))
 
 

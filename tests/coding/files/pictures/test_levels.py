@@ -27,7 +27,9 @@ def split_and_ranked(
     samples: np.ndarray,
 ) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes]]]:
     colour, main, chunks = split(from_array(samples))
-    return colour, *ranked(colour, main, chunks)
+    form = ranked(colour, main, chunks)
+    assert form is not None
+    return colour, *form
 
 
 def packed(*sets: list[int]) -> bytes:
@@ -74,16 +76,27 @@ def test_only_colours_with_gaps_are_ranked() -> None:
 def test_other_levels_stay(samples: np.ndarray) -> None:
     samples = samples.astype(np.uint8).repeat(3 // samples.shape[2], 2)
     colour, main, chunks = split(from_array(samples))
-    same, none = ranked(colour, main, chunks)
-    assert np.array_equal(same, samples) and none == []
+    assert ranked(colour, main, chunks) is None
 
 
-@pytest.mark.parametrize("samples", [stretched(PHOTOGRAPH).astype(np.uint16)])
-def test_other_kinds_have_no_levels(samples: np.ndarray) -> None:
-    colour, main, chunks = split(from_array(samples))
-    assert [kind for kind, _ in ranked(colour, main, chunks)[1]] == [Chunk.LOW_BYTES]
-    with pytest.raises(PictureError, match=r"type 10, which does not belong"):
-        join(colour, main, [*chunks, (Chunk.LEVELS, packed([1], [2], [3]))])
+@pytest.mark.parametrize("colour", set(Colour) - set(KINDS))
+@pytest.mark.parametrize("content", [packed([1], [2], [3]), zlib.compress(b"")])
+def test_other_kinds_have_no_levels(colour: Colour, content: bytes) -> None:
+    main = stretched(PHOTOGRAPH)
+    assert ranked(colour, main, []) is None
+    for function in (join, preview):
+        chunks = [(Chunk.PALETTE, zlib.compress(bytes(3))), (Chunk.LEVELS, content)]
+        with pytest.raises(PictureError, match=r"type 10, which does not belong"):
+            function(colour, main, chunks)
+
+
+def test_a_main_picture_that_is_not_grey_is_refused() -> None:
+    for main, message in (
+        ([[[1, 0, 1]]], "main picture is not grey"),
+        ([[[1, 1, 2]]], "does not have all levels"),
+    ):
+        with pytest.raises(PictureError, match=message):
+            join(Colour.GRAY, np.array(main, np.uint8), [(Chunk.LEVELS, packed([5, 9]))])
 
 
 @pytest.mark.parametrize(
