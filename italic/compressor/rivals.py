@@ -17,6 +17,7 @@ import numpy as np
 from italic.coding.files import jpeg
 from italic.coding.files.container import Chunk, Colour, Method, Record
 from italic.coding.files.pictures import (
+    LAYOUTS,
     Picture,
     big_endian,
     chunks_beside_samples,
@@ -32,7 +33,8 @@ NOISE_BITS, NOISE_PIXELS = 7.5, 2**12
 # Largest numbers of pixels for slow settings, and their time in seconds per pixel, at most: JPEG XL
 # of effort 9 takes 1 to 2.5 s per megapixel of graphics and 5 of photographs, WebP 2 to 10.
 SLOW_GRAPHICS, SLOW_PHOTOGRAPH, SLOW_WEBP = (2**21, 2.5e-6), (2**20, 5e-6), (2**18, 1e-5)
-# An estimator's record this much smaller than JPEG XL of effort 7 stays smaller than effort 9.
+# An estimator's record this much smaller than JPEG XL of effort 7 stays smaller than effort 9, but
+# not always with an alpha channel, which the estimator's record holds in a chunk.
 MARGIN = 0.08
 
 Samples = np.ndarray
@@ -103,16 +105,21 @@ class Rival:
     def finish(self, estimated: Record | None) -> Record:
         """The smaller one of the estimator's record and that of a classical codec.
 
-        Slow settings are tried if the estimator has no record or saves little.
+        Slow settings are tried if the estimator has no record or saves little, or if there is an
+        alpha channel.
         """
-        fast = self.record
-        if self.promising and (estimated is None or size(estimated) > (1 - MARGIN) * size(fast)):
+        if self.promising and (estimated is None or self._is_close(estimated)):
             if self._affords(*SLOW_PHOTOGRAPH):
                 self._try(SLOW, Method.JPEG_XL)
             self._try_slow_webp()
         if estimated is not None and size(estimated) <= size(self.record):
             return estimated
         return self.record
+
+    def _is_close(self, estimated: Record) -> bool:
+        """Whether slow settings of classical codecs may beat a record of the estimator."""
+        alpha = LAYOUTS[self.colour][2]
+        return alpha or size(estimated) > (1 - MARGIN) * size(self.record)
 
     def _affords(self, pixels: int, each: float) -> bool:
         """Whether a slow setting is tried."""

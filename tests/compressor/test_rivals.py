@@ -108,6 +108,8 @@ def test_slow_settings_are_for_pictures_that_the_estimator_does_not_win(
     assert rival.finish(best) is best and not tried
     close = replace(best, stream=bytes(len(fast.stream) - 1))
     assert rival.finish(close).stream == b"1" and tried == [(64, 64, 3)]
+    with_alpha = np.dstack([smooth(64, 64), smooth(64, 64)[..., 0]])
+    assert Rival(from_array(with_alpha)).finish(best).stream == b"1" and tried.pop() == (64, 64, 4)
     hurried = Rival(from_array(smooth(64, 64)), seconds=0.01)
     assert hurried.finish(None) == fast and len(tried) == 1
     monkeypatch.setattr(rivals, "SLOW_PHOTOGRAPH", (64, 0))
