@@ -689,7 +689,7 @@ def test_models(model: str, here: Path, capsys: Capture, monkeypatch: pytest.Mon
     lines = captured.out.splitlines()
     assert [line.split()[0] for line in lines if line[0] != " "][-3:-1] == ["other", "tiny"]
     assert "4 steps" in captured.out and model in captured.out
-    assert lines[1] == "  compression of pictures of 1 to 9,999 pixels" and "--measure" in lines[-1]
+    assert lines[1] == "  compression of pictures of 1 to 1,999 pixels" and "--measure" in lines[-1]
     assert lines[-2] == "  not chosen by itself: name it with --model"
     monkeypatch.setattr(time_budget, "speed", lambda _, steps: steps / 4)
     monkeypatch.setattr(commands, "installed_models", lambda: [Path(model)])
