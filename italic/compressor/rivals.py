@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 import imagecodecs
 import numpy as np
@@ -62,8 +62,8 @@ class Rival:
 
     Attributes:
         colour: kind of its samples.
-        forms: main pictures that the estimator may code, uint8 (H, W, 3), and the chunks beside
-            each: levels, and ranks if many levels are unused.
+        main: its main picture, uint8 (H, W, 3).
+        chunks: the chunks beside the main picture.
         record: the smallest record so far.
         png: bytes of the smallest PNG record, chunks included; None if PNG failed.
         promising: whether the estimator may code it in fewer bytes.
@@ -71,15 +71,12 @@ class Rival:
 
     def __init__(self, picture: Picture, seconds: float = math.inf) -> None:
         self._seconds = seconds
-        self.colour, main, chunks = split(picture)
-        self.forms = [(main, chunks)]
-        self._layouts = _layouts(picture, self.colour, main, chunks)
+        self.colour, self.main, self.chunks = split(picture)
+        self._layouts = _layouts(picture, self.colour, self.main, self.chunks)
         self.png: int | None = None
         if picture.jpeg is not None:  # no other method gives the file back
             self.record, self.promising = jpeg.encode(picture), False
             return
-        if (ranks := ranked(self.colour, main, chunks)) is not None:
-            self.forms.append(ranks)
         self.record = min((self._record(Method.RAW, *pair) for pair in self._layouts), key=size)
         for method in (Method.PNG, Method.WEBP):
             self._try(FAST, method)
@@ -92,10 +89,14 @@ class Rival:
             self._try(SLOW if slow else FAST, Method.JPEG_XL)
             self._try_slow_webp()
 
-    @property
-    def main(self) -> np.ndarray:
-        """The main picture in levels, uint8 (H, W, 3)."""
-        return self.forms[0][0]
+    @cached_property
+    def forms(self) -> list[tuple[np.ndarray, list[tuple[Chunk, bytes]]]]:
+        """What the estimator may code: main pictures and the chunks beside each.
+
+        The first one has levels; a second one has ranks, if many levels are unused.
+        """
+        ranks = ranked(self.colour, self.main, self.chunks)
+        return [(self.main, self.chunks), *([] if ranks is None else [ranks])]
 
     @property
     def rate(self) -> float:
@@ -146,7 +147,7 @@ class Rival:
         layouts = self._layouts
         if method == Method.WEBP:  # it has no other layouts
             rgba = [pair for pair in layouts if _is_rgba(pair[0])]
-            layouts = rgba or self.forms[:1]
+            layouts = rgba or [(self.main, self.chunks)]
         for samples, chunks in layouts:
             try:
                 stream = bytes(encoders[method](samples))

@@ -164,6 +164,12 @@ def test_pictures_with_unused_levels_are_coded_in_levels_if_these_are_smaller(
     monkeypatch.setattr(rivals, "ranked", lambda *_: (noise, []))
     (record,) = compress_pictures([from_array(image)], model)
     assert record == expected
+    budgets: list[float] = []
+    monkeypatch.setattr(
+        time_budget, "steps_within", lambda seconds, *_: budgets.append(seconds) or 2
+    )
+    compress_pictures([from_array(image)], model, seconds=60.0)
+    assert budgets == [30.0]  # half of the time for each
     both = italic.bits(np.stack([image, noise]), model)
     monkeypatch.setattr(arrays, "ranked", lambda _, main, __: (255 - main, []))
     smaller = italic.bits(np.stack([image, noise]), model)

@@ -64,15 +64,14 @@ def test_an_icon_is_coded_whole() -> None:
     assert not rival.record.chunks
     record = rival.finish(None)
     separate = size(Rival(from_array(icon()[..., :3].copy())).finish(None))
-    alpha = sum(len(content) for _, content in rival.forms[0][1])
+    alpha = sum(len(content) for _, content in rival.chunks)
     assert size(record) < separate + alpha
 
 
 def test_an_opaque_alpha_channel_costs_a_byte() -> None:
     opaque = np.dstack([smooth(30, 20), np.full((30, 20), 255, np.uint8)])
     rival = Rival(from_array(opaque))
-    ((_, chunks),) = rival.forms
-    assert len(chunks) == 1 and rival.record.chunks == tuple(chunks)
+    assert len(rival.chunks) == 1 and rival.record.chunks == tuple(rival.chunks)
     assert size(rival.record) <= size(Rival(from_array(smooth(30, 20))).record) + 1
 
 
