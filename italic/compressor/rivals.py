@@ -25,14 +25,17 @@ from italic.coding.files.pictures import (
     split,
 )
 
-# A picture is a drawing, a screenshot or the like if WebP takes fewer bits per sample than this, or
-# if a larger share of the pixels equals the left neighbour. It is noise if it is not small and no
-# codec takes fewer bits than this. Measured: docs/results.md, "Pictures that are not tried".
-GRAPHICS_BITS, GRAPHICS_EQUAL = 0.8, 0.6
+# A picture has flat areas, as drawings, screenshots, and photographs on white, if WebP takes fewer
+# bits per sample than this, or if a larger share of the pixels equals the left neighbour.
+FLAT_BITS, FLAT_EQUAL = 0.8, 0.6
+# The estimator is not tried on graphics, where the same numbers are beyond these, nor on noise,
+# pictures that are not small and of which no codec takes fewer bits than this. Measured:
+# docs/results.md, "Pictures that are not tried".
+GRAPHICS_BITS, GRAPHICS_EQUAL = 0.3, 0.9
 NOISE_BITS, NOISE_PIXELS = 7.5, 2**12
 # Largest numbers of pixels for slow settings, and their time in seconds per pixel, at most: JPEG XL
-# of effort 9 takes 1 to 2.5 s per megapixel of graphics and 5 of photographs, WebP 2 to 10.
-SLOW_GRAPHICS, SLOW_PHOTOGRAPH, SLOW_WEBP = (2**21, 2.5e-6), (2**20, 5e-6), (2**18, 1e-5)
+# of effort 9 takes 1 to 2.5 s per megapixel of flat pictures and 5 of others, WebP 2 to 10.
+SLOW_FLAT, SLOW_OTHER, SLOW_WEBP = (2**21, 2.5e-6), (2**20, 5e-6), (2**18, 1e-5)
 # An estimator's record this much smaller than JPEG XL of effort 7 stays smaller than effort 9, but
 # not always with an alpha channel, which the estimator's record holds in a chunk.
 MARGIN = 0.08
@@ -80,12 +83,13 @@ class Rival:
         self.record = min((self._record(Method.RAW, *pair) for pair in self._layouts), key=size)
         for method in (Method.PNG, Method.WEBP):
             self._try(FAST, method)
-        self.promising = not self._is_graphics()
+        self._flat = self._is_beyond(FLAT_BITS, FLAT_EQUAL)
+        self.promising = not self._is_beyond(GRAPHICS_BITS, GRAPHICS_EQUAL)
         if self.promising:
             self._try(FAST, Method.JPEG_XL)
             self.promising = self.rate < NOISE_BITS or self._pixels < NOISE_PIXELS
         else:
-            slow = self._affords(*SLOW_GRAPHICS)
+            slow = self._affords(*SLOW_FLAT)
             self._try(SLOW if slow else FAST, Method.JPEG_XL)
             self._try_slow_webp()
 
@@ -110,7 +114,7 @@ class Rival:
         alpha channel.
         """
         if self.promising and (estimated is None or self._is_close(estimated)):
-            if self._affords(*SLOW_PHOTOGRAPH):
+            if self._affords(*(SLOW_FLAT if self._flat else SLOW_OTHER)):
                 self._try(SLOW, Method.JPEG_XL)
             self._try_slow_webp()
         if estimated is not None and size(estimated) <= size(self.record):
@@ -130,14 +134,19 @@ class Rival:
     def _pixels(self) -> int:
         return self.main[..., 0].size
 
-    def _is_graphics(self) -> bool:
+    def _is_beyond(self, bits: float, share: float) -> bool:
+        """Whether there are fewer bits per sample, or more pixels equal their left neighbour."""
+        return self.rate < bits or self._equal_share > share
+
+    @cached_property
+    def _equal_share(self) -> float:
+        """Share of the pixels that equal their left neighbour."""
         samples = self._layouts[0][0]
         if samples.dtype == np.uint8:
             samples = self.main
         samples = samples.reshape(*samples.shape[:2], -1)  # of 16 bits: high bytes alone are flat
         equal = (samples[:, 1:] == samples[:, :-1]).all(axis=2)
-        many_equal = equal.size > 0 and equal.mean() > GRAPHICS_EQUAL
-        return bool(many_equal or self.rate < GRAPHICS_BITS)
+        return float(equal.mean()) if equal.size else 0.0
 
     def _try_slow_webp(self) -> None:
         if self.record.method == Method.WEBP and self._affords(*SLOW_WEBP):

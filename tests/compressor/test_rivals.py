@@ -79,6 +79,8 @@ def test_an_opaque_alpha_channel_costs_a_byte() -> None:
     ("array", "promising"),
     [
         (smooth(64, 64), True),
+        (np.where(np.arange(64)[:, None, None] < 48, 255, smooth(64, 64)).astype(np.uint8), True),
+        (np.where(np.arange(64)[:, None, None] < 60, 255, smooth(64, 64)).astype(np.uint8), False),
         (np.full((64, 64, 3), 9, np.uint8), False),
         (icon(), False),
         (np.arange(64 * 64, dtype=np.uint8).reshape(64, 64), False),  # few bits, no equal pixels
@@ -111,10 +113,10 @@ def test_slow_settings_are_for_pictures_that_the_estimator_does_not_win(
     assert Rival(from_array(with_alpha)).finish(best).stream == b"1" and tried.pop() == (64, 64, 4)
     hurried = Rival(from_array(smooth(64, 64)), seconds=0.01)
     assert hurried.finish(None) == fast and len(tried) == 1
-    monkeypatch.setattr(rivals, "SLOW_PHOTOGRAPH", (64, 0))
+    monkeypatch.setattr(rivals, "SLOW_OTHER", (64, 0))
     rival = Rival(from_array(smooth(64, 64)))
     assert rival.finish(close) is close and rival.finish(None) == fast and len(tried) == 1
-    monkeypatch.setattr(rivals, "SLOW_GRAPHICS", (64, 0))
+    monkeypatch.setattr(rivals, "SLOW_FLAT", (64, 0))
     assert Rival(from_array(np.zeros((64, 64, 3), np.uint8))).record.stream != b"1"
 
 
