@@ -1,7 +1,8 @@
 """Photographs as they are altered in use: streams of a model beside files of JPEG XL.
 
-Where many levels are unused, the picture is coded in ranks too, see
-`italic.coding.files.pictures.levels`. The chunk of levels counts, the 30 bytes of a file do not.
+Pictures that are toned or have many unused levels are coded in ranks too, see
+`italic.coding.files.pictures.forms`. The chunk beside the ranks counts, the 30 bytes of a file do
+not.
 
     python benchmarks/alterations.py FOLDER
 """
@@ -19,7 +20,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 
 from italic.coding.files.container import Colour
-from italic.coding.files.pictures import ranked
+from italic.coding.files.pictures import forms
 from italic.coding.model_files.loading import load_model
 from italic.coding.streams.codec import Codec
 
@@ -49,8 +50,7 @@ def main() -> None:
         for photograph in photographs:
             image = np.array(ALTERATIONS[name](central(photograph, arguments.side)))
             levels = ranks = stream_bytes(codec, image)
-            if (form := ranked(Colour.RGB, image, ())) is not None:
-                main, [(_, chunk)] = form
+            for main, [(_, chunk)] in forms(Colour.RGB, image, ())[1:]:
                 ranks = stream_bytes(codec, main) + len(chunk)
             rows.append([jpeg_xl(image), levels, ranks, min(levels, ranks), ranks < levels])
         total, *sums, count = np.sum(rows, axis=0)

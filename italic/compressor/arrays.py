@@ -10,7 +10,7 @@ import numpy as np
 
 from italic.coding.files import jpeg
 from italic.coding.files.container import DEFAULT_MAX_PIXELS, Colour, pack, unpack
-from italic.coding.files.pictures import from_array, ranked, read
+from italic.coding.files.pictures import forms, from_array, read
 from italic.coding.model_files.installed import model_for_pixels
 from italic.compressor.argument_checks import file_bytes, limit, on_device, whole_number
 from italic.compressor.compression import compress_each
@@ -191,7 +191,8 @@ def bits(
     """The bits that the estimator takes for images, without coding them.
 
     The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
-    bytes more, and up to 109 more if the image leaves many levels unused. Images of more than
+    bytes more, and up to 109 more if the image leaves many levels unused, or up to 781 more if it
+    is toned, as in sepia. Images of more than
     2^20 pixels are coded in parts, as by `compress`, of which each takes two to three bytes more
     for each step.
 
@@ -234,8 +235,8 @@ def bits(
 
     of_pixels, of_bases = counted(batch)
     for place, image in enumerate(batch):
-        if (ranks := ranked(Colour.RGB, image, ())) is not None:
-            pixels_of, base_of = counted(ranks[0][None])
+        for ranks, _ in forms(Colour.RGB, image, ())[1:]:
+            pixels_of, base_of = counted(ranks[None])
             if pixels_of.sum() + base_of[0] < of_pixels[place].sum() + of_bases[place]:
                 of_pixels[place], of_bases[place] = pixels_of[0], base_of[0]
     found = of_pixels if per_pixel else of_pixels.sum(axis=(1, 2)) + of_bases

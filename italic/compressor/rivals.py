@@ -21,7 +21,7 @@ from italic.coding.files.pictures import (
     Picture,
     big_endian,
     chunks_beside_samples,
-    ranked,
+    forms,
     split,
 )
 
@@ -95,12 +95,8 @@ class Rival:
 
     @cached_property
     def forms(self) -> list[tuple[np.ndarray, list[tuple[Chunk, bytes]]]]:
-        """What the estimator may code: main pictures and the chunks beside each.
-
-        The first one has levels; a second one has ranks, if many levels are unused.
-        """
-        ranks = ranked(self.colour, self.main, self.chunks)
-        return [(self.main, self.chunks), *([] if ranks is None else [ranks])]
+        """What the estimator may code: main pictures and the chunks beside each."""
+        return forms(self.colour, self.main, self.chunks)
 
     @property
     def rate(self) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 import italic
@@ -149,9 +149,34 @@ def test_pictures_with_unused_levels_are_coded_in_ranks(
     if len(channels) == 3:
         ranks = levels - levels.min(axis=(0, 1))  # all levels in between are used
         assert italic.bits(3 * levels, trained) == italic.bits(ranks, trained)
-    monkeypatch.setattr(rivals, "ranked", lambda *_: None)
+    monkeypatch.setattr(rivals, "forms", lambda _, *form: [form])
     (plain,) = compress_pictures([picture], trained, steps=4)
     assert rivals.size(record) < 0.9 * rivals.size(plain)
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "P"])
+def test_toned_pictures_are_coded_as_grey(kind: str) -> None:
+    trained = load_model("cifar10")
+    grey = Image.fromarray(smooth(1, 32, 40)[0][..., 0])
+    sepia = ImageOps.colorize(grey, "black", (255, 217, 166))
+    if kind == "P":
+        sepia = sepia.quantize(256, Image.Quantize.FASTOCTREE)
+    file = BytesIO()
+    sepia.convert(kind).save(file, "PNG")
+    picture = read(file.getvalue())
+    (record,) = compress_pictures([picture], trained, steps=4)
+    assert record.chunks[-1][0] == Chunk.TONES
+    (decoded,) = decompress_records([record], trained)
+    assert np.array_equal(decoded.samples, picture.samples)
+    assert decoded.palette == picture.palette
+    (part,) = decompress_records([record], trained, region=(7, 3, 20, 10))
+    assert np.array_equal(part.samples, picture.samples[3:13, 7:27])
+    (early,) = decompress_records([record], trained, steps_done=2)
+    colours = np.unique(np.array(sepia.convert("RGB")).reshape(-1, 3), axis=0)
+    assert (early.samples[..., None, :] == colours).all(axis=-1).any(axis=-1).all()
+    plain = italic.bits(np.array(grey.convert("RGB")), trained, 4)
+    assert italic.bits(np.array(sepia.convert("RGB")), trained, 4) < 1.1 * plain
 
 
 def test_pictures_with_unused_levels_are_coded_in_levels_if_these_are_smaller(
@@ -161,7 +186,7 @@ def test_pictures_with_unused_levels_are_coded_in_levels_if_these_are_smaller(
     image = smooth(1, 32, 40)[0]
     noise = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
     (expected,) = compress_pictures([from_array(image)], model)
-    monkeypatch.setattr(rivals, "ranked", lambda *_: (noise, []))
+    monkeypatch.setattr(rivals, "forms", lambda _, *form: [form, (noise, [])])
     (record,) = compress_pictures([from_array(image)], model)
     assert record == expected
     budgets: list[float] = []
@@ -171,7 +196,7 @@ def test_pictures_with_unused_levels_are_coded_in_levels_if_these_are_smaller(
     compress_pictures([from_array(image)], model, seconds=60.0)
     assert budgets == [30.0]  # half of the time for each
     both = italic.bits(np.stack([image, noise]), model)
-    monkeypatch.setattr(arrays, "ranked", lambda _, main, __: (255 - main, []))
+    monkeypatch.setattr(arrays, "forms", lambda _, *form: [form, (255 - form[0], [])])
     smaller = italic.bits(np.stack([image, noise]), model)
     assert (smaller <= both).all()
 

@@ -41,6 +41,7 @@ WHOLE_IMAGE: dict[str, Any] = {
     "mask_branch": False,
 }
 PART = 4  # side of the parts of pictures in parts
+TONES = np.outer(np.arange(8), (30, 20, 10)).astype(np.uint8)  # colours of a toned picture
 LATTICE: dict[str, Any] = {"kind": "lattice", "blocks": 1, "window": 3, "context_features": 8}
 
 
@@ -116,13 +117,15 @@ def small_pictures() -> list[Picture]:
         Picture(samples(32, 32, 3)),
         Picture(samples(24, 24, 4) // 4 * 4),  # many unused levels, here and below
         Picture(samples(24, 24) // 4 * 4),
+        Picture(TONES[samples(8, 9) % 8]),
+        Picture(samples(8, 9) % 8, TONES.tobytes()),
     ]
 
 
 def coded(picture: Picture, method: Method, model: Model) -> Record:
     """The record of a picture with a given method, even if another method is smaller."""
     colour, main, chunks = pictures.split(picture)
-    main, chunks = pictures.ranked(colour, main, chunks) or (main, chunks)
+    main, chunks = pictures.forms(colour, main, chunks)[-1]
     height, width, _ = main.shape
     raw = Record(Method.RAW, height, width, zlib.crc32(main.tobytes()), colour, tuple(chunks))
     steps = min(4, height * width)

@@ -63,6 +63,7 @@ class Chunk(IntEnum):
     OTHER = 8
     PALETTE_DIFFERENCES = 9  # in place of PALETTE
     LEVELS = 10  # used levels, if the main picture holds their ranks
+    TONES = 11  # colours, if the main picture holds their ranks
 
 
 _REPEATABLE = (Chunk.TEXT, Chunk.OTHER)

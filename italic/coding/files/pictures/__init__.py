@@ -2,10 +2,11 @@
 
 A `Picture` is the content of a file with its original sample type, palette and metadata. `split`
 separates it into the main picture, 8-bit RGB, that the codec codes, and chunks of bytes. `join`
-inverts `split`. Between them, `ranked` can renumber the levels.
+inverts `split`. Between them, `forms` can replace the samples by ranks.
 """
 
 from italic.coding.files.pictures.errors import PictureError
+from italic.coding.files.pictures.forms import forms
 from italic.coding.files.pictures.levels import ranked
 from italic.coding.files.pictures.picture import (
     LAYOUTS,
@@ -34,6 +35,7 @@ __all__ = [
     "PictureError",
     "big_endian",
     "chunks_beside_samples",
+    "forms",
     "from_array",
     "join",
     "native",

@@ -72,18 +72,22 @@ def unpack_plane(
 def pack_palette(palette: bytes) -> tuple[Chunk, bytes]:
     """Encode a palette as the shorter one of two chunks: its bytes, or differences, by zlib.
 
-    The differences are those between consecutive colours, modulo 256, channel by channel.
+    See `colour_differences`.
     """
-    channels = np.frombuffer(palette, np.uint8).reshape(-1, 3).T
-    differences = np.diff(channels, axis=1, prepend=np.uint8(0))
-    plain, short = zlib.compress(palette, 9), zlib.compress(differences.tobytes(), 9)
+    differences = colour_differences(np.frombuffer(palette, np.uint8).reshape(-1, 3))
+    plain, short = zlib.compress(palette, 9), zlib.compress(differences, 9)
     if len(short) < len(plain):
         return Chunk.PALETTE_DIFFERENCES, short
     return Chunk.PALETTE, plain
 
 
+def colour_differences(colours: np.ndarray) -> bytes:
+    """Differences between consecutive colours, uint8 (N, 3), modulo 256, channel by channel."""
+    return np.diff(colours.T, axis=1, prepend=np.uint8(0)).tobytes()
+
+
 def palette_of(differences: bytes) -> bytes:
-    """Invert the differences of `pack_palette`, decompressed."""
+    """Invert `colour_differences`; the colours are bytes red, green and blue."""
     if len(differences) % 3:
         raise damaged(f"it has a palette of {len(differences)} bytes")
     channels = np.frombuffer(differences, np.uint8).reshape(3, -1)
@@ -95,7 +99,7 @@ def sorted_palette(palette: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     The ranks are in the original order of the palette.
     """
-    colours = _numbers(np.frombuffer(palette, np.uint8).reshape(-1, 3))
+    colours = numbers(np.frombuffer(palette, np.uint8).reshape(-1, 3))
     order = np.argsort(colours, kind="stable")
     ranks = np.empty(len(order), np.uint8)
     ranks[order] = np.arange(len(order)) - np.searchsorted(colours[order], colours[order])
@@ -107,14 +111,14 @@ def palette_indices(palette: bytes, main: np.ndarray, ranks: np.ndarray) -> np.n
     if not palette or len(palette) % 3:
         raise damaged(f"it has a palette of {len(palette)} bytes")
     order, colours, _ = sorted_palette(palette)
-    wanted = _numbers(main)
+    wanted = numbers(main)
     places = np.searchsorted(colours, wanted).astype(np.uint16) + ranks
     if (places >= len(order)).any() or (colours[places] != wanted).any():
         raise damaged("its palette does not have all colours of its main picture")
     return order.astype(np.uint8)[places]
 
 
-def _numbers(colours: np.ndarray) -> np.ndarray:
+def numbers(colours: np.ndarray) -> np.ndarray:
     """Colours, uint8 (..., 3), as one number each, uint32 (...)."""
     red, green, blue = (colours[..., i].astype(np.uint32) for i in range(3))
     return red << 16 | green << 8 | blue

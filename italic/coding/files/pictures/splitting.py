@@ -10,7 +10,7 @@ import numpy as np
 
 from italic.coding.files.container import Box, Chunk, Colour
 from italic.coding.files.pictures.errors import damaged, inflate, not_of_this_kind
-from italic.coding.files.pictures.levels import unranked
+from italic.coding.files.pictures.forms import RANKS, samples_of
 from italic.coding.files.pictures.picture import (
     CHUNKS_LIMIT,
     LAYOUTS,
@@ -99,7 +99,7 @@ def join(
     chunks: Iterable[tuple[int, bytes]],
     region: tuple[Box, tuple[int, int]] | None = None,
 ) -> Picture:
-    """Invert `split`, and `ranked` if there is a chunk of levels.
+    """Invert `split`, for each of the `forms` of the main picture.
 
     For any chunks, memory is bounded by about 40 bytes per pixel of the main picture plus a few
     times `METADATA_LIMIT`.
@@ -124,8 +124,8 @@ def join(
     rest = reader.all_but_samples(colour)
     size, colours, alpha = LAYOUTS[colour]
     shape = main.shape[:2]
-    if Chunk.LEVELS in reader:
-        main = unranked(colour, reader.take(Chunk.LEVELS), main, clip=False)
+    ranks_beside = [(kind, reader.take(kind)) for kind in RANKS if kind in reader]
+    main = samples_of(colour, main, ranks_beside, clip=False)
     if colours == 1 and colour != Colour.PALETTE and (main != main[..., :1]).any():
         raise damaged(f"it is {colour.name}, but its main picture is not grey")
     samples = np.empty((*shape, colours + alpha, size), np.uint8)  # the last axis is big-endian
@@ -152,13 +152,9 @@ def preview(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]
     """The main picture, in which some pixels are expectations, as a picture of 8-bit RGB.
 
     Raises:
-        PictureError: the chunk of levels is damaged or does not belong to the kind of samples;
-            other chunks are not read.
+        PictureError: as `samples_of`.
     """
-    for kind, content in chunks:
-        if kind == Chunk.LEVELS:
-            main = unranked(colour, content, main, clip=True)
-    return from_array(main)
+    return from_array(samples_of(colour, main, chunks, clip=True))
 
 
 def without_samples(colour: Colour, chunks: Iterable[tuple[int, bytes]]) -> Picture:
