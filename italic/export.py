@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from italic.errors import missing_extra
 
 try:
+    from italic.coding.files.container import MAX_STEPS
     from italic.training.experiment import is_refusal
     from italic.training.export import publish
 except ModuleNotFoundError as error:
@@ -18,10 +20,23 @@ except ModuleNotFoundError as error:
 def main() -> None:
     """Copy the model of a run and write its model card."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if len(sys.argv) != 3 or not sys.argv[2].endswith(".safetensors"):
-        sys.exit("usage: python -m italic.export RUN_DIR italic/weights/NAME.safetensors")
+    parser = argparse.ArgumentParser(
+        "python -m italic.export", description=publish.__doc__.splitlines()[0]
+    )
+    parser.add_argument("run_dir", type=Path, help="run directory of train.py")
+    parser.add_argument(
+        "file", type=Path, help="italic/weights/NAME.safetensors, or any other path"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="default of the encoder; without it, that of the run"
+    )
+    arguments = parser.parse_args()
+    if arguments.file.suffix != ".safetensors":
+        parser.error(f"the name of a model file ends in .safetensors; got {arguments.file}")
+    if arguments.steps is not None and not 1 <= arguments.steps <= MAX_STEPS:
+        parser.error(f"--steps must be from 1 to {MAX_STEPS}; got {arguments.steps}")
     try:
-        publish(Path(sys.argv[1]), Path(sys.argv[2]))
+        publish(arguments.run_dir, arguments.file, arguments.steps)
     except Exception as error:
         if not is_refusal(error):
             raise

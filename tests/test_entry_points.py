@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from italic import run_directory
 from italic.coding.model_files.loading import load_model
 from italic.measuring.dashboard import run_identity
 from italic.training import experiment
-from italic.training.export import publish
+from italic.training.export import MODEL, publish
 from tests.runs import ran, refused, trained
 
 pytestmark = pytest.mark.slow
@@ -139,7 +140,11 @@ def test_evaluate_codes_decodes_and_draws(run_dir: Path, tmp_path: Path) -> None
 
 def test_model_files_are_evaluated_without_their_run(run_dir: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    ran("-m", "italic.export", str(run_dir), str(first))
+    ran("-m", "italic.export", str(run_dir), str(first), "--steps", "3")
+    model, of_run = load_model(first), load_model(run_dir / MODEL)
+    assert model.recipe == replace(of_run.recipe, steps=3) != of_run.recipe
+    card = json.loads(first.with_suffix(".json").read_text())
+    assert card["sha256"] == model.sha256
     for suffix in (".safetensors", ".json"):
         shutil.copy(first.with_suffix(suffix), second.with_suffix(suffix))
     output = tmp_path / "evaluation"

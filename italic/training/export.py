@@ -188,7 +188,7 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def publish(run_dir: Path, path: Path) -> None:
+def publish(run_dir: Path, path: Path, steps: int | None = None) -> None:
     """Copy a run's model and write a model card beside it, which describes model and training.
 
     Values that the run has not measured or logged are null in the card. If there is a card already,
@@ -198,6 +198,7 @@ def publish(run_dir: Path, path: Path) -> None:
         run_dir: run directory of train.py.
         path: path of the copy, which ends in .safetensors; italic/weights/NAME.safetensors becomes
             the installed model NAME.
+        steps: the encoder's default number of steps; None for that of the run.
 
     Raises:
         RunError: as `exported`.
@@ -224,12 +225,15 @@ def publish(run_dir: Path, path: Path) -> None:
         "validation_curve": curve,
         "configuration": OmegaConf.to_container(cfg, resolve=True),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     declared = declaration(path)
     if declared is not None:
         card["for"] = declared.to_json()
-    path.with_suffix(".json").unlink(missing_ok=True)
-    write_whole(path, (run_dir / MODEL).read_bytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)  # a card must never describe another file
+    if steps is None:
+        write_whole(path, (run_dir / MODEL).read_bytes())
+    else:
+        card["sha256"] = save_model(path, model.network, replace(model.recipe, steps=steps))
     write_whole(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
 
 
