@@ -21,7 +21,8 @@ def main() -> None:
     """Copy the model of a run and write its model card."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
-        "python -m italic.export", description=publish.__doc__.splitlines()[0]
+        "python -m italic.export",
+        description="Copy the model of a run and write a model card beside it.",
     )
     parser.add_argument("run_dir", type=Path, help="run directory of train.py")
     parser.add_argument(

@@ -16,21 +16,6 @@ from italic.declared_keys import Keys, declared_keys
 from italic.errors import SettingError
 
 PRIMARY = {"TrainConfig": "train.yaml", "EvaluateConfig": "evaluate.yaml"}
-# Keys with another name or in another group than before: old → new.
-MOVED = {
-    "training.learning_rate": "optimiser.learning_rate",
-    "training.body_learning_rate": "optimiser.body_learning_rate",
-    "training.weight_decay": "optimiser.weight_decay",
-    "training.warmup": "lr_schedule.warmup",
-    "training.decay_from": "lr_schedule.decay_from",
-    "datamodule.by_heart": "datamodule.validate_on_train",
-    "evaluate.timed": "evaluate.curve.timed",
-    "evaluate.codecs": "evaluate.curve.codecs",
-    "evaluate.pixel": "evaluate.attention.pixel",
-    "evaluate.step": "evaluate.attention.step",
-    "evaluate.qp": "evaluate.enhance.qp",
-    "evaluate.before": "evaluate.ablations.before",
-}
 
 
 def refuse_unknown(words: Sequence[str], schema: str) -> None:
@@ -61,7 +46,7 @@ def refuse_unknown(words: Sequence[str], schema: str) -> None:
         if not before.startswith("-")  # otherwise the value of an option
         and (found := re.match(r"(\w+(?:[./@:]\w*)*)=(.*)", word))
     ]
-    # A user's YAML file, or an earlier run, may name classes with other keys.
+    # A user's YAML file, or a run, may name classes with other keys.
     custom = any(
         (conf / key.replace(".", "/")).is_dir()
         and not (conf / key.replace(".", "/") / f"{value}.yaml").is_file()
@@ -122,18 +107,6 @@ def quoted_paths(words: Sequence[str]) -> list[str]:
     special meaning.
     """
     return [_quoted(word) for word in words]
-
-
-def refuse_moved(words: Sequence[str]) -> None:
-    """Refuse command-line words with keys that now have another name.
-
-    Raises:
-        SettingError: a key of `MOVED`; the message names the new key.
-    """
-    for word in words:
-        old = word.lstrip("+~").partition("=")[0]
-        if old in MOVED:
-            raise SettingError(f"{old} is now {MOVED[old]}: expected {MOVED[old]}=…")
 
 
 def _quoted(word: str) -> str:

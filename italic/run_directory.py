@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-
-from italic.keys import MOVED
 
 CONFIG = "config.yaml"  # the configuration with which the run was started
 CHECKPOINTS = "checkpoints"
@@ -19,19 +16,6 @@ RUNS = Path("runs")  # folder of the runs, see conf/train.yaml
 LATEST = "latest"  # name of the latest run on the command line; a folder of this name is ./latest
 LAST = "last.ckpt"  # the checkpoint from which a run is resumed
 BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of the run
-# Old prefixes of class names in the configurations of earlier runs and models → new prefixes.
-MOVED_CLASSES = {
-    "italic.coding.base.": "italic.coding.base_codes.base.",
-    "italic.datamodules.imagenet.": "italic.datamodules.images.imagenet.",
-    "italic.datamodules.images.CIFAR10": "italic.datamodules.images.cifar10.CIFAR10",
-    "italic.datamodules.images.Folder": "italic.datamodules.images.folder.Folder",
-    "italic.datamodules.images.Photos": "italic.datamodules.images.photos.Photos",
-}
-# Groups that earlier runs lack → their classes in these runs.
-ADDED_GROUPS = {
-    "optimiser": "italic.models.optimiser.Muon",
-    "lr_schedule": "italic.models.lr_schedule.WarmupDecay",
-}
 
 
 class RunError(RuntimeError):
@@ -50,29 +34,31 @@ def read_config(run_dir: Path) -> DictConfig:
             f"{run_dir} is not a run directory: expected a directory with a {CONFIG} that train.py "
             "wrote, usually under runs/ or multirun/"
         )
-    cfg = OmegaConf.create(with_current_classes(path.read_text()))
+    cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
-    for group, target in ADDED_GROUPS.items():
-        if group not in cfg and "training" in cfg:
-            cfg[group] = {"_target_": target}
-    for old, new in MOVED.items():
-        parent, _, key = old.rpartition(".")
-        group = cfg.get(parent)
-        if isinstance(group, DictConfig) and key in group:
-            OmegaConf.update(cfg, new, group.pop(key))
     return cfg
-
-
-def with_current_classes(text: str) -> str:
-    """A configuration, YAML or JSON, with the current names of classes that have moved."""
-    for old, new in MOVED_CLASSES.items():
-        text = re.sub(rf'(\b_target_"?: "?){re.escape(old)}', rf"\g<1>{new}", text)
-    return text
 
 
 def name_of(directory: Path) -> str:
     """The name of a directory, also if its path ends in . or .."""
     return Path(os.path.abspath(directory)).name
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a configuration, nested dictionaries, and their values."""
+    if not isinstance(tree, dict):
+        yield prefix, tree
+        return
+    for key, value in tree.items():
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def runs_below(parent: Path) -> list[Path]:
+    """The run directories with a checkpoint in a folder and its subfolders, in order of names.
+
+    Checkpoints tell them: W&B writes files named config.yaml too, and a run may have failed.
+    """
+    return sorted(path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}"))
 
 
 def latest_run(parent: Path = RUNS) -> Path:
@@ -81,8 +67,7 @@ def latest_run(parent: Path = RUNS) -> Path:
     Raises:
         RunError: the folder has no run with a checkpoint.
     """
-    runs = [path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}")]
-    runs = [run for run in runs if (run / CONFIG).is_file()]
+    runs = [run for run in runs_below(parent) if (run / CONFIG).is_file()]
     if not runs:
         raise RunError(f"no run with a checkpoint in the folder {parent}: expected RUN_DIR")
     return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime)

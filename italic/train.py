@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from italic.errors import SettingError, missing_extra
-from italic.keys import quoted_paths, refuse_moved, refuse_unknown
+from italic.keys import quoted_paths, refuse_unknown
 from italic.openmp import wait_briefly
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ def main() -> None:
     """
     wait_briefly()
     try:
-        refuse_moved(sys.argv[1:])
         refuse_unknown(sys.argv[1:], "TrainConfig")
         import hydra
 

@@ -15,11 +15,10 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.optim import SGD
 
-from italic import config, keys
+from italic import config
 from italic.coding.base_codes.base import Ladder
 from italic.config import checked_type, register
 from italic.datamodules.images import Folder
-from italic.errors import SettingError
 from italic.models.lattice import LatticeNetwork
 from italic.models.lr_schedule import Progress, StepDecay
 from italic.models.optimiser import Adam, Muon
@@ -168,16 +167,6 @@ def test_files_of_a_group_hold_what_differs_from_its_schema(group: str, name: st
         (extended,) = [item for item in own.pop("defaults") if isinstance(item, str)]
         declared = ConfigStore.instance().load(f"{group}/{extended}.yaml").node
         assert all(declared[key] != value for key, value in own.items())
-
-
-@pytest.mark.parametrize("old, new", keys.MOVED.items())
-def test_keys_that_were_moved_are_named(old: str, new: str) -> None:
-    train, evaluate = composed("train"), composed("evaluate")
-    for word in (f"{old}=1", f"++{old}=1", f"~{old}"):
-        with pytest.raises(SettingError, match=f"is now {new}"):
-            keys.refuse_moved(["mode=curve", word])
-    keys.refuse_moved([f"{new}=1", "evaluate.limit=2"])
-    assert any(OmegaConf.select(cfg, new, default="none") != "none" for cfg in (train, evaluate))
 
 
 def test_any_trainer_setting_may_be_given() -> None:

@@ -214,7 +214,8 @@ def _shards(
     how: Encoding,
 ) -> list[Shard]:
     """All shards; their numbers of pictures differ by at most one."""
-    named = file_named(how.model) if how.model else None
+    assert how.model is not None
+    named = file_named(how.model)
     model = how.model if named is None else str(named.resolve())
     how = replace(how, model=model, steps=made_of["steps"], processes=1)
     pictures, number = made_of["pictures"], made_of["shards"]

@@ -230,13 +230,10 @@ def decode(
 
     files: dict[int, Decoded] = {}
     # Records that lack bytes are decoded one by one, since each holds other steps.
-    groups = {(item[0], number if item[1].missing else None) for number, item in enumerate(items)}
-    for model_hash, alone in groups:
-        members = [
-            number
-            for number, item in enumerate(items)
-            if item[0] == model_hash and (number == alone if item[1].missing else alone is None)
-        ]
+    groups: dict[tuple[bytes, int | None], list[int]] = {}
+    for number, (model_hash, record) in enumerate(items):
+        groups.setdefault((model_hash, number if record.missing else None), []).append(number)
+    for (model_hash, alone), members in groups.items():
         records = [items[number][1] for number in members]
         with on_device(device):
             chosen = model_for(model_hash, records, load(model) if model else None)

@@ -1,4 +1,4 @@
-"""Compress pictures to records and files by the estimator or a classical codec, and decompress."""
+"""Compress pictures to records and files by the estimator or a classical codec."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def compress_each(
         from italic.coding.model_files.loading import load_model
 
         chosen = load_model(named)
-        for batch in batches([form.main.shape[:2] for form in forms]):
+        for batch in batches([(*form.main.shape[:2], len(form.rival.forms)) for form in forms]):
             group = [forms[place] for place in batch]
             start = time.perf_counter()
             found = _estimated(group, chosen, steps, seconds, track)
@@ -171,6 +171,7 @@ def _estimated(
 ) -> list[Record | None]:
     """Code forms of one size by the estimator; None for those that it can't code in fewer bytes.
 
+    If there is a time budget, the pictures of all of them have the same number of forms.
     The number of steps is halved until decoders accept the work, which they limit by the bytes.
     """
     from italic.coding.base_codes.bpg import BPGError
@@ -181,8 +182,7 @@ def _estimated(
     height, width = forms[0].main.shape[:2]
     requested = steps or model.steps
     if seconds is not None:
-        most_forms = max(len(form.rival.forms) for form in forms)
-        requested = steps_within(seconds / most_forms, height, width, model)
+        requested = steps_within(seconds / len(forms[0].rival.forms), height, width, model)
     number = min(requested, height * width, MAX_STEPS)
     side = parts.part_side(height, width)
     method = Method.ESTIMATOR_PARTS if side else Method.ESTIMATOR

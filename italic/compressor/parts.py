@@ -14,7 +14,7 @@ import torch
 
 from italic.coding.files.container import Box, Grid, PartCodes, Record
 from italic.coding.model_files.model import Model
-from italic.coding.streams.codec import Coded, check_length
+from italic.coding.streams.codec import SYMBOLS_PER_BYTE, Coded, check_length
 from italic.coding.streams.size_limits import EARLIEST, LEAST_SHARE
 
 # Pictures of more pixels are coded in parts of about SIDE × SIDE pixels. Measured:
@@ -183,7 +183,7 @@ def decode(
         done = steps if steps_done is None else min(steps, steps_done)
         stream = codes.stream(number, done)
         if done < steps:  # the codec expects a stream of a length that its pixels can have
-            stream += bytes(3 * box.pixels // 2**16)
+            stream += bytes(3 * box.pixels // SYMBOLS_PER_BYTE)
         coded = [Coded(codes.bases[number], stream)]
         size = box.height, box.width
         codec = model.codec(steps, record.plan)

@@ -12,6 +12,7 @@ from torch import Tensor
 from italic.errors import SettingError, check_range
 from italic.schedule import Schedule
 
+MOST_GROWTH = 2.5  # largest growth exponent of the step sizes
 MANY_STEPS = 8  # least number of steps of a random partition that completes lattices in turn
 
 
@@ -108,29 +109,28 @@ class PartitionSampler:
         if self.plans is not None:
             self.plans = self.plans.to(rung.device)
         if partitions.whole_partitions:
-            return self._partition(int(rung[0])).expand(len(rung), -1, -1)
-        least = torch.where(rung > 0, 1.0, float(partitions.min_steps)).double()
-        largest = torch.where(
-            rung > 0, float(partitions.few_steps), float(partitions.max_steps)
-        ).double()
+            return self._partition(rung[:1]).expand(len(rung), -1, -1)
+        least, largest = self._limits(rung)
         if self.plans is None:
             return random_windows(self.rank, partitions.unroll, least, largest)
         return planned_windows(self.rank, partitions.unroll, least, largest, self.plans)
 
-    def _partition(self, rung: int) -> Tensor:
-        """Step of each pixel in a random or planned partition, int64 (H, W)."""
+    def _limits(self, rung: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest number of steps for each rung, float64 (B,)."""
         partitions = self.partitions
-        least, largest = partitions.min_steps, partitions.max_steps
-        if rung > 0:
-            least, largest = 1, partitions.few_steps
-        min_steps = torch.tensor([float(least)], dtype=torch.float64)
-        max_steps = torch.tensor([float(largest)], dtype=torch.float64)
+        least = torch.where(rung > 0, 1.0, float(partitions.min_steps))
+        largest = torch.where(rung > 0, float(partitions.few_steps), float(partitions.max_steps))
+        return least.double(), largest.double()
+
+    def _partition(self, rung: Tensor) -> Tensor:
+        """Step of each pixel in a random or planned partition for a rung, (1,); int64 (H, W)."""
+        least, largest = self._limits(rung.cpu())
         if self.plans is None:
-            nested = partitions.schedule.order == "nested"
+            nested = self.partitions.schedule.order == "nested"
             height, width = self.rank.shape
-            bounds = random_bounds(height, width, min_steps, max_steps, ends=nested)
+            bounds = random_bounds(height, width, least, largest, ends=nested)
         else:
-            bounds = random_plan(min_steps, max_steps, self.plans)
+            bounds = random_plan(least, largest, self.plans)
         return torch.bucketize(self.rank, bounds[1:].to(self.rank.device), right=True)
 
 
@@ -159,9 +159,9 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     """Random windows of consecutive steps of random partitions, one window per image.
 
     Each image draws a number of steps K, log-uniform from `min_steps` to `max_steps`; a growth
-    exponent of the step sizes, uniform from 0 to 2.5; and a step, with probability proportional to
-    its number of pixels. The window consists of this step and the `steps − 1` steps before it. So
-    the expected bits per sub-pixel of a window equal the bpsp of coding.
+    exponent of the step sizes, uniform from 0 to `MOST_GROWTH`; and a step, with probability
+    proportional to its number of pixels. The window consists of this step and the `steps − 1` steps
+    before it. So the expected bits per sub-pixel of a window equal the bpsp of coding.
 
     Args:
         rank: int64 (H, W), the position of each pixel in the order.
@@ -174,7 +174,7 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     """
     pixels = rank.numel()
     number = _random_numbers(min_steps, max_steps)
-    growth = 1 + 2.5 * torch.rand_like(number)
+    growth = 1 + MOST_GROWTH * torch.rand_like(number)
     last = torch.floor(torch.rand_like(number) ** (1 / growth) * number)
     first = (last - steps + 1).clamp(min=0)
     window = torch.arange(steps + 1, device=rank.device)
@@ -204,7 +204,7 @@ def random_bounds(
         int64 (steps + 1,).
     """
     number = _random_numbers(min_steps, max_steps)
-    growth = 1 + 2.5 * torch.rand_like(number)
+    growth = 1 + MOST_GROWTH * torch.rand_like(number)
     fractions = torch.arange(int(number) + 1) / number
     bounds = torch.round(height * width * fractions**growth).long()
     if ends and number >= MANY_STEPS:
@@ -215,8 +215,7 @@ def random_bounds(
 
 def random_plan(min_steps: Tensor, max_steps: Tensor, plans: Tensor) -> Tensor:
     """Bounds of a random planned partition, see `planned_windows`, int64 (steps + 1,)."""
-    largest = torch.tensor(len(plans) - 1.0, dtype=torch.float64)
-    number = int(_random_numbers(min_steps, max_steps.clamp(max=largest)))
+    number = int(_random_numbers(min_steps, max_steps.clamp(max=len(plans) - 1)))
     return plans[number, : number + 1]
 
 
@@ -236,8 +235,7 @@ def planned_windows(
     Returns:
         int64 (B, H, W), see `italic.datamodules.step_masks.Batch.step_of_pixel`.
     """
-    largest = torch.tensor(len(plans) - 1.0, device=rank.device)
-    bounds = plans[_random_numbers(min_steps, max_steps.clamp(max=largest)).long()]
+    bounds = plans[_random_numbers(min_steps, max_steps.clamp(max=len(plans) - 1)).long()]
     drawn = torch.randint(rank.numel(), (len(bounds), 1), device=rank.device)
     last = (bounds <= drawn).sum(1, keepdim=True) - 1
     first = (last - steps + 1).clamp(min=0)

@@ -20,7 +20,7 @@ from italic.coding.model_files.model import Model
 from italic.coding.streams.codec import Codec
 from italic.config import IMAGES
 from italic.measuring.metrics import Metric
-from italic.run_directory import CHECKPOINTS, LAST, RunError, with_current_classes
+from italic.run_directory import RunError
 from italic.training.export import exported
 
 
@@ -172,8 +172,7 @@ def _of_runs(cfg: DictConfig) -> dict[str, Source]:
     if cfg.runs is None:
         return {}
     parent = Path(cfg.runs)
-    # Search for checkpoints: W&B writes files named config.yaml too, and a run may have failed.
-    found = sorted(path.parent.parent for path in parent.glob(f"**/{CHECKPOINTS}/{LAST}"))
+    found = run_directory.runs_below(parent)
     if not found:
         raise RunError(f"no run in {parent}: expected run directories of train.py with checkpoints")
     names = {parent: run_directory.name_of(parent)}
@@ -239,7 +238,7 @@ def _images_of_card(card: Path) -> DictConfig | None:
     if not card.is_file():
         return None
     try:
-        content = OmegaConf.create(json.loads(with_current_classes(card.read_text())))
+        content = OmegaConf.create(json.loads(card.read_text()))
         images = OmegaConf.select(content, "configuration.datamodule.images")
         schema = {kind._target_: kind for kind in IMAGES.values()}[images._target_]
         return OmegaConf.create({"datamodule": {"images": OmegaConf.merge(schema, images)}})

@@ -17,6 +17,7 @@ from italic.measuring.results import CurveRow
 from italic.measuring.statistics import bootstrapped_bpsp, milliseconds, one_thread, timed
 from italic.models.likelihood import Mixture
 
+CURVE_STEPS = (1, 2, 4, 8, 16, 32)  # numbers of steps of a curve, unless others are given
 BATCH_PIXELS = 2**20  # most pixels of a batch, if images have different sizes
 
 

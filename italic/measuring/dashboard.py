@@ -20,14 +20,13 @@ from pytorch_lightning.loggers import WandbLogger
 from italic.coding.streams.codec import Codec
 from italic.datamodules.step_masks import StepMasks
 from italic.errors import SettingError, check_range, reason
-from italic.measuring.curve import estimate_curve, measure_curve
+from italic.measuring.curve import CURVE_STEPS, estimate_curve, measure_curve
 from italic.measuring.history import Validation, read_history
 from italic.measuring.panel import make_panel
 from italic.measuring.report import write_run_report
 from italic.measuring.results import CodecRow, CurveRow
 from italic.models.estimator import Estimator
 
-CURVE_STEPS = (1, 2, 4, 8, 16, 32)
 CURVE_IMAGES = 16
 MODES = "offline", "online", "disabled"  # modes of W&B
 

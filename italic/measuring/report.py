@@ -21,7 +21,7 @@ from italic.measuring import figures
 from italic.measuring.history import Validation, read_history, read_training
 from italic.measuring.machine import describe_machine
 from italic.measuring.results import CodecRow, CurveRow, envelope
-from italic.run_directory import CONFIG, name_of, read_config
+from italic.run_directory import CONFIG, leaves, name_of, read_config
 
 REPORT = "report.html"
 WIDE, NARROW = (9.6, 5.6), (4.4, 4.6)  # sizes of charts in inches, for desktops and for phones
@@ -132,7 +132,10 @@ def write_evaluation_report(
 
 def differences(configs: Mapping[str, DictConfig]) -> tuple[list[str], list[list[str]]]:
     """The keys in which configurations differ, and for each key its values."""
-    flat = {name: _flattened(OmegaConf.to_container(cfg)) for name, cfg in configs.items()}
+    flat = {
+        name: {key: str(value) for key, value in leaves(OmegaConf.to_container(cfg))}
+        for name, cfg in configs.items()
+    }
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     table = {key: [values.get(key, "–") for values in flat.values()] for key in keys}
     table = {key: values for key, values in table.items() if len(set(values)) > 1}
@@ -280,15 +283,6 @@ def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _flattened(tree: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(tree, dict):
-        return {prefix: str(tree)}
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat |= _flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _words(names: Sequence[str]) -> list[str]:

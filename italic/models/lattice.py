@@ -6,7 +6,6 @@ The context network runs only when the known pixels form a denser lattice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from italic.errors import SettingError, check_range
-from italic.models.layers import FineLinear, IntegerLinear, NonLocalBlock, ResidualBlock, conv3x3
+from italic.models.layers import (
+    FineLinear,
+    IntegerLinear,
+    NonLocalBlock,
+    ResidualBlock,
+    check_leak,
+    conv3x3,
+)
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
 from italic.models.windows import GREY, base_windows, nearness, neighbours, windows
@@ -137,7 +143,6 @@ class LatticeNetwork(Network):
         SettingError: a size is out of range, the window is even, or the leak is not a power of two.
     """
 
-    whole_partitions = True
     arithmetic = "int8"
 
     def __init__(
@@ -157,15 +162,13 @@ class LatticeNetwork(Network):
         check_range("features", features, 1, 4096)
         check_range("blocks", blocks, 0, 64)
         check_range("window", window, 3, 31)
-        check_range("components", components, 1, 32)
         check_range("context_features", context_features, 0, 4096)
         check_range("context_blocks", context_blocks, 0, 64)
         check_range("attention_window", attention_window, 0, 64)
         check_range("rungs", rungs, 0, 64)
         if window % 2 == 0:
             raise SettingError(f"window must be an odd number; got {window}")
-        if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
-            raise SettingError(f"leak must be a power of two up to 1; got {leak}")
+        check_leak(leak)
         self.features, self.window, self.rungs = features, window, rungs
         near = nearness(window)
         inputs = np.append(near.repeat(3), [1, 1, 1])

@@ -6,12 +6,24 @@ versions of these operations give identical results on every machine. There is n
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from italic.errors import SettingError
+
+
+def check_leak(leak: float, allow_zero: bool = False) -> None:
+    """Raise SettingError if the slope of activations below zero is not a power of two up to 1.
+
+    Such a factor is exact in integers.
+    """
+    if not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5) and not (allow_zero and leak == 0):
+        zero = "0 or " if allow_zero else ""
+        raise SettingError(f"leak must be {zero}a power of two up to 1; got {leak}")
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from italic.errors import SettingError
+from italic.errors import SettingError, check_range
 from italic.models import mixture_kernel
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = -3.0, 5.5  # natural log of grey levels
+MAX_COMPONENTS = 32  # of a mixture
 CENTRE = 128.0  # grey level that the colour coefficients refer to
 
 
@@ -151,11 +152,11 @@ class MixtureHead(torch.nn.Module):
     deviation of green.
 
     Args:
-        components: number of components K.
+        components: number of components K, 1 to `MAX_COMPONENTS`.
         likelihood: key of `LIKELIHOODS`.
 
     Raises:
-        SettingError: there is no such likelihood.
+        SettingError: there is no such likelihood, or K is out of range.
     """
 
     SPREAD = 16.0  # grey levels per unit of raw offset
@@ -165,6 +166,7 @@ class MixtureHead(torch.nn.Module):
 
     def __init__(self, components: int, likelihood: str = "logistic") -> None:
         super().__init__()
+        check_range("components", components, 1, MAX_COMPONENTS)
         if likelihood not in LIKELIHOODS:
             raise SettingError(
                 f"unknown likelihood '{likelihood}': expected {' or '.join(LIKELIHOODS)}"

@@ -17,15 +17,12 @@ class Network(nn.Module):
     """An estimator network: predicts pixels in training, validation, planning and coding.
 
     Attributes:
-        whole_partitions: True if the network is trained on all steps of a partition at once, False
-            if it is trained on windows of steps, see `Estimator`.
         recurrent: whether the features of one step are an input of the next step.
         largest_stride: largest stride of a sub-sampled grid that the network processes as a
             separate image.
         arithmetic: name of the exact integer arithmetic of the network, see `italic.coding.exact`.
     """
 
-    whole_partitions: ClassVar[bool] = False
     recurrent: bool = False
     largest_stride: int = 1
     arithmetic: ClassVar[str] = "grids"

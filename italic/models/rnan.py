@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from italic.errors import SettingError, check_range
 from italic.models.base_image import fill
-from italic.models.layers import ResidualGroup, conv3x3
+from italic.models.layers import ResidualGroup, check_leak, conv3x3
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.step_network import StepNetwork
 
@@ -75,7 +73,6 @@ class RNAN(StepNetwork):
         super().__init__()
         check_range("features", features, 1, 4096)
         check_range("groups", groups, 1, 32)
-        check_range("components", components, 1, 32)
         check_range("space_to_depth", space_to_depth, 1, 16)
         check_range("attention_window", attention_window, 1, 1024)
         check_range("deep", deep, 0, 16)
@@ -89,8 +86,7 @@ class RNAN(StepNetwork):
             )
         if largest_stride & (largest_stride - 1):
             raise SettingError(f"largest_stride must be a power of two; got {largest_stride}")
-        if leak and not (0 < leak <= 1 and math.frexp(leak)[0] == 0.5):
-            raise SettingError(f"leak must be 0 or a power of two up to 1; got {leak}")
+        check_leak(leak, allow_zero=True)
         if largest_stride > 1 and recurrent:
             raise SettingError(
                 "the features of a recurrent network belong to the full image: expected "

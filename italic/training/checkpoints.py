@@ -56,12 +56,7 @@ class Checkpoints(Callback):
         best = self._path(trainer, BEST)
         if self.resumes and best.is_file():
             saved = run_directory.load_checkpoint(best)["callbacks"]
-            own = saved.get(self.state_key, {}).get("bpsp")
-            # Runs of earlier versions have the score in the state of Lightning's own callback.
-            earlier = [
-                state["current_score"] for state in saved.values() if "current_score" in state
-            ]
-            self.bpsp = float(next(iter(earlier), math.nan) if own is None else own)
+            self.bpsp = float(saved.get(self.state_key, {}).get("bpsp", math.nan))
 
     def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Delete the checkpoints of an earlier run in the directory of a new run."""

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
 from italic.coding.base_codes.hevc_headers import BPGError
-from italic.coding.exact import InexactError, check_layers
+from italic.coding.exact import InexactError, check_layers, exchange_modules
 from italic.coding.model_files.loading import load_model
 from italic.coding.model_files.model import ModelError
 from italic.config import TrainingConfig
@@ -36,6 +36,7 @@ from italic.datamodules.step_masks import StepMasks
 from italic.errors import SettingError, check_range
 from italic.extensions import ExtensionError
 from italic.models.estimator import Estimator
+from italic.models.lattice import LatticeNetwork
 from italic.models.network import Network
 from italic.run_directory import RunError, find_result, load_checkpoint, read_config
 from italic.schedule import Schedule
@@ -104,7 +105,7 @@ def whole_partitions(cfg: DictConfig) -> bool:
             f"{cfg.model._target_} is not an estimator: expected a subclass of "
             "italic.models.network.Network, such as StepNetwork, see docs/extending.md"
         )
-    return network.whole_partitions
+    return issubclass(network, LatticeNetwork)
 
 
 def build_datamodule(cfg: DictConfig) -> StepMasks:
@@ -207,6 +208,7 @@ def build_network(cfg: DictConfig) -> Network:
     if is_exact(cfg):
         try:
             check_layers(network)
+            exchange_modules(network)  # refuses attention over windows that are too large
         except InexactError as error:
             raise InexactError(
                 f"{error}. training.exact=false trains and validates any network, without export"
@@ -235,7 +237,7 @@ def build_estimator(cfg: DictConfig) -> Estimator:
     """
     settings = dict(OmegaConf.to_container(cfg.training, resolve=True))  # type: ignore[arg-type]
     for of_the_run in inspect.get_annotations(TrainingConfig):
-        settings.pop(of_the_run, None)  # configurations of earlier versions lack some
+        del settings[of_the_run]
     # Convolutions are fastest in this memory format, on CPUs and GPUs.
     network = build_network(cfg).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.training.compile:

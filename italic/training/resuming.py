@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from italic.config import CHOICES, DataModuleConfig, TrainConfig
-from italic.run_directory import CONFIG, RunError, read_config
+from italic.run_directory import CONFIG, RunError, leaves, read_config
 
 NEW, RESUMED = "train", "resume"  # primary configurations in conf/
 NODE = "resumed_run"  # name of the run's configuration, which conf/resume.yaml extends
@@ -73,9 +72,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
     Raises:
         RunError: an override cannot be applied to a resumed run.
     """
-    before = dict(_leaves(OmegaConf.to_container(_typed(Path(cfg.resume)))))
+    before = dict(leaves(OmegaConf.to_container(_typed(Path(cfg.resume)))))
     cfg.resume = before["resume"]
-    after = dict(_leaves(OmegaConf.to_container(cfg)))
+    after = dict(leaves(OmegaConf.to_container(cfg)))
     for key in [key for key in after if key not in before or after[key] != before[key]]:
         if key.startswith(IN_CHECKPOINT):
             raise RunError(
@@ -126,12 +125,3 @@ def _typed(run_dir: Path) -> DictConfig:
         raise RunError(f"{run_dir / CONFIG} is not the configuration of a run: {reason}") from error
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a configuration and their values."""
-    if not isinstance(tree, dict):
-        yield prefix, tree
-        return
-    for key, value in tree.items():
-        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))

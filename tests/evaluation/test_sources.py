@@ -53,8 +53,7 @@ def test_several_models_are_measured_on_their_common_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SEARCH_PATH, str(tmp_path))
-    # The name of the class in earlier versions.
-    same = trained_on({"_target_": "italic.datamodules.images.CIFAR10"})
+    same = trained_on({"_target_": "italic.datamodules.images.cifar10.CIFAR10"})
     *paths, _ = (copied(tmp_path, name, same) for name in ("one", "two", "installed"))
     assert list(find_sources(asked(weights=[*paths, "installed"]))) == ["one", "two", "installed"]
     assert images_of(asked(weights=[*paths, "cifar10"]))._target_ == CIFAR10Config._target_

@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from italic.coding.exact import InexactError
 from italic.coding.model_files.model import save_model
 from italic.coding.model_files.recipe import Recipe
 from italic.config import MasksConfig
@@ -22,6 +23,7 @@ from italic.schedule import Schedule
 from italic.training.experiment import (
     build_datamodule,
     build_estimator,
+    build_network,
     build_optimiser,
     build_schedule,
 )
@@ -54,6 +56,20 @@ def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
     assert found.bounds(256, 2).tolist() == [0, 100, 256]
     with pytest.raises(RunError, match="no plans for the order normal"):
         schedule(plans=str(path), order="normal")
+
+
+@pytest.mark.parametrize(
+    ("model", "window", "largest"),
+    [("lattice", 23, 22), ("rnan", 33, 32)],
+)
+def test_attention_over_windows_that_are_too_large_for_exact_sums_is_refused_before_training(
+    model: str, window: int, largest: int
+) -> None:
+    cfg = composed("train", f"model={model}", f"model.attention_window={window}")
+    with pytest.raises(InexactError, match=rf"at most {largest}×{largest}.*training\.exact=false"):
+        build_network(cfg)
+    cfg.training.exact = False
+    build_network(cfg)
 
 
 def test_the_preset_original_trains_as_the_original() -> None:

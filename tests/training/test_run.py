@@ -119,12 +119,10 @@ def test_a_new_run_leaves_nothing_of_another_in_its_directory(
     "saved, bpsp",
     [
         ({"Checkpoints": {"bpsp": 3.5}}, 3.5),
-        ({"ModelCheckpoint{'monitor': 'val/bpsp'}": {"current_score": torch.tensor(3.5)}}, 3.5),
         ({"Meter": {"seconds": 1.0}}, math.nan),
     ],
 )
 def test_a_resumed_run_knows_its_best(saved: dict[str, Any], bpsp: float, tmp_path: Path) -> None:
-    """Also one of an earlier version, whose best was saved by Lightning's callback."""
     checkpoint = {"state_dict": {}, "global_step": 1, "callbacks": saved}
     WholeCheckpoints().save_checkpoint(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
     trainer: Any = SimpleNamespace(default_root_dir=tmp_path)

@@ -119,10 +119,8 @@ def portable(module: nn.Module) -> nn.Module:
     made = copy.deepcopy(module)
     if isinstance(made, QuantisedResidualBlock):
         made = PortableResidualBlock(made)
-    if isinstance(made, QuantisedLinear | QuantisedConv2d) and getattr(made, "stride", 1) in (
-        1,
-        (1, 1),
-    ):
+    has_unit_stride = getattr(made, "stride", (1, 1)) == (1, 1)
+    if isinstance(made, QuantisedLinear | QuantisedConv2d) and has_unit_stride:
         return PortableLayer(made)
     if isinstance(made, QuantisedFineLinear | QuantisedIntegerLinear):
         return PortableFineLayer(made)

@@ -8,11 +8,10 @@ import numpy as np
 
 from italic.coding.streams import range_coder
 from italic.coding.streams.range_coder import FIRST_WIDTH, Tables, tables_of
+from italic.models.likelihood import MAX_COMPONENTS
 
-MAX_COMPONENTS = 32
-READ_AHEAD = (
-    8  # bytes that a `Reader` has read more than a `Writer` has fixed after the same pixels
-)
+# Bytes that a `Reader` has read more than a `Writer` has fixed after the same pixels.
+READ_AHEAD = 8
 ARRAYS = ("logits", "means", "log_scales", "coefficients")
 
 

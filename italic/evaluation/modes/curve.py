@@ -17,7 +17,7 @@ from italic.compressor.compression import compress_pictures, to_file
 from italic.evaluation.sources import Inputs
 from italic.measuring import classical, figures
 from italic.measuring.classical import CodecMeasurement
-from italic.measuring.curve import Measurement, measure_curve
+from italic.measuring.curve import CURVE_STEPS, Measurement, measure_curve
 from italic.measuring.dashboard import log_evaluation
 from italic.measuring.metrics import means
 from italic.measuring.panel import make_panel
@@ -28,7 +28,6 @@ from italic.run_directory import RunError
 
 log = logging.getLogger(__name__)
 
-STEPS = (1, 2, 4, 8, 16, 32)
 SHOWN_IMAGES = 100  # largest number of images whose table is printed
 
 
@@ -85,7 +84,7 @@ def _evaluate_model(
     for measurement in measure_curve(
         planned.codec,
         images,
-        inputs.steps(STEPS),
+        inputs.steps(CURVE_STEPS),
         cfg.evaluate.batch_size,
         cfg.evaluate.curve.timed,
         metrics=inputs.metrics,

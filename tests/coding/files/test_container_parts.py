@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_golden_record() -> None:
     writer = ArchiveWriter(written, HASH)
     writer.add("a", DIVIDED)
     writer.finish()
-    assert ArchiveReader(written).read("a") == DIVIDED.shortened()
+    assert ArchiveReader(written).read("a") == replace(DIVIDED, checksum=0x5678, short=True)
 
 
 def test_records_that_end_early() -> None:

@@ -200,10 +200,6 @@ class Record:
         """Whether a CRC-32 equals that of the record, as far as the record holds it."""
         return checksum & (0xFFFF if self.short else 0xFFFFFFFF) == self.checksum
 
-    def shortened(self) -> Record:
-        """The record as an archive holds it, with a short checksum."""
-        return replace(self, checksum=self.checksum & 0xFFFF, short=True)
-
     def parts(self) -> tuple[bytes, bytes]:
         """Serialise the record for an archive: its head, without the checksum, and its body.
 
