@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from italic.atomic import TEMPORARY
+from italic.atomic import TEMPORARY_SUFFIX
 from italic.cli.messages import Errors
 from italic.cli.shards import list_pictures
 from italic.coding.files.container import ArchiveReader
@@ -164,7 +164,7 @@ def kill_writer(folder: Path, spared: int, seconds: float = 120) -> None:
                 target = os.readlink(link)
             except OSError:  # it was closed meanwhile, or belongs to another user
                 continue
-            if target.startswith(beginning) and target.endswith(TEMPORARY):
+            if target.startswith(beginning) and target.endswith(TEMPORARY_SUFFIX):
                 os.kill(int(link.parts[2]), signal.SIGKILL)
                 return
         time.sleep(0.02)

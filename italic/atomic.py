@@ -17,8 +17,8 @@ from typing import BinaryIO
 UNFINISHED = ".italic-"  # prefix of the names of all unfinished files
 # Prefix and suffix of temporary files. The prefix depends on the machine: on some network file
 # systems a machine does not see the locks of others.
-TEMPORARY_BEGIN = f"{UNFINISHED}{zlib.crc32(platform.node().encode()):08x}-"
-TEMPORARY = ".part"
+TEMPORARY_PREFIX = f"{UNFINISHED}{zlib.crc32(platform.node().encode()):08x}-"
+TEMPORARY_SUFFIX = ".part"
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     _remove_abandoned(path.parent)
     # The name is random, since a name derived from `path` might exceed the length limit. It is
     # chosen before the file is created, so that an interruption always finds a name to remove.
-    temporary = path.with_name(f"{TEMPORARY_BEGIN}{secrets.token_hex(8)}{TEMPORARY}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
         with _locked(temporary) as file:
             yield file
@@ -64,7 +64,7 @@ def _locked(path: Path) -> BinaryIO:
 @lru_cache
 def _remove_abandoned(folder: Path) -> None:
     """Remove temporary files of killed processes of this machine; once for each folder."""
-    for path in folder.glob(f"{TEMPORARY_BEGIN}{'[0-9a-f]' * 16}{TEMPORARY}"):
+    for path in folder.glob(f"{TEMPORARY_PREFIX}{'[0-9a-f]' * 16}{TEMPORARY_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
             flock(file, LOCK_EX | LOCK_NB)
             path.unlink()

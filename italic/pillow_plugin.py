@@ -36,12 +36,12 @@ FORMAT = "ITALIC"
 MAX_WORK: float | None = None
 MODES = {
     Colour.BILEVEL: "1",
-    Colour.GRAY: "L",
-    Colour.GRAY_ALPHA: "LA",
+    Colour.GREY: "L",
+    Colour.GREY_ALPHA: "LA",
     Colour.PALETTE: "P",
     Colour.RGB: "RGB",
     Colour.RGB_ALPHA: "RGBA",
-    Colour.GRAY16: "I;16",
+    Colour.GREY16: "I;16",
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from italic import atomic as files
 from italic.atomic import locked, whole_file, write_whole
 
-ABANDONED = f"{files.TEMPORARY_BEGIN}0123456789abcdef.part"
+ABANDONED = f"{files.TEMPORARY_PREFIX}0123456789abcdef.part"
 ELSEWHERE = ".italic-00000000-0123456789abcdef.part"  # of another machine
 
 

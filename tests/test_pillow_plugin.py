@@ -21,8 +21,9 @@ from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.loading import load_model
 from italic.coding.model_files.model import save_model
 from italic.coding.model_files.recipe import Recipe
-from italic.compressor import compression, decompression
+from italic.compressor import decompression
 from italic.models.rnan import RNAN
+from tests.compressor.files import compress_pictures, to_file
 
 NETWORK = {"features": 8, "groups": 1, "components": 2, "space_to_depth": 2}
 NETWORK |= {"mask_branch": False, "recurrent": False}
@@ -116,9 +117,9 @@ def test_steps_and_metadata(model: Path) -> None:
 def test_metadata_that_pillow_cannot_read(model: Path) -> None:
     chosen = load_model(model)
     picture = replace(from_array(noise(9, 7)), chunks=((b"gAMA", b"x"),), exif=b"no EXIF")
-    (record,) = compression.compress_pictures([picture], chosen)
+    (record,) = compress_pictures([picture], chosen)
     with pytest.raises(FileFormatError, match=r"Pillow can't read the metadata .*decompress"):
-        Image.open(io.BytesIO(compression.to_file(record, chosen)))
+        Image.open(io.BytesIO(to_file(record, chosen)))
 
 
 @pytest.mark.parametrize("mode", italic.pillow_plugin.MODES.values())
@@ -200,8 +201,8 @@ def test_jpeg_files() -> None:
 
 def test_decompression_bombs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = load_model(model)
-    (record,) = compression.compress_pictures([from_array(noise(16, 16))], chosen)
-    file = io.BytesIO(compression.to_file(record, chosen))
+    (record,) = compress_pictures([from_array(noise(16, 16))], chosen)
+    file = io.BytesIO(to_file(record, chosen))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     with pytest.warns(Image.DecompressionBombWarning):
         image = Image.open(file)

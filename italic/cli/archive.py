@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from italic.atomic import locked, whole_file
-from italic.cli.archive_writing import check_pictures, model_for, write_archive
+from italic.cli.archive_writing import check_pictures, model_for_pictures, write_archive
 from italic.cli.jobs import PICTURES, SUFFIX, Job, check_targets, find, in_the_way, wrong_suffix
 from italic.cli.messages import Errors, shown
 from italic.cli.shards import archive_in_shards
@@ -48,7 +48,7 @@ def archive(args: argparse.Namespace, errors: Errors) -> None:
         if old is not None:
             how = replace(how, model=_model_of(old, how.model, out, errors))
         if how.model is None:
-            how = replace(how, model=model_for((job.path for job in jobs), len(jobs)))
+            how = replace(how, model=model_for_pictures((job.path for job in jobs), len(jobs)))
         check_pictures(jobs, how, errors, old)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,11 +25,11 @@ from italic.coding.files.container import (
 )
 from italic.coding.model_files.installed import DEFAULT, model_for_pixels
 
-SMALL = Record(Method.RAW, 1, 1, 0, Colour.GRAY)
+SMALL = Record(Method.RAW, 1, 1, 0, Colour.GREY)
 SAMPLE = 100  # least number of pictures by whose sizes the model is chosen; all if there are fewer
 
 
-def model_for(paths: Iterable[Path], number: int) -> str:
+def model_for_pictures(paths: Iterable[Path], number: int) -> str:
     """The installed model that fits most of the pixels of an archive, which has one model.
 
     It is chosen by the sizes of a sample of the pictures, see `SAMPLE`, whose number is given.

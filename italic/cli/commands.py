@@ -1,4 +1,4 @@
-"""The commands compress, decompress, enhance, test and models."""
+"""The commands compress, decompress, extract, enhance, test and models."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ METHODS = {
     Method.JPEG_TRANSCODED: "JPEG file by JPEG XL",
 }
 # Samples per pixel of the original; one for the kinds that are not listed.
-SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GRAY_ALPHA: 2, Colour.GRAY_ALPHA16: 2}
-SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGBA16: 4}
+SAMPLES = {Colour.RGB: 3, Colour.RGB16: 3, Colour.GREY_ALPHA: 2, Colour.GREY_ALPHA16: 2}
+SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGB_ALPHA16: 4}
 
 
 class Reporting:

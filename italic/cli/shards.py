@@ -22,7 +22,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 from italic.atomic import UNFINISHED, whole_file, write_whole
-from italic.cli.archive_writing import check_pictures, model_for, write_archive
+from italic.cli.archive_writing import check_pictures, model_for_pictures, write_archive
 from italic.cli.jobs import PICTURES, Job, names_below, size_of
 from italic.cli.messages import Errors, progress_bar, shown
 from italic.cli.work import Encoding, load
@@ -99,7 +99,7 @@ def _write_folder(folder: Path, out: Path, args: argparse.Namespace, errors: Err
         if how.model is None:
             listing.seek(0)
             paths = (folder / json.loads(line)[0] for line in listing)
-            how = replace(how, model=model_for(paths, listed["pictures"]))
+            how = replace(how, model=model_for_pictures(paths, listed["pictures"]))
         model = load(how.model)
         made_of = {
             "version": 1,

@@ -125,7 +125,7 @@ def compress_each(
         record = rival.finish(estimated)
         taken = times[member] + time.perf_counter() - start
         needed = of_model if record is estimated else None
-        compressed.append(Compressed(record, needed, hash_for(record, needed), taken, rival.png))
+        compressed.append(Compressed(record, needed, _hash_for(record, needed), taken, rival.png))
     return compressed
 
 
@@ -149,17 +149,6 @@ class _Form:
     def limit(self) -> int:
         """Bytes of the classical codec's record that the estimator's streams may have."""
         return size(self.rival.record) - sum(len(content) for _, content in self.chunks)
-
-
-def compress_pictures(
-    pictures: Sequence[Picture],
-    model: Model,
-    steps: int | None = None,
-    progress: Progress | None = None,
-    seconds: float | None = None,
-) -> list[Record]:
-    """The records of pictures compressed with one model; arguments as for `compress_each`."""
-    return [each.record for each in compress_each(pictures, model, steps, progress, seconds)]
 
 
 def _estimated(
@@ -232,12 +221,7 @@ def _estimated(
     return records
 
 
-def to_file(record: Record, model: Model) -> bytes:
-    """Pack the record of one picture into a file."""
-    return pack(hash_for(record, model), record)
-
-
-def hash_for(record: Record, model: Model | None) -> bytes:
+def _hash_for(record: Record, model: Model | None) -> bytes:
     """The hash of the model that made a record; zeros if the record needs no model."""
     if model is None or not record.estimated:
         return bytes(8)

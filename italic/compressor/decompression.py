@@ -52,7 +52,7 @@ def decompress_records(
     """Decompress records in batches of the same size and plan.
 
     Args:
-        records: results of `compress_pictures`.
+        records: records of pictures.
         model: the model that made them; None if no record needs a model, see `model_for`.
         progress: called after each part of the work.
         steps_done: None to decode the pictures; otherwise the number of steps to decode, see

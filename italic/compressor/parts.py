@@ -22,7 +22,7 @@ from italic.coding.streams.size_limits import EARLIEST, LEAST_SHARE
 WHOLE_PIXELS, SIDE = 2**20, 512
 MAX_WORKERS = 4  # bounds the memory: each part takes about 180 MiB with the model photo
 
-Progress = Callable[[int], None]  # called with the number of pixels of each part
+PixelsDone = Callable[[int], None]  # called with the number of pixels of each part
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -90,7 +90,7 @@ def _compute_alone(threads: int) -> None:
 
 
 def encode(
-    main: np.ndarray, model: Model, steps: int, side: int, limit: int, progress: Progress
+    main: np.ndarray, model: Model, steps: int, side: int, limit: int, progress: PixelsDone
 ) -> bytes | None:
     """Code a main picture, uint8 (H, W, 3), in parts.
 
@@ -145,7 +145,7 @@ def _scattered(number: int) -> int:
 def decode(
     record: Record,
     model: Model,
-    progress: Progress,
+    progress: PixelsDone,
     steps_done: int | None = None,
     region: Box | None = None,
 ) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from italic.atomic import TEMPORARY
+from italic.atomic import TEMPORARY_SUFFIX
 from italic.coding.exact import make_exact
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.model import save_model
@@ -46,5 +46,5 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, name in enumerate(["a.png", "b.bmp", "sub/c.webp", ".hidden/d.png", ".e.png"]):
         noisy(Path("photos", name), number)
     Path("photos/notes.txt").write_text("no picture")
-    shutil.copy("photos/a.png", "photos/.italic-0123456789abcdef" + TEMPORARY)
+    shutil.copy("photos/a.png", "photos/.italic-0123456789abcdef" + TEMPORARY_SUFFIX)
     return tmp_path

@@ -78,7 +78,7 @@ def test_the_model_of_an_archive_is_that_for_most_of_its_pixels(
         ([], "cifar10"),
         ([small[0], large, large] * 100, "cifar10"),  # of 300 pictures, every third one is read
     ):
-        assert archive_writing.model_for(paths, len(paths)) == name
+        assert archive_writing.model_for_pictures(paths, len(paths)) == name
 
     def model_for_pixels(pixels: int) -> str:
         return model if pixels > 4096 else "no model of this name"

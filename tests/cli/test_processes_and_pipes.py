@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from italic.atomic import TEMPORARY
+from italic.atomic import TEMPORARY_SUFFIX
 from italic.cli import commands, shards, work
 from italic.cli.jobs import find
 from italic.cli.messages import Errors
@@ -111,7 +111,7 @@ def test_signals(model: str, here: Path, number: signal.Signals) -> None:
     left = set(tree()) - set(before)
     if number == signal.SIGKILL:
         (name,) = left
-        assert name.startswith(".italic-") and name.endswith(TEMPORARY)
+        assert name.startswith(".italic-") and name.endswith(TEMPORARY_SUFFIX)
         shutil.copy(name, "photos")  # it must not be read as a picture
         assert run("archive", "photos", "-o", "x.italic", "--model", model) == 0
         assert not Path(name).exists()
@@ -291,11 +291,11 @@ def test_progress_grows(model: str, here: Path) -> None:
 
 @pytest.mark.parametrize("colour", Colour)
 def test_every_kind_has_its_samples_counted(colour: Colour) -> None:
-    channels = {"GRAY": 1, "BILEVEL": 1, "PALETTE": 1, "RGB": 3}[
+    channels = {"GREY": 1, "BILEVEL": 1, "PALETTE": 1, "RGB": 3}[
         colour.name.split("_")[0].rstrip("A16")
     ]
     assert SAMPLES.get(colour, 1) == channels + (
-        "A" in colour.name.replace("GRAY", "").replace("PALETTE", "")
+        "A" in colour.name.replace("GREY", "").replace("PALETTE", "")
     )
 
 

@@ -28,12 +28,13 @@ from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
 from italic.compressor import arrays, compression, rivals, time_budget, work_limit
-from italic.compressor.compression import compress_each, compress_pictures, to_file
+from italic.compressor.compression import compress_each
 from italic.compressor.decompression import decompress_records, from_file, model_for
 from italic.compressor.enhancement import enhance
 from italic.compressor.time_budget import steps_within
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
+from tests.compressor.files import compress_pictures, to_file
 
 NETWORK = {
     "features": 8,

@@ -34,12 +34,12 @@ from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec
 from italic.coding.streams.entropy import StreamError
 from italic.compressor import compression, parts, rivals, work_limit
-from italic.compressor.compression import compress_pictures
 from italic.compressor.decompression import decompress_records
 from italic.compressor.rivals import Rival, checksum
 from italic.models.lattice import LatticeNetwork
 from tests.coding.exact.test_exact import OPTIONS, trained
 from tests.coding.exact.test_exact import pictures as gradients
+from tests.compressor.files import compress_pictures
 
 NETWORK = {"kind": "lattice", "features": 8, "blocks": 1, "components": 2, "window": 3}
 NETWORK |= {"context_features": 8, "context_blocks": 1}
@@ -295,7 +295,7 @@ def test_regions(model: Model, picture: Picture, monkeypatch: pytest.MonkeyPatch
 
 def test_regions_of_classical_codecs_and_jpeg_files(model: Model) -> None:
     grey = noisy()[..., 0]
-    raw = Record(Method.RAW, HEIGHT, WIDTH, checksum(grey), Colour.GRAY, stream=grey.tobytes())
+    raw = Record(Method.RAW, HEIGHT, WIDTH, checksum(grey), Colour.GREY, stream=grey.tobytes())
     file = pack(bytes(8), raw)
     assert np.array_equal(italic.decompress(file, region=(29, 20, 1, 1)), grey[20:, 29:])
     file = italic.compress_jpeg(bytes(imagecodecs.jpeg8_encode(noisy())))
@@ -357,7 +357,7 @@ def test_a_file_that_ends_early(model: Model, monkeypatch: pytest.MonkeyPatch, p
 
 def test_a_classical_file_that_ends_early_is_refused() -> None:
     grey = noisy()[..., 0]
-    raw = Record(Method.RAW, HEIGHT, WIDTH, checksum(grey), Colour.GRAY, stream=grey.tobytes())
+    raw = Record(Method.RAW, HEIGHT, WIDTH, checksum(grey), Colour.GREY, stream=grey.tobytes())
     for partial in (False, True):
         with pytest.raises(FileFormatError, match="coded as RAW can't be decoded in part"):
             italic.decompress(pack(bytes(8), raw)[:-99], partial=partial)

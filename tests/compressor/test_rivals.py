@@ -36,14 +36,14 @@ def decoded(record: Record) -> Picture:
 PALETTE = bytes(range(48))
 PICTURES: dict[Colour, Callable[[], Picture]] = {
     Colour.RGB: lambda: from_array(smooth(30, 20)),
-    Colour.GRAY: lambda: from_array(smooth(30, 20, 1)),
+    Colour.GREY: lambda: from_array(smooth(30, 20, 1)),
     Colour.PALETTE: lambda: Picture(smooth(30, 20, 1)[..., 0] // 16, PALETTE, bytes([0, 9])),
-    Colour.GRAY_ALPHA: lambda: from_array(smooth(30, 20, 2)),
+    Colour.GREY_ALPHA: lambda: from_array(smooth(30, 20, 2)),
     Colour.RGB_ALPHA: lambda: from_array(icon()),
-    Colour.GRAY16: lambda: from_array(smooth(30, 20, 1).astype(np.uint16) * 300),
+    Colour.GREY16: lambda: from_array(smooth(30, 20, 1).astype(np.uint16) * 300),
     Colour.RGB16: lambda: from_array(smooth(30, 20).astype(np.uint16) * 300),
-    Colour.RGBA16: lambda: from_array(smooth(30, 20, 4).astype(np.uint16) * 300),
-    Colour.GRAY_ALPHA16: lambda: from_array(smooth(30, 20, 2).astype(np.uint16) * 300),
+    Colour.RGB_ALPHA16: lambda: from_array(smooth(30, 20, 4).astype(np.uint16) * 300),
+    Colour.GREY_ALPHA16: lambda: from_array(smooth(30, 20, 2).astype(np.uint16) * 300),
     Colour.BILEVEL: lambda: Picture(smooth(30, 20, 1)[..., 0] // 128 * np.uint8(255), bilevel=True),
 }
 

@@ -148,7 +148,7 @@ def coded(picture: Picture, method: Method, model: Model) -> Record:
 def jpeg_records() -> Iterator[Record]:
     """Records of small JPEG files, in both forms."""
     for picture in small_pictures():
-        if picture.colour in (Colour.GRAY, Colour.RGB):
+        if picture.colour in (Colour.GREY, Colour.RGB):
             file = bytes(imagecodecs.jpeg8_encode(picture.samples, level=50))
             record = jpeg.encode(pictures.read(file, whole_jpeg=True))
             transcoded = structures.varint(len(file)) + imagecodecs.jpegxl_encode_jpeg(file)

@@ -24,13 +24,16 @@ WITH_ALPHA: Layout = (1, 4)
 
 _PNG_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # colour types by channels
 
-# The bytes before the codestream box of a JPEG XL file of level 10, used for sides above 2^18.
-_JPEG_XL_BOXES = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl \0\0\0\x09jxll\x0a"
+# The first two boxes of a JPEG XL file.
+JPEG_XL_SIGNATURE = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl "
+# The bytes before the codestream box of a file of level 10, used for sides above 2^18.
+_JPEG_XL_BOXES = JPEG_XL_SIGNATURE + b"\0\0\0\x09jxll\x0a"
 # Bits of the first frame, from the next whole byte: not the default, a regular or reference frame,
 # modular.
 _JPEG_XL_FRAME = re.compile("00[01]1")
 _JPEG_XL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _JPEG_XL_SIDES = (9, 13, 18, 30)  # bits
+JPEG_XL_CODESTREAM = b"\xff\x0a"  # signature of a codestream
 _JPEG_XL_HEAD = 32  # bytes; more than signature, size, metadata and the first bits of the frame
 
 
@@ -154,9 +157,9 @@ def _jpeg_xl_codestream(
     boxes = _JPEG_XL_BOXES + struct.pack(">I4s", max(0, len(data) - len(_JPEG_XL_BOXES)), b"jxlc")
     codestream = data.removeprefix(boxes)
     head = codestream[:_JPEG_XL_HEAD].ljust(_JPEG_XL_HEAD, b"\0")
-    bits = f"{int.from_bytes(head[2:], 'little'):0{8 * (_JPEG_XL_HEAD - 2)}b}"[::-1]
+    bits = jpeg_xl_bits(head)
     found, place = jpeg_xl_size(bits)
-    if head.startswith(b"\xff\x0a") and found == (height, width):
+    if head.startswith(JPEG_XL_CODESTREAM) and found == (height, width):
         for layout in (MAIN, whole):
             metadata = _jpeg_xl_metadata(layout).match(bits, place)
             if metadata and _JPEG_XL_FRAME.match(bits, -(-metadata.end() // 8) * 8):
@@ -164,6 +167,12 @@ def _jpeg_xl_codestream(
     raise ValueError(
         "expected a lossless codestream of 8-bit sRGB or of the picture's samples, of its size"
     )
+
+
+def jpeg_xl_bits(codestream: bytes) -> str:
+    """The bits of a codestream after its signature, lowest first, as 0 and 1."""
+    body = codestream[len(JPEG_XL_CODESTREAM) :]
+    return f"{int.from_bytes(body, 'little'):0{8 * len(body)}b}"[::-1]
 
 
 def jpeg_xl_size(bits: str) -> tuple[tuple[int, int], int]:

@@ -13,14 +13,18 @@ from dataclasses import replace
 import imagecodecs
 
 from italic.coding.files import limited
-from italic.coding.files.classical import jpeg_xl_size
+from italic.coding.files.classical import (
+    JPEG_XL_CODESTREAM,
+    JPEG_XL_SIGNATURE,
+    jpeg_xl_bits,
+    jpeg_xl_size,
+)
 from italic.coding.files.container import JPEG_METHODS, Colour, FileFormatError, Method, Record
 from italic.coding.files.container.fields import Cursor, varint
 from italic.coding.files.pictures import Picture
 from italic.coding.files.pictures.jpeg import jpeg_shape, largest_jpeg
 
-# The first two boxes of a JPEG XL file.
-_HEAD = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl "
+_START = 64  # bytes of a codestream; more than those of its size
 _PART, _RECONSTRUCTION = b"jxlp", b"jbrd"
 _BOXES = {_PART, _RECONSTRUCTION, b"brob", b"Exif", b"xml "}
 
@@ -92,29 +96,28 @@ def _check_boxes(data: bytes, height: int, width: int) -> int:
     Returns:
         The size of the last box in bytes; it holds the end of the codestream.
     """
-    if not data.startswith(_HEAD):
+    if not data.startswith(JPEG_XL_SIGNATURE):
         raise ValueError("it does not begin as a JPEG XL file")
     kinds: list[bytes] = []
     numbers: list[int] = []
-    position, size, start = len(_HEAD), 0, b""
+    position, size, start = len(JPEG_XL_SIGNATURE), 0, b""
     while position < len(data):
         size, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))
         if size < 12 or size > len(data) - position:
             raise ValueError("it has a box of a wrong size")
         if kind == _PART:
             numbers.append(int.from_bytes(data[position + 8 : position + 12]))
-            start = start or data[position + 12 : position + min(size, 64)]
+            start = start or data[position + 12 : position + min(size, _START)]
         kinds.append(kind)
         position += size
     last = len(numbers) - 1
-    bits = f"{int.from_bytes(start[2:18], 'little'):0128b}"[::-1]
     if (
         not _BOXES.issuperset(kinds)
         or kinds.count(_RECONSTRUCTION) != 1
         or kinds[:1] + kinds[-1:] != [_PART, _PART]
         or numbers != [*range(last), last | 1 << 31]
-        or not start.startswith(b"\xff\x0a")
-        or jpeg_xl_size(bits)[0] != (height, width)
+        or not start.startswith(JPEG_XL_CODESTREAM)
+        or jpeg_xl_size(jpeg_xl_bits(start.ljust(_START, b"\0")))[0] != (height, width)
     ):
         raise ValueError("expected the boxes of one JPEG file of the picture's size")
     return size

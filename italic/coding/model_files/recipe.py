@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from italic.coding.base_codes.base import BPG, BaseCode, Ladder, NoBase
-from italic.coding.files.container import MAX_STEPS
+from italic.coding.files.container import MAX_AREA, MAX_EXPONENT, MAX_STEPS
 from italic.extensions import own
 from italic.models.lattice import LatticeNetwork
 from italic.models.network import Network
@@ -23,8 +23,6 @@ from italic.models.rnan import RNAN
 from italic.schedule import SIZES, Schedule
 
 NETWORKS: dict[str, type[Network]] = {"rnan": RNAN, "lattice": LatticeNetwork}
-LARGEST_SIZE = 2**32  # of a step, in pixels: the maximum size of a picture
-LARGEST_EXPONENT = 655.35  # as in compressed files
 
 
 @dataclass(frozen=True)
@@ -109,17 +107,17 @@ class Recipe:
         )
         _expect(1 <= self.steps <= MAX_STEPS, "steps", self.steps, f"1 to {MAX_STEPS}")
         _expect(
-            0 <= self.exponent <= LARGEST_EXPONENT,
+            0 <= self.exponent <= MAX_EXPONENT,
             "exponent",
             self.exponent,
-            f"0 to {LARGEST_EXPONENT}",
+            f"0 to {MAX_EXPONENT}",
         )
         for name, plan in {"sizes": self.sizes, **self.plans}.items():
             _expect(
-                isinstance(plan, str) or all(0 < size <= LARGEST_SIZE for size in plan),
+                isinstance(plan, str) or all(0 < size <= MAX_AREA for size in plan),
                 name if name == "sizes" else f"plans.{name}",
                 plan,
-                f"numbers above 0, up to {LARGEST_SIZE}",
+                f"numbers above 0, up to {MAX_AREA}",
             )
         for name in (*self.plans, *self.rungs):
             number = re.fullmatch("[1-9][0-9]{0,4}", name) is not None and int(name) <= MAX_STEPS

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from italic.atomic import write_whole
 from italic.coding.files.pictures import from_array
-from italic.compressor.compression import compress_pictures, to_file
+from italic.compressor.compression import compress_each
 from italic.evaluation.sources import Inputs
 from italic.measuring import classical, figures
 from italic.measuring.classical import CodecMeasurement
@@ -106,8 +106,8 @@ def _evaluate_model(
         more = [means(item.metrics) for item in measured]
         write_rows(rows, folder / "curve.csv", more)
         write_rows(rows, folder / "curve.json", more)
-    (record,) = compress_pictures([from_array(images[0])], model)
-    file = to_file(record, model)
+    (compressed,) = compress_each([from_array(images[0])], model)
+    file = compressed.to_file()
     write_whole(folder / "example.italic", file)
     log.info(
         "%s: wrote example.italic, the first image in %d bytes (%d uncompressed)",

@@ -62,7 +62,7 @@ def test_samples_of_a_picture_come_back_in_their_layout(colour: Colour) -> None:
         main = noise(9, 13)
         assert np.array_equal(decode(method, encoded(method, main), 9, 13, colour), main)
         if colour != Colour.RGB and method != Method.WEBP:
-            for other in {Colour.RGB, Colour.RGBA16} - {colour}:
+            for other in {Colour.RGB, Colour.RGB_ALPHA16} - {colour}:
                 with pytest.raises(FileFormatError, match="is damaged"):
                     decode(method, stream, 9, 13, other)
 

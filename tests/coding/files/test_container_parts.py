@@ -27,7 +27,7 @@ from italic.coding.files.container import (
 
 HASH = b"modelsha"
 DIVIDED = Record(
-    *(Method.ESTIMATOR_PARTS, 2, 300, 0x12345678, Colour.GRAY, (), 4, Plan("power", 2.2)),
+    *(Method.ESTIMATOR_PARTS, 2, 300, 0x12345678, Colour.GREY, (), 4, Plan("power", 2.2)),
     stream=b"parts",
     part=512,
 )

@@ -138,7 +138,7 @@ def test_damage_is_refused(transcoded: Record) -> None:
         replace(transcoded, stream=b""),
         replace(transcoded, stream=b"\1" + stream[2:]),
         replace(transcoded, checksum=transcoded.checksum ^ 1),
-        replace(transcoded, colour=Colour.GRAY),
+        replace(transcoded, colour=Colour.GREY),
         replace(transcoded, method=Method.JPEG),
     ):
         with pytest.raises(FileFormatError, match=f"the {record.method.name} picture in it is dam"):
@@ -172,7 +172,7 @@ def test_many_scans_take_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     many = file[:-2] + 20_000 * scan + b"\xff\xd9"
     monkeypatch.setattr(limited, "SECONDS", 0.1)
     monkeypatch.setattr(limited, "SECONDS_PER_PIXEL", 0)
-    record = Record(Method.JPEG, 256, 256, 0, Colour.GRAY, stream=many)
+    record = Record(Method.JPEG, 256, 256, 0, Colour.GREY, stream=many)
     record = replace(record, checksum=jpeg.zlib.crc32(many))
     with pytest.raises(FileFormatError, match="more memory or time than a picture of its size"):
         decode(record)

@@ -62,7 +62,7 @@ def test_gray_and_palette_are_converted_without_loss(tmp_path: Path) -> None:
     "array, kind",
     [
         (np.zeros((32, 32, 4), np.uint8), "rgb alpha"),
-        (np.zeros((32, 32), np.uint16), "gray16"),
+        (np.zeros((32, 32), np.uint16), "grey16"),
         (np.zeros((32, 32, 3), np.uint16), "rgb16"),  # Pillow would convert them to 8 bits
     ],
 )

@@ -6,7 +6,7 @@ Lengths are compared with the available bytes before anything is read or allocat
 """
 
 from italic.coding.files.container.archive_file import END_MAGIC, ArchiveReader, ArchiveWriter
-from italic.coding.files.container.fields import FileFormatError
+from italic.coding.files.container.fields import FileFormatError, inflate
 from italic.coding.files.container.header import MAGIC, VERSION, kind_of
 from italic.coding.files.container.parts import Box, Grid, PartCodes
 from italic.coding.files.container.record import (
@@ -14,7 +14,9 @@ from italic.coding.files.container.record import (
     ESTIMATOR_METHODS,
     JPEG_METHODS,
     MAX_AREA,
+    MAX_EXPONENT,
     MAX_STEPS,
+    REPEATABLE,
     Chunk,
     Colour,
     Method,
@@ -30,7 +32,9 @@ __all__ = [
     "JPEG_METHODS",
     "MAGIC",
     "MAX_AREA",
+    "MAX_EXPONENT",
     "MAX_STEPS",
+    "REPEATABLE",
     "VERSION",
     "ArchiveReader",
     "ArchiveWriter",
@@ -44,6 +48,7 @@ __all__ = [
     "Plan",
     "Record",
     "holds_jpeg",
+    "inflate",
     "kind_of",
     "pack",
     "unpack",

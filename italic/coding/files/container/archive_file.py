@@ -14,6 +14,7 @@ from italic.coding.files.container.archive_index import Index, encode_name
 from italic.coding.files.container.fields import (
     FileFormatError,
     check_crc,
+    inflate,
     varint,
 )
 from italic.coding.files.container.header import HEADER, MAGIC, file_header, read_header
@@ -269,20 +270,7 @@ def _byte(number: int) -> bytes:
 def _decompress(index: bytes) -> bytes:
     """Decompress the index, at most the size that the format allows."""
     most = min(archive_index.MAX_INDEX, MAX_RATIO * len(index) + SLACK)
-    decompressor = zlib.decompressobj()
     try:
-        data = decompressor.decompress(index, most + 1)
-    except zlib.error as error:
-        raise FileFormatError(
-            f"the archive is damaged: its index can't be decompressed ({error})"
-        ) from None
-    if len(data) > most:
-        raise FileFormatError(
-            f"the archive is damaged: its index exceeds the {most} bytes that the format allows "
-            f"for {len(index)} compressed bytes"
-        )
-    if not decompressor.eof or decompressor.unused_data:
-        raise FileFormatError(
-            "the archive is damaged: its index is longer or shorter than its compressed data"
-        )
-    return data
+        return inflate(index, most)
+    except ValueError as error:
+        raise FileFormatError(f"the archive is damaged: its index {error}") from None

@@ -94,6 +94,26 @@ def block(data: bytes) -> list[bytes]:
     return [varint(len(data)), data]
 
 
+def inflate(data: bytes, limit: int) -> bytes:
+    """Decompress a zlib stream that fills the data exactly, to at most `limit` bytes.
+
+    Raises:
+        ValueError: that is not so; the message is the predicate of a sentence about the stream.
+    """
+    decompressor = zlib.decompressobj()
+    try:
+        # One byte more than the limit: zlib treats 0 as no limit, and detects the end of its data
+        # only if there is room for more output.
+        raw = decompressor.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"can't be decompressed ({error})") from None
+    if len(raw) > limit:
+        raise ValueError(f"decompresses to more than {limit} bytes")
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("is longer or shorter than its compressed data")
+    return raw
+
+
 def checked(what: str, data: memoryview) -> memoryview:
     """Check the CRC-32 at the end of the data and return the bytes before it."""
     body, (checksum,) = data[: -CHECKSUM.size], CHECKSUM.unpack(data[-CHECKSUM.size :])

@@ -12,6 +12,7 @@ from italic.schedule import Schedule
 MAX_SIDE = 2**31 - 1  # pixels
 MAX_AREA = 2**32  # pixels
 DEFAULT_MAX_PIXELS = 2**28
+MAX_EXPONENT = 655.35  # of `power` sizes
 MAX_STEPS = 2**16  # bounds the work of decoding: a short stream can have any number of steps
 MAX_CHUNKS = 32
 SMALLEST_RECORD = 10  # bytes
@@ -35,14 +36,14 @@ class Colour(IntEnum):
     """Kind of the original picture's samples."""
 
     RGB = 0
-    GRAY = 1
+    GREY = 1
     PALETTE = 2
-    GRAY_ALPHA = 3
+    GREY_ALPHA = 3
     RGB_ALPHA = 4
-    GRAY16 = 5
+    GREY16 = 5
     RGB16 = 6
-    RGBA16 = 7
-    GRAY_ALPHA16 = 8
+    RGB_ALPHA16 = 7
+    GREY_ALPHA16 = 8
     BILEVEL = 9
 
 
@@ -59,14 +60,14 @@ class Chunk(IntEnum):
     ICC = 4
     EXIF = 5
     TEXT = 6  # text chunks of a PNG file
-    GAMMA = 7
-    OTHER = 8
+    COLOUR_SPACE = 7
+    PIXEL_SIZE = 8
     PALETTE_DIFFERENCES = 9  # in place of PALETTE
     LEVELS = 10  # used levels, if the main picture holds their ranks
     TONES = 11  # colours, if the main picture holds their ranks
 
 
-_REPEATABLE = (Chunk.TEXT, Chunk.OTHER)
+REPEATABLE = (Chunk.TEXT, Chunk.PIXEL_SIZE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.kind not in _PLANS:
             raise FileFormatError(f"unknown plan '{self.kind}': expected own, equal or power")
-        largest = 655.35 if self.kind == "power" else 0.0
+        largest = MAX_EXPONENT if self.kind == "power" else 0.0
         if not 0 <= self.exponent <= largest or self.exponent != round(100 * self.exponent) / 100:
             raise FileFormatError(
                 f"the plan '{self.kind}' has the exponent {self.exponent}: expected 0 to {largest} "
@@ -165,7 +166,7 @@ class Record:
                     "code: expected a side from 1 to 2^31 - 1 and no base code with method 7, no "
                     "side with method 0"
                 )
-        elif self.method in JPEG_METHODS and (self.chunks or self.colour > Colour.GRAY):
+        elif self.method in JPEG_METHODS and (self.chunks or self.colour > Colour.GREY):
             raise FileFormatError(
                 f"the record of a JPEG file has {len(self.chunks)} chunks and colour "
                 f"{self.colour:d}: expected no chunks and colour 0 or 1"
@@ -177,15 +178,12 @@ class Record:
             )
 
     def _check_chunks(self) -> None:
-        if len(self.chunks) > MAX_CHUNKS:
-            raise FileFormatError(
-                f"the record has {len(self.chunks)} chunks: expected at most {MAX_CHUNKS}"
-            )
+        _check_number_of_chunks(len(self.chunks))
         seen = set()
         for kind, _ in self.chunks:
             if not 0 <= kind <= 255:
                 raise FileFormatError(f"the record has a chunk of type {kind}: expected 0 to 255")
-            if kind in seen and kind not in _REPEATABLE:
+            if kind in seen and kind not in REPEATABLE:
                 raise FileFormatError(
                     f"the record has several chunks of type {kind}: expected one at most"
                 )
@@ -336,10 +334,15 @@ class Record:
 
 
 def _count_of_chunks(cursor: Cursor) -> int:
+    """The number of chunks, checked before memory is allocated for them."""
     count = cursor.varint()
+    _check_number_of_chunks(count)
+    return count
+
+
+def _check_number_of_chunks(count: int) -> None:
     if count > MAX_CHUNKS:
         raise FileFormatError(f"the record has {count} chunks: expected at most {MAX_CHUNKS}")
-    return count
 
 
 def _read_steps(cursor: Cursor, method: Method) -> tuple[int, Plan, int]:

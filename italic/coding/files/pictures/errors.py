@@ -1,8 +1,8 @@
-"""Errors of pictures, and the decompression of untrusted data within a limit."""
+"""Errors of pictures."""
 
 from __future__ import annotations
 
-import zlib
+from italic.coding.files.container import inflate
 
 ADVICE = "convert the file to an 8- or 16-bit grey or RGB PNG first"
 
@@ -28,17 +28,9 @@ def not_of_this_kind(chunk: int) -> PictureError:
     )
 
 
-def inflate(data: bytes, limit: int, what: str, kind: type[PictureError] = PictureError) -> bytes:
-    """Decompress zlib data of at most `limit` bytes."""
-    decompressor = zlib.decompressobj()
+def inflated(data: bytes, limit: int, what: str, kind: type[PictureError] = PictureError) -> bytes:
+    """Decompress zlib data of at most `limit` bytes; `kind` if they are damaged or longer."""
     try:
-        # One byte more than the limit: zlib treats 0 as no limit, and detects the end of its data
-        # only if there is room for more output.
-        raw = decompressor.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise damaged(f"its {what} can't be decompressed", kind) from error
-    if len(raw) > limit:
-        raise damaged(f"its {what} decompresses to more than {limit} bytes", kind)
-    if not decompressor.eof or decompressor.unused_data:
-        raise damaged(f"its {what} is too short or too long", kind)
-    return raw
+        return inflate(data, limit)
+    except ValueError as error:
+        raise damaged(f"its {what} {error}", kind) from None

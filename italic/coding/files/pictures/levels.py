@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from italic.coding.files.container import Chunk, Colour
-from italic.coding.files.pictures.errors import damaged, inflate, not_of_this_kind
+from italic.coding.files.pictures.errors import damaged, inflated, not_of_this_kind
 from italic.coding.files.pictures.picture import LAYOUTS
 
 LEVELS = 256
@@ -64,7 +64,7 @@ def unranked(colour: Colour, content: bytes, ranks: np.ndarray, clip: bool) -> n
     count, what = _colours_with_levels(colour), f"{Chunk.LEVELS.name} chunk"
     if not count:
         raise not_of_this_kind(Chunk.LEVELS)
-    data = inflate(content, count * SET_BYTES, what)
+    data = inflated(content, count * SET_BYTES, what)
     if len(data) != count * SET_BYTES:
         raise damaged(f"its {what} has {len(data)} bytes, expected {count * SET_BYTES}")
     sets = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(count, LEVELS)

@@ -20,14 +20,14 @@ METADATA_LIMIT = 2**24  # maximum size of a picture's metadata in bytes, uncompr
 CHUNKS_LIMIT = 1024  # maximum number of PNG chunks in a picture
 # Bytes in a sample, channels of colour, whether alpha follows them.
 LAYOUTS = {
-    Colour.GRAY: (1, 1, False),
-    Colour.GRAY_ALPHA: (1, 1, True),
+    Colour.GREY: (1, 1, False),
+    Colour.GREY_ALPHA: (1, 1, True),
     Colour.RGB: (1, 3, False),
     Colour.RGB_ALPHA: (1, 3, True),
-    Colour.GRAY16: (2, 1, False),
-    Colour.GRAY_ALPHA16: (2, 1, True),
+    Colour.GREY16: (2, 1, False),
+    Colour.GREY_ALPHA16: (2, 1, True),
     Colour.RGB16: (2, 3, False),
-    Colour.RGBA16: (2, 3, True),
+    Colour.RGB_ALPHA16: (2, 3, True),
     Colour.BILEVEL: (1, 1, False),
     Colour.PALETTE: (1, 1, False),
 }

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from italic.coding.files.container import Box, Chunk
-from italic.coding.files.pictures.errors import damaged, inflate
+from italic.coding.files.pictures.errors import damaged, inflated
 
 # Prediction of planes before zlib: bits of a chunk's first byte.
 _LEFT, _UP, _REFERENCE = 1, 2, 4
@@ -57,7 +57,7 @@ def unpack_plane(
     if not data or data[0] > (_LEFT | _UP | _REFERENCE):
         raise damaged(f"its {what} begins with an unknown method")
     method, body = data[0], data[1:]
-    raw = inflate(body, size, what) if body else bytes(size)
+    raw = inflated(body, size, what) if body else bytes(size)
     if len(raw) != size:
         raise damaged(f"its {what} has {len(raw)} bytes, expected {size}")
     plane = np.frombuffer(raw, np.uint8).reshape(channels, height, width)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from italic.coding.files.container import Chunk
-from italic.coding.files.pictures.errors import MetadataError, PictureError, damaged, inflate
+from italic.coding.files.pictures.errors import MetadataError, PictureError, damaged, inflated
 from italic.coding.files.pictures.picture import METADATA_LIMIT, Picture, big_endian, native
 from italic.coding.files.pictures.png_chunks import (
     CRITICAL,
@@ -82,7 +82,7 @@ def read_png(data: bytes, keep_metadata: bool) -> Picture:
         exif = first.get(b"eXIf")
         if b"iCCP" in first:
             _, _, profile = first[b"iCCP"].partition(b"\0")
-            icc = inflate(profile[1:], METADATA_LIMIT, "colour profile", MetadataError)
+            icc = inflated(profile[1:], METADATA_LIMIT, "colour profile", MetadataError)
     chunks = tuple(
         (name, body)
         for group, names in STORED.items()

@@ -14,9 +14,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # PNG chunks that are stored unchanged. All of them may precede the palette in a written file.
 STORED = {
-    Chunk.GAMMA: (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sBIT"),
+    Chunk.COLOUR_SPACE: (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sBIT"),
     Chunk.TEXT: (b"tEXt", b"zTXt", b"iTXt"),
-    Chunk.OTHER: (b"pHYs",),
+    Chunk.PIXEL_SIZE: (b"pHYs",),
 }
 SINGLE = (
     b"IHDR",
@@ -24,11 +24,11 @@ SINGLE = (
     b"tRNS",
     b"iCCP",
     b"eXIf",
-    *STORED[Chunk.GAMMA],
-    *STORED[Chunk.OTHER],
+    *STORED[Chunk.COLOUR_SPACE],
+    *STORED[Chunk.PIXEL_SIZE],
 )
 # Chunks that apply to the samples after them; decoders ignore them after the samples.
-BEFORE_SAMPLES = (b"PLTE", b"tRNS", b"iCCP", *STORED[Chunk.GAMMA], *STORED[Chunk.OTHER])
+BEFORE_SAMPLES = (b"PLTE", b"tRNS", b"iCCP", *STORED[Chunk.COLOUR_SPACE], *STORED[Chunk.PIXEL_SIZE])
 # Chunks that do not affect the samples.
 METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*STORED.values()))
 

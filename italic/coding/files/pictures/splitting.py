@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from italic.coding.files.container import Box, Chunk, Colour
-from italic.coding.files.pictures.errors import damaged, inflate, not_of_this_kind
+from italic.coding.files.container import REPEATABLE, Box, Chunk, Colour
+from italic.coding.files.pictures.errors import damaged, inflated, not_of_this_kind
 from italic.coding.files.pictures.forms import RANKS, samples_of
 from italic.coding.files.pictures.picture import (
     CHUNKS_LIMIT,
@@ -43,9 +43,9 @@ def split(picture: Picture) -> tuple[Colour, np.ndarray, list[tuple[Chunk, bytes
                           equal colours, LOW_BYTES holds the rank of each pixel's index among them.
                           Without this chunk all ranks are 0.
 
-    ALPHA holds the alpha samples, or the body of tRNS for kinds without alpha. GAMMA, TEXT and
-    OTHER hold PNG chunks with their lengths, types and bodies. Each type of chunk occurs at most
-    once.
+    ALPHA holds the alpha samples, or the body of tRNS for kinds without alpha. COLOUR_SPACE, TEXT
+    and PIXEL_SIZE hold PNG chunks with their lengths, types and bodies. Each type of chunk occurs
+    at most once.
 
     Returns:
         The kind of samples, the main picture, uint8 (H, W, 3), and the chunks.
@@ -183,7 +183,7 @@ class _ChunkReader:
         for kind, content in chunks:
             self._contents.setdefault(kind, []).append(content)
         for kind, contents in self._contents.items():
-            if len(contents) > 1 and kind not in (Chunk.TEXT, Chunk.OTHER):
+            if len(contents) > 1 and kind not in REPEATABLE:
                 raise damaged(f"it has several chunks of type {kind:d}")
 
     def __contains__(self, kind: Chunk) -> bool:
@@ -210,7 +210,7 @@ class _ChunkReader:
 
     def _content(self, kind: Chunk, limit: int) -> bytes:
         """The single content of a type, decompressed, at most `limit` bytes."""
-        return inflate(self.take(kind), limit, f"{kind.name} chunk")
+        return inflated(self.take(kind), limit, f"{kind.name} chunk")
 
     def plane(
         self, kind: Chunk, shape: tuple[int, ...], reference: np.ndarray | np.uint8
@@ -253,6 +253,6 @@ class _ChunkReader:
         return self._contents.pop(kind)[0]
 
     def _within_budget(self, kind: Chunk, content: bytes) -> bytes:
-        data = inflate(content, self._budget, f"{kind.name} chunk")
+        data = inflated(content, self._budget, f"{kind.name} chunk")
         self._budget -= len(data)
         return data

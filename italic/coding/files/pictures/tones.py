@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from italic.coding.files.container import Chunk, Colour
-from italic.coding.files.pictures.errors import damaged, inflate, not_of_this_kind
+from italic.coding.files.pictures.errors import damaged, inflated, not_of_this_kind
 from italic.coding.files.pictures.planes import colour_differences, numbers, palette_of
 
 MOST_TONES = 256
@@ -72,7 +72,7 @@ def untoned(colour: Colour, content: bytes, ranks: np.ndarray, clip: bool) -> np
     what = f"{Chunk.TONES.name} chunk"
     if colour not in KINDS:
         raise not_of_this_kind(Chunk.TONES)
-    palette = palette_of(inflate(content, 3 * MOST_TONES, what))
+    palette = palette_of(inflated(content, 3 * MOST_TONES, what))
     tones = np.frombuffer(palette, np.uint8).reshape(-1, 3)
     if not len(tones):
         raise damaged(f"its {what} has no tones")

@@ -12,8 +12,8 @@ ROWS, COLUMNS = np.mgrid[:64, :96]
 SMOOTH = np.stack([ROWS + 40, COLUMNS + 30, ROWS // 2 + COLUMNS // 2 + 20], -1)
 PHOTOGRAPH = (SMOOTH + RNG.integers(0, 6, SMOOTH.shape)).astype(np.uint8)
 KINDS = {
-    Colour.GRAY: [1],
-    Colour.GRAY_ALPHA: [1, 0],
+    Colour.GREY: [1],
+    Colour.GREY_ALPHA: [1, 0],
     Colour.RGB: [0, 1, 2],
     Colour.RGB_ALPHA: [0, 1, 2, 0],
 }
@@ -96,7 +96,7 @@ def test_a_main_picture_that_is_not_grey_is_refused() -> None:
         ([[[1, 1, 2]]], "does not have all levels"),
     ):
         with pytest.raises(PictureError, match=message):
-            join(Colour.GRAY, np.array(main, np.uint8), [(Chunk.LEVELS, packed([5, 9]))])
+            join(Colour.GREY, np.array(main, np.uint8), [(Chunk.LEVELS, packed([5, 9]))])
 
 
 @pytest.mark.parametrize(

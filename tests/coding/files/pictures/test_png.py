@@ -38,14 +38,14 @@ from tests.coding.files.pictures.samples import (
 @pytest.mark.parametrize(
     ("channels", "dtype", "colour"),
     [
-        ((), np.uint8, Colour.GRAY),
-        ((2,), np.uint8, Colour.GRAY_ALPHA),
+        ((), np.uint8, Colour.GREY),
+        ((2,), np.uint8, Colour.GREY_ALPHA),
         ((3,), np.uint8, Colour.RGB),
         ((4,), np.uint8, Colour.RGB_ALPHA),
-        ((), np.uint16, Colour.GRAY16),
-        ((2,), np.uint16, Colour.GRAY_ALPHA16),
+        ((), np.uint16, Colour.GREY16),
+        ((2,), np.uint16, Colour.GREY_ALPHA16),
         ((3,), np.uint16, Colour.RGB16),
-        ((4,), np.uint16, Colour.RGBA16),
+        ((4,), np.uint16, Colour.RGB_ALPHA16),
     ],
 )
 def test_png_of_each_kind_of_samples(
@@ -85,7 +85,7 @@ def test_bilevel() -> None:
     assert to_png(picture)[24:26] == b"\1\0"
     # With a transparent colour it is 8-bit grey, and the colour key is scaled too.
     picture = read(png(1, 0, packed_rows(bits, 1), (b"tRNS", b"\0\1")))
-    assert round_trip(picture)[0] == Colour.GRAY
+    assert round_trip(picture)[0] == Colour.GREY
     assert picture.transparency == b"\0\xff"
 
 
@@ -96,7 +96,7 @@ def test_gray_of_2_and_4_bits_is_scaled(depth: int) -> None:
     picture = read(png(depth, 0, packed_rows(samples, depth), (b"tRNS", b"\0\2")))
     np.testing.assert_array_equal(picture.samples, samples * factor)
     assert picture.transparency == bytes([0, 2 * factor])
-    assert round_trip(picture)[0] == Colour.GRAY
+    assert round_trip(picture)[0] == Colour.GREY
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
