@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -26,12 +28,12 @@ def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
             raise PictureError("the file holds several pictures or frames: expected a single one")
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"):
             raise PictureError(f"the picture has samples of mode {image.mode}: {ADVICE}")
-        deep = False
-        if image.format == "TIFF":
-            deep = _check_tiff(image, data, keep_metadata)
         if image.format == "BMP":
             _check_bmp(data, image)
-        samples = imagecodecs.tiff_decode(data) if deep else np.asarray(image)
+        if image.format == "TIFF":
+            samples = _tiff_samples(image, data, keep_metadata)
+        else:
+            samples = np.asarray(image)
         if samples.shape[:2] != (image.height, image.width):
             raise damaged("its header contradicts itself")
         bilevel = image.mode == "1"
@@ -53,13 +55,25 @@ def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
     return Picture(native(samples), palette, None, bilevel, icc or None, exif, tuple(chunks))
 
 
-def _check_tiff(image: Image.Image, data: bytes, keep_metadata: bool) -> bool:
-    """Refuse TIFF files that Pillow would change.
+def _tiff_samples(image: Image.Image, data: bytes, keep_metadata: bool) -> np.ndarray:
+    """The samples of a TIFF file; damaged files, and kinds that Pillow would change, are refused.
 
-    Returns:
-        Whether the file has 16-bit colours, which Pillow would reduce to 8 bits.
+    Pillow reduces 16-bit colours to 8 bits, and reads other data in place of strips and tiles that
+    are missing. So libtiff reads the file too.
     """
     tags = image.tag_v2  # type: ignore[attr-defined]
+    _check_tiff(tags, data, keep_metadata)
+    by_libtiff = _by_libtiff(data, tags)
+    if image.mode in ("RGB", "RGBA") and by_libtiff.dtype == np.uint16:
+        return by_libtiff
+    samples = np.asarray(image)
+    if not np.array_equal(samples * np.uint8(255) if image.mode == "1" else samples, by_libtiff):
+        raise damaged("Pillow and libtiff read different samples")
+    return samples
+
+
+def _check_tiff(tags: Mapping[int, Any], data: bytes, keep_metadata: bool) -> None:
+    """Refuse TIFF files that Pillow would change."""
     lost = _tiff_tags(data) - set(tags)  # Pillow ignores tags that it can't read
     if lost & set(_TIFF_SAMPLES):
         raise damaged(f"its tag {min(lost & set(_TIFF_SAMPLES))} can't be read")
@@ -91,6 +105,21 @@ def _check_tiff(image: Image.Image, data: bytes, keep_metadata: bool) -> bool:
             "the picture has a palette of 16-bit colours: convert it to an RGB PNG first"
         )
     return deep
+
+
+def _by_libtiff(data: bytes, tags: Mapping[int, Any]) -> np.ndarray:
+    """The samples of a TIFF file in the levels that Pillow returns, 0 and 255 for one bit."""
+    try:
+        samples = imagecodecs.tiff_decode(data)
+    except Exception as error:
+        raise damaged(f"{error} (libtiff)") from error
+    if tags.get(284, 1) != 1 and samples.ndim == 3:  # a plane for each colour
+        samples = np.moveaxis(samples, 0, -1)
+    bits, kind = tags.get(258, (1,))[0], tags.get(262)
+    if kind == 3 or bits == 16:
+        return samples
+    levels = samples.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
+    return 255 - levels if kind == 0 else levels
 
 
 def _tiff_tags(data: bytes) -> set[int]:
