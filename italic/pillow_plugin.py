@@ -82,7 +82,7 @@ class ItalicImageFile(ImageFile.ImageFile):
             image = _decode(*self._coded)
             self.im, self.palette = image.im, image.palette
             if self._coded[1].method in JPEG_METHODS:
-                self.info = image.info
+                self.info, self._exif = image.info, None  # read before: without the file's
             self._coded = None
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()

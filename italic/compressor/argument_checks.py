@@ -55,8 +55,9 @@ def limit(name: str, value: object) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, Real) and float(value) >= 0:  # false for NaN
-        return float(value)
+    if isinstance(value, Real) and value >= 0:  # false for NaN
+        with suppress(OverflowError):
+            return float(value)
     raise ValueError(f"{name} must be a number of 0 or more, or None; got {reprlib.repr(value)}")
 
 

@@ -31,7 +31,7 @@ def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
     slope = max(0.0, second - first) / max(1, many - few)
     if not slope:
         return most if second <= seconds * fraction else 1
-    return max(1, min(most, few + math.floor((seconds * fraction - first) / slope)))
+    return max(1, math.floor(min(most, few + (seconds * fraction - first) / slope)))
 
 
 def speed(model: Model, steps: int) -> float:

@@ -81,7 +81,7 @@ def test_jpeg_files_from_python(photo: bytes) -> None:
     assert np.array_equal(italic.decompress(data), np.asarray(Image.open("photo.jpg")))
     with pytest.raises(ValueError, match="expected a picture that was read from a JPEG file"):
         italic.compress_jpeg(Path("photos/a.png").read_bytes())
-    with pytest.raises(ValueError, match="truncated"):
+    with pytest.raises(ValueError, match="can't be decoded"):
         italic.compress_jpeg(photo[:-300])
     with pytest.raises(ValueError, match="is not a JPEG file"):
         italic.decompress_jpeg(italic.compress(np.zeros((4, 4), np.uint8)))

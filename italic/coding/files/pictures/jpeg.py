@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 
-import numpy as np
-from PIL import Image
-
+from italic.coding.files import limited
 from italic.coding.files.pictures.errors import PictureError, damaged
 from italic.coding.files.pictures.picture import METADATA_LIMIT, Picture
 
@@ -41,10 +38,12 @@ def read_jpeg(data: bytes, keep_metadata: bool = True) -> Picture:
             f"the JPEG file has {len(data)} bytes, more than the {most} that a picture of its size "
             "may have: --drop-metadata leaves metadata out, and --pixels keeps the pixels alone"
         )
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        samples = np.asarray(image)
-    if samples.shape[:2] != (height, width) or samples.shape[2:] != (3,) * (channels == 3):
-        raise damaged("its header contradicts itself")
+    try:  # within the limits of decoders of the compressed file
+        samples = limited.decode_jpeg(data, (height, width, *(3,) * (channels == 3)))
+    except ValueError as error:
+        raise PictureError(
+            f"the JPEG file can't be kept whole: {error}; --pixels codes its pixels alone"
+        ) from error
     return Picture(samples, jpeg=data)
 
 

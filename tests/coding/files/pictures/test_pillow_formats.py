@@ -116,6 +116,17 @@ def test_tiff_files_that_pillow_would_change_are_refused(
         read(tiff(samples, tags=tags))
 
 
+@pytest.mark.parametrize("tags", [{278: 2}, {279: 0}, {279: 5}])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_tiff_files_without_all_samples_are_refused(
+    channels: tuple[int, ...], tags: dict[int, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Fewer strips than the height needs, and a strip that is missing or too short."""
+    with pytest.raises(PictureError, match="the picture is damaged"):
+        read(tiff(noise(*channels), tags=tags))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_damaged_profiles_of_other_files_are_left_out_on_demand() -> None:
     jpeg = saved(noise(3), "JPEG", icc_profile=ICC)
     bmp = bmp_with_profile(noise(3))
