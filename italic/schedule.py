@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from functools import cached_property
-from math import inf
 
 import numpy as np
 
-from italic.errors import SettingError, check_range
+from italic.errors import LARGEST, SettingError, check_range
 from italic.orders import pixel_order
 
 SIZES = ("equal", "power")
@@ -224,7 +223,8 @@ def check_sizes(sizes: object, names: Sequence[str]) -> None:
         valid = sizes in names
     else:
         valid = isinstance(sizes, Sequence) and all(
-            isinstance(size, int | float) and 0 < size < inf for size in sizes
+            isinstance(size, int | float) and not isinstance(size, bool) and 0 < size <= LARGEST
+            for size in sizes
         )
     if not valid or not sizes:
         raise SettingError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 import italic.pillow_plugin
 from italic.coding.exact import make_exact
@@ -112,6 +112,17 @@ def test_steps_and_metadata(model: Path) -> None:
     del image.info["Title"]
     image.load()
     assert "Title" not in image.info
+
+
+def test_exif_of_a_jpeg_file_is_there_once_it_is_decoded() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated
+    jpeg = io.BytesIO()
+    Image.fromarray(noise(16, 24, 3)).save(jpeg, "JPEG", exif=exif)
+    image = Image.open(io.BytesIO(italic.compress_jpeg(jpeg.getvalue())))
+    assert not image.getexif()
+    image.load()
+    assert image.getexif()[0x0112] == 6 and ImageOps.exif_transpose(image).size == (16, 24)
 
 
 def test_metadata_that_pillow_cannot_read(model: Path) -> None:

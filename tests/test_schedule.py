@@ -58,7 +58,21 @@ def test_impossible_steps_are_refused(arguments: tuple, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", ["geometric", "", [], 4, None, {"a": 1}, ["a", "b"], [[1], [2]], [1, 0], [1, math.inf]]
+    "sizes",
+    [
+        "geometric",
+        "",
+        [],
+        4,
+        None,
+        {"a": 1},
+        ["a", "b"],
+        [[1], [2]],
+        [1, 0],
+        [1, math.inf],
+        [1, 1e300],
+        [1, True],
+    ],
 )
 def test_sizes_that_are_neither_a_name_nor_numbers_are_refused(sizes: Any) -> None:
     with pytest.raises(SettingError, match="expected equal, power, planned, or a list of numbers"):

@@ -301,7 +301,7 @@ def _purpose(model: Model, declared: Declaration | None) -> str:
     if declared is None:
         return "not chosen by itself: name it with --model"
     if declared.purpose == "enhancement":
-        qps = ", ".join(map(str, sorted(model.base_qps.values())))
+        qps = ", ".join(map(str, model.base_qps))
         return f"enhancement of BPG files of qualities near qp {qps}; compression with --model"
     least, most = declared.pixels
     if most < NO_LIMIT:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 import reprlib
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +56,21 @@ def limit(name: str, value: object) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, Real) and value >= 0:  # false for NaN
-        with suppress(OverflowError):
+    with suppress(OverflowError):  # of large int
+        if isinstance(value, Real) and float(value) >= 0:  # false for NaN
             return float(value)
     raise ValueError(f"{name} must be a number of 0 or more, or None; got {reprlib.repr(value)}")
+
+
+def several(name: str, values: object) -> Iterable[Any]:
+    """Check that an argument has several values, as a list, and return it.
+
+    Raises:
+        ValueError: the argument is something else.
+    """
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list; got {reprlib.repr(values)}")
+    return values
 
 
 def file_bytes(data: object) -> bytes:

@@ -12,7 +12,7 @@ from italic.coding.files import jpeg
 from italic.coding.files.container import DEFAULT_MAX_PIXELS, Colour, pack, unpack
 from italic.coding.files.pictures import forms, from_array, read
 from italic.coding.model_files.installed import model_for_pixels
-from italic.compressor.argument_checks import file_bytes, limit, on_device, whole_number
+from italic.compressor.argument_checks import file_bytes, limit, on_device, several, whole_number
 from italic.compressor.compression import compress_each
 from italic.compressor.decompression import decompress_records, from_file, loaded, model_for
 from italic.compressor.regions import Region
@@ -140,7 +140,7 @@ def compress_many(
     Raises:
         ValueError: as `compress`.
     """
-    pictures = [from_array(array) for array in arrays]
+    pictures = [from_array(array) for array in several("arrays", arrays)]
     with on_device(device):
         return [each.to_file() for each in compress_each(pictures, model, steps)]
 
@@ -168,7 +168,7 @@ def decompress_many(
         ValueError: as `decompress`.
     """
     most, most_work = whole_number("max_pixels", max_pixels), limit("max_work", max_work)
-    contents = [unpack(file_bytes(data), most) for data in files]
+    contents = [unpack(file_bytes(data), most) for data in several("files", files)]
     arrays: dict[int, np.ndarray] = {}
     with on_device(device):
         chosen = loaded(model)

@@ -152,7 +152,13 @@ def make_pairs(
         images_key = digest.hexdigest()
     folder = _folder(cache_dir, base, images_key)
     chunk_folder = folder.with_suffix(".made")
-    made_once(folder, partial(_make, images, base, workers, ray, chunk_folder))
+    try:
+        made_once(folder, partial(_make, images, base, workers, ray, chunk_folder))
+    except OSError as error:
+        raise DataError(
+            f"the cache of base codes can't be written to '{cache_dir}' ({error}): expected a "
+            "writable folder with enough space, datamodule.cache_dir=…"
+        ) from error
     shutil.rmtree(chunk_folder, ignore_errors=True)
     return _opened(folder, images)
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from italic.coding.files.container import MAX_STEPS
 from italic.errors import SettingError, check_range
-from italic.schedule import Schedule
+from italic.schedule import SMALLEST_LATTICE, Schedule
 
 MOST_GROWTH = 2.5  # largest growth exponent of the step sizes
 MANY_STEPS = 8  # least number of steps of a random partition that completes lattices in turn
@@ -48,9 +49,10 @@ class TrainingPartitions:
     whole_partitions: bool = False
 
     def __post_init__(self) -> None:
-        check_range("steps", self.steps, 1)
+        check_range("steps", self.steps, 1, MAX_STEPS)
         check_range("masks.unroll", self.unroll, 0)
-        check_range("masks.few_steps", self.few_steps, 1)
+        check_range("masks.few_steps", self.few_steps, 1, MAX_STEPS)
+        check_range("masks.max_steps", self.max_steps, 1, MAX_STEPS)
         if not 1 <= self.min_steps <= self.max_steps:
             raise SettingError(
                 "expected 1 ≤ masks.min_steps ≤ masks.max_steps; "
@@ -76,13 +78,19 @@ class PartitionSampler:
         fixed: int64 (H, W), step of each pixel in the partition of validation.
 
     Raises:
-        SettingError: there are more steps than pixels, the order or the sizes are unknown, or the
-            plans belong to images of another size.
+        SettingError: there are more steps than pixels, the order or the sizes are unknown, the
+            plans belong to images of another size, or the images are too small.
     """
 
     def __init__(self, partitions: TrainingPartitions, height: int, width: int) -> None:
         self.partitions = partitions
         schedule = partitions.schedule
+        # The context network must be trained, see `Partition.context_steps`.
+        if partitions.whole_partitions and -(-height // 2) * -(-width // 2) < SMALLEST_LATTICE:
+            raise SettingError(
+                f"images of {height}×{width} pixels are too small for model=lattice: expected 7×7 "
+                "or more, or model=rnan"
+            )
         self.plans = plan_bounds(height * width, schedule.plans) if schedule.plans else None
         partition = schedule.partition(height, width, partitions.steps)
         self.fixed = torch.from_numpy(partition.step_of_pixel).long()

@@ -165,6 +165,11 @@ class LatticeNetwork(Network):
         check_range("context_features", context_features, 0, 4096)
         check_range("context_blocks", context_blocks, 0, 64)
         check_range("attention_window", attention_window, 0, 64)
+        if context_features == 1 and attention_window:
+            raise SettingError(
+                "context_features must be 0, or 2 or more, half of which are those of attention; "
+                "got 1"
+            )
         check_range("rungs", rungs, 0, 64)
         if window % 2 == 0:
             raise SettingError(f"window must be an odd number; got {window}")

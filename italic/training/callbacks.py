@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import callbacks as of_lightning
 from pytorch_lightning.callbacks import (
     Callback,
     LearningRateMonitor,
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from italic.atomic import write_whole
 from italic.coding.exact.fake_quantisation import FakeQuantisation
 from italic.coding.exact.layers import scheme_of
-from italic.errors import SettingError, check_range
+from italic.errors import SettingError, check_range, check_whole
 from italic.measuring.dashboard import Dashboard
 from italic.models.estimator import Estimator
 from italic.run_directory import CONFIG
@@ -122,6 +124,36 @@ class CostNotice(Callback):
             )
 
 
+class EarlyStopping(of_lightning.EarlyStopping):
+    """Ends the training when a value has not improved for some validations.
+
+    Args:
+        monitor: val/bpsp, val/bpsp_base or val/bpsp_step_NN, the bpsp of a step.
+        patience: number of validations.
+        settings: further arguments of Lightning's callback.
+
+    Raises:
+        SettingError: there is no such value, or the patience is no whole number of 0 or more.
+    """
+
+    def __init__(self, monitor: str = "val/bpsp", patience: int = 10, **settings: Any) -> None:
+        if not re.fullmatch(r"val/bpsp(_base|_step_\d\d)?", str(monitor)):
+            raise SettingError(
+                "callbacks.early_stopping.monitor must be val/bpsp, val/bpsp_base or "
+                f"val/bpsp_step_NN; got {monitor}"
+            )
+        check_whole("callbacks.early_stopping.patience", patience, 0)
+        super().__init__(monitor, patience=patience, **settings)
+
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Refuse a training without validation."""
+        if trainer.limit_val_batches == 0:
+            raise SettingError(
+                "callbacks=early_stopping needs a validation: expected trainer.limit_val_batches "
+                "above 0"
+            )
+
+
 class QuantisedInputs(Callback):
     """Trains and validates with inputs of layers rounded to 8 bits, as in the exact network.
 
@@ -144,7 +176,9 @@ class QuantisedInputs(Callback):
     OBSERVED = 8  # largest number of batches from which scales are chosen
 
     def __init__(self, every: int = 200, begin: float = 0.0) -> None:
-        check_range("callbacks.quantised.every", every, 2)
+        check_whole("callbacks.quantised.every", every, 2)
+        if begin is None:
+            raise SettingError("callbacks.quantised.begin must be from 0 to 1; got null")
         check_range("callbacks.quantised.begin", begin, 0, 1)
         self.every, self.begin = every, begin
         self.batches = 0  # since it began or was resumed

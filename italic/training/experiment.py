@@ -59,7 +59,9 @@ def is_refusal(error: Exception) -> bool:
     package = frame.f_globals["__name__"].partition(".")[0]
     libraries = ("pytorch_lightning", "lightning_fabric", "hydra")
     of_optimiser = frame.f_globals["__name__"].startswith("torch.optim")
-    return (package in libraries or of_optimiser) and isinstance(error, ValueError | TypeError)
+    return (package in libraries or of_optimiser) and isinstance(
+        error, ValueError | TypeError | RuntimeError
+    )
 
 
 def check_complete(cfg: DictConfig) -> None:
@@ -354,8 +356,11 @@ def _instantiated(cfg: DictConfig, **more: Any) -> Any:
     """The object that a configuration node describes.
 
     Raises:
-        RunError: the class rejected its settings; the message is that of the class.
+        RunError: the node names no class, or the class rejected its settings; the message is then
+            that of the class.
     """
+    if not OmegaConf.is_dict(cfg) or "_target_" not in cfg:
+        raise RunError(f"{cfg} names no class: expected a mapping with _target_ and its arguments")
     check_complete(cfg)
     settings = OmegaConf.to_container(cfg, resolve=True)
     for name in targets(settings):

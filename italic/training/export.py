@@ -79,7 +79,8 @@ def _export(run_dir: Path, path: Path) -> str:
     log.info("exporting %s: calibration on %d training images", run_dir, len(images))
 
     of_run = recipe(cfg)
-
+    if not all(weights.isfinite().all() for weights in network.parameters()):
+        raise _diverged(run_dir, "its weights are not finite")
     bars = Progress(disable=not _shows_progress(cfg))
     task = bars.add_task(
         "calibration", total=CALIBRATION_PASSES * len(CALIBRATION_STEPS) * len(bases)
@@ -98,10 +99,7 @@ def _export(run_dir: Path, path: Path) -> str:
         with bars:
             exact = calibrated(network, calibrate)
     except StreamError as error:
-        raise RunError(
-            f"the training in {run_dir} has diverged ({error}): train again with smaller learning "
-            "rates, optimiser.learning_rate=…"
-        ) from error
+        raise _diverged(run_dir, str(error)) from error
     if dead := silent_blocks(exact):
         log.warning(
             "%d residual blocks are dead and cannot recover (%s, …): use model.leak above 0 or a "
@@ -112,6 +110,13 @@ def _export(run_dir: Path, path: Path) -> str:
     if of_run.sizes == "planned":
         of_run = _planned(of_run, exact, bases, cfg)
     return save_model(path, exact, of_run)
+
+
+def _diverged(run_dir: Path, reason: str) -> RunError:
+    return RunError(
+        f"the training in {run_dir} has diverged ({reason}): train again with smaller learning "
+        "rates, optimiser.learning_rate=…"
+    )
 
 
 def _planned(of_run: Recipe, exact: Network, bases: Sequence[BaseCode], cfg: DictConfig) -> Recipe:

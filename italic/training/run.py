@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from italic import run_directory
+from italic.errors import check_whole
 from italic.measuring.dashboard import check_settings, run_identity
 from italic.measuring.machine import describe_machine
 from italic.models.estimator import Estimator
@@ -143,7 +144,8 @@ def _prepare_process(cfg: DictConfig, updates: int) -> None:
         # Otherwise Lightning sets it for the processes that it starts.
         os.environ["OMP_NUM_THREADS"] = str(cfg.threads)
     # A resumed run must not repeat its random numbers.
-    pl.seed_everything(cfg.seed + updates, workers=True, verbose=False)
+    check_whole("seed", cfg.seed, 0, 2**32 - 1)
+    pl.seed_everything((cfg.seed + updates) % 2**32, workers=True, verbose=False)
 
 
 def _silence_lightning() -> None:

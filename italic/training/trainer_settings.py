@@ -43,9 +43,10 @@ def trainer_settings(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         check_range(f"trainer.{name}", settings[name], 1)
     check_range("trainer.gradient_clip_val", settings["gradient_clip_val"], 0)
     for name in ("limit_train_batches", "val_check_interval"):
-        if settings[name] == 0:
+        if settings[name] == 0 or isinstance(settings[name], list):
             raise RunError(
-                f"trainer.{name} must be above 0: expected a number of batches, or a fraction"
+                f"trainer.{name} must be above 0: expected a number of batches, or a fraction; got "
+                f"{settings[name]}"
             )
     if settings["fast_dev_run"] or settings["barebones"]:
         raise RunError(

@@ -17,6 +17,7 @@ from italic.datamodules.partitions import (
 )
 from italic.datamodules.splits import Splits
 from italic.datamodules.step_masks import EachOnce, StepMasks
+from italic.errors import SettingError
 from italic.orders import pixel_order
 from italic.schedule import Schedule
 
@@ -167,6 +168,13 @@ def test_rungs_after_the_first_have_a_largest_number_of_steps() -> None:
         assert {len(steps.unique()) for steps in drawn} == numbers
 
 
+def test_images_without_contexts_are_refused_for_whole_partitions() -> None:
+    PartitionSampler(TrainingPartitions(Schedule(), 2, whole_partitions=True), 7, 7)
+    with pytest.raises(SettingError, match="6×8 pixels are too small"):
+        PartitionSampler(TrainingPartitions(Schedule(), 2, whole_partitions=True), 6, 8)
+    PartitionSampler(TrainingPartitions(Schedule(), 2), 6, 8)
+
+
 def test_resident_pairs_are_the_same_pairs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rungs = Ladder([None, 40]).rungs
@@ -230,11 +238,12 @@ def test_a_second_training_finds_resident_pairs_and_ranks_on_the_device(tmp_path
     [
         *({"partitions": {"min_steps": 0}}, {"partitions": {"min_steps": 3, "max_steps": 2}}),
         *({"limits": {"train_limit": -1}}, {"partitions": {"unroll": -1}}, {"workers": -1}),
+        *({"partitions": {"max_steps": 10**12}}, {"batch_size": 10**20}),
     ],
     ids=str,
 )
 def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"expected 1 ≤|must be 0"):
+    with pytest.raises(ValueError, match=r"expected 1 ≤|must be 0|must be from 1 to"):
         unprepared(tmp_path, **wrong)
 
 

@@ -114,7 +114,17 @@ def test_all_parameters_learn(networks: dict[int, LatticeNetwork]) -> None:
     network.zero_grad()
 
 
-@pytest.mark.parametrize("settings", [{"window": 4}, {"window": 1}, {"leak": 0.3}, {"leak": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": 4},
+        {"window": 1},
+        {"leak": 0.3},
+        {"leak": 0.0},
+        {"context_features": 1},
+        {"components": 33},
+    ],
+)
 def test_settings_that_make_no_network_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         LatticeNetwork(**settings)

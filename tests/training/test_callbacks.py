@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 from italic.errors import SettingError
 from italic.models.estimator import Estimator
-from italic.training.callbacks import QuantisedInputs
+from italic.training.callbacks import EarlyStopping, QuantisedInputs
 
 
 class Recorder:
@@ -51,3 +51,42 @@ def test_scales_are_chosen_from_several_batches() -> None:
 def test_some_batches_are_quantised() -> None:
     with pytest.raises(SettingError, match="every must be 2 or more"):
         QuantisedInputs(every=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"every": None},
+        {"every": 2.5},
+        {"every": "a"},
+        {"begin": None},
+        {"begin": "a"},
+        {"begin": 2},
+    ],
+)
+def test_settings_of_quantisation_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(
+        SettingError, match=rf"callbacks\.quantised\.{next(iter(settings))} must be"
+    ):
+        QuantisedInputs(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"patience": value} for value in (None, "a", 2.5, -1, float("nan"))),
+        *({"monitor": value} for value in (None, "a", "train/bpsp", "val/bpsp_step_1")),
+    ],
+)
+def test_settings_of_early_stopping_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=rf"early_stopping\.{next(iter(settings))} must be"):
+        EarlyStopping(**settings)
+
+
+def test_early_stopping_needs_a_validation() -> None:
+    callback, trainer = EarlyStopping("val/bpsp_step_01", patience=0), create_autospec(pl.Trainer)
+    for trainer.limit_val_batches in (1, 0.5):
+        callback.on_fit_start(trainer, create_autospec(Estimator))
+    trainer.limit_val_batches = 0
+    with pytest.raises(SettingError, match="needs a validation"):
+        callback.on_fit_start(trainer, create_autospec(Estimator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def load_model(
         )
     name = DEFAULT if name is None else name
     if path := file_named(name):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelError(f"there is no model file {path}")
         return _load(path.resolve())
     installed = {found.stem: found for found in reversed(installed_models())}
@@ -82,7 +83,7 @@ def load_model(
     raise ModelError(
         f"there is no model '{name}': expected the path of a {SUFFIX} file, or one of the "
         f"installed models: {', '.join(sorted(installed))}"
-        + (f"; the file of this name is ./{name}" if Path(name).is_file() else "")
+        + (f"; the file of this name is ./{name}" if os.path.isfile(name) else "")
     )
 
 
@@ -147,7 +148,7 @@ def enhancer_for(qp: int) -> Model:
         )
 
     def distance(model: Model) -> tuple[int, int]:
-        qps = model.base_qps.values()
+        qps = model.base_qps
         return min(abs(qp - each) for each in qps), len(qps)
 
     return min(models, key=distance)

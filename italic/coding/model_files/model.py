@@ -22,6 +22,7 @@ from italic.coding.base_codes.base import BPG, BaseCode
 from italic.coding.files.container import Plan
 from italic.coding.model_files.recipe import Recipe
 from italic.coding.streams.codec import Codec, Coded
+from italic.errors import check_whole
 from italic.models.network import Network
 
 FORMAT = 4  # version of model files and of the streams coded with them
@@ -82,7 +83,10 @@ class Model:
             ValueError: the images have another type or shape, or the number of steps is not from 1
                 to the number of pixels.
         """
-        return self.codec(self.steps if steps is None else steps).encode(images)
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or not images.size:
+            found = getattr(images, "shape", type(images).__name__)
+            raise ValueError(f"expected uint8 (B, H, W, 3), not empty; got {found}")
+        return self._codec(steps, *images.shape[1:3]).encode(images)
 
     def decode(
         self, coded: Sequence[Coded], height: int, width: int, steps: int | None = None
@@ -99,12 +103,27 @@ class Model:
             ValueError: a stream is damaged, or was coded with another size, model or number of
                 steps and this was detected; there is no checksum.
         """
-        return self.codec(self.steps if steps is None else steps).decode(coded, height, width)
+        if not coded or not all(isinstance(item, Coded) for item in coded):
+            raise ValueError("expected results of encode, at least one")
+        check_whole("height", height, 1)
+        check_whole("width", width, 1)
+        return self._codec(steps, height, width).decode(coded, height, width)
+
+    def _codec(self, steps: int | None, height: int, width: int) -> Codec:
+        """The codec for images of one size; None for the default number of steps."""
+        if steps is not None:
+            check_whole("steps", steps, 1, height * width)
+        return self.codec(self.steps if steps is None else steps)
 
     @property
-    def base_qps(self) -> dict[int, int]:
-        """The qps of its BPG base codes, by their indices among its base codes."""
-        return {rung: base.qp for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+    def bpg_bases(self) -> dict[int, BPG]:
+        """New coders of its BPG base codes, by their indices among its base codes."""
+        return {rung: base for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+
+    @property
+    def base_qps(self) -> list[int]:
+        """The qps of its BPG base codes, in increasing order."""
+        return sorted(base.qp for base in self.bpg_bases.values())
 
     def enhancer(self, steps: int, qp: int, chroma: str | None = None) -> Codec:
         """A codec with the BPG base code that is nearest to that of a BPG file.
@@ -120,7 +139,7 @@ class Model:
         Raises:
             ModelError: the model has no BPG base code, or enhancement would make the file worse.
         """
-        bases = {rung: base for rung, base in enumerate(self.bases) if isinstance(base, BPG)}
+        bases = self.bpg_bases
         if not bases:
             raise ModelError(
                 f"the model '{self.name}' has no BPG base code: expected one that has, see: italic "
@@ -135,7 +154,7 @@ class Model:
         if qp < bases[rung].qp - MAX_QP_DIFFERENCE:
             raise ModelError(
                 f"the model '{self.name}' can't improve a BPG file of qp {qp}: it was trained on "
-                f"qp {', '.join(map(str, sorted(self.base_qps.values())))}"
+                f"qp {', '.join(map(str, self.base_qps))}"
             )
         if differs(rung):
             raise ModelError(

@@ -48,6 +48,7 @@ class CIFAR10:
         download: bool = True,
     ) -> None:
         check_range("validation", validation, 1, self.TRAINING_IMAGES - 1)
+        check_range("seed", seed, 0)
         self.data_dir = Path(data_dir)
         self.validation, self.seed, self.download = validation, seed, download
 

@@ -58,6 +58,7 @@ class Folder:
         cache_dir: str = "cache/images",
     ) -> None:
         check_range("size", size, 1)
+        check_range("seed", seed, 0)
         check_range("crop", crop, 1)
         for name, probability in (("reduced", reduced), ("altered", altered)):
             check_range(name, probability, 0, 1)

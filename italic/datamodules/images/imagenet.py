@@ -54,6 +54,7 @@ class DownsampledImageNet:
     ) -> None:
         check_range("size", size, 1)
         check_range("validation", validation, 1)
+        check_range("seed", seed, 0)
         self.data_dir, self.size, self.cache_dir = Path(data_dir), size, Path(cache_dir)
         self.validation, self.seed = validation, seed
 
@@ -147,6 +148,7 @@ class TinyImageNet:
         seed: int = 0,
         cache_dir: str = "cache/images",
     ) -> None:
+        check_range("seed", seed, 0)
         self.data_dir, self.seed, self.cache_dir = Path(data_dir), seed, Path(cache_dir)
 
     def load(self, split: Split) -> np.ndarray:

@@ -128,6 +128,7 @@ def test_folders_that_cannot_serve_say_why(tmp_path: Path) -> None:
         {"crop": 8, "reduced": 2.0},
         {"altered": 0.5},
         {"crop": 8, "altered": -1},
+        {"seed": -1},
     ],
 )
 def test_crops_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, float]) -> None:

@@ -104,7 +104,6 @@ def _check_tiff(tags: Mapping[int, Any], data: bytes, keep_metadata: bool) -> No
         raise PictureError(
             "the picture has a palette of 16-bit colours: convert it to an RGB PNG first"
         )
-    return deep
 
 
 def _by_libtiff(data: bytes, tags: Mapping[int, Any]) -> np.ndarray:

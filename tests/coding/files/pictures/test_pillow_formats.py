@@ -116,14 +116,13 @@ def test_tiff_files_that_pillow_would_change_are_refused(
         read(tiff(samples, tags=tags))
 
 
-@pytest.mark.parametrize("tags", [{278: 2}, {279: 0}, {279: 5}])
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_tiff_files_without_all_samples_are_refused(
-    channels: tuple[int, ...], tags: dict[int, int], capfd: pytest.CaptureFixture[str]
+    channels: tuple[int, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Fewer strips than the height needs, and a strip that is missing or too short."""
+    """The only strip has two rows. Pillow would make the others black."""
     with pytest.raises(PictureError, match="the picture is damaged"):
-        read(tiff(noise(*channels), tags=tags))
+        read(tiff(noise(*channels), tags={278: 2}))
     assert capfd.readouterr() == ("", "")
 
 
