@@ -184,6 +184,11 @@ class QuantisedInputs(Callback):
         self.batches = 0  # since it began or was resumed
         self.remaining = 0  # batches to be observed before the next choice
 
+    @property
+    def active(self) -> bool:
+        """Whether inputs are quantised at present, that is, in validation: there are scales."""
+        return bool(self.quantisation.grids)
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the quantisation to the network."""
         network = pl_module.network

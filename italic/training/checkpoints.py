@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from italic import run_directory
 from italic.atomic import whole_file
 from italic.run_directory import BEST, CHECKPOINTS, LAST
+from italic.training.callbacks import QuantisedInputs
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -40,23 +41,28 @@ class Checkpoints(Callback):
     network has the weights of best.ckpt. This callback must precede the callback that averages the
     weights, which swaps the weights at the end of training.
 
+    With `QuantisedInputs`, a validation with quantised inputs counts more than any without: the
+    exact network quantises them too, which takes more bits.
+
     Args:
         resumes: whether the run is resumed and continues from its best checkpoint.
 
     Attributes:
         bpsp: least validation bpsp so far, that of best.ckpt; NaN before the first validation.
+        quantised: whether it was measured with quantised inputs.
     """
 
     def __init__(self, resumes: bool = False) -> None:
         self.resumes = resumes
-        self.bpsp = math.nan
+        self.bpsp, self.quantised = math.nan, False
 
     def on_fit_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Restore the least bpsp of a resumed run."""
         best = self._path(trainer, BEST)
         if self.resumes and best.is_file():
-            saved = run_directory.load_checkpoint(best)["callbacks"]
-            self.bpsp = float(saved.get(self.state_key, {}).get("bpsp", math.nan))
+            saved = run_directory.load_checkpoint(best)["callbacks"].get(self.state_key, {})
+            self.bpsp = float(saved.get("bpsp", math.nan))
+            self.quantised = bool(saved.get("quantised", False))
 
     def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Delete the checkpoints of an earlier run in the directory of a new run."""
@@ -77,8 +83,14 @@ class Checkpoints(Callback):
         if trainer.sanity_checking:
             return
         bpsp = float(trainer.callback_metrics["val/bpsp"])
-        if bpsp < self.bpsp or math.isnan(self.bpsp):
-            self.bpsp = bpsp
+        quantised = any(
+            isinstance(item, QuantisedInputs) and item.active
+            for item in trainer.callbacks  # type: ignore[attr-defined]
+        )
+        less = bpsp < self.bpsp or math.isnan(self.bpsp)
+        first = quantised and not self.quantised and not math.isnan(bpsp)
+        if first or (quantised == self.quantised and less):
+            self.bpsp, self.quantised = bpsp, quantised
             self._save(trainer, BEST)
         self._save(trainer, LAST)
 
@@ -93,8 +105,8 @@ class Checkpoints(Callback):
             pl_module.load_state_dict(run_directory.load_checkpoint(path)["state_dict"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The least bpsp, stored in a checkpoint."""
-        return {"bpsp": self.bpsp}
+        """The least bpsp and how it was measured, stored in a checkpoint."""
+        return {"bpsp": self.bpsp, "quantised": self.quantised}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         trainer.save_checkpoint(self._path(trainer, name), weights_only=False)

@@ -8,7 +8,7 @@ from copy import deepcopy
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from unittest.mock import patch
 
 import lightning_fabric.loggers.tensorboard
@@ -31,7 +31,7 @@ from italic.datamodules.images import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.run_directory import CONFIG, RunError, read_config
-from italic.training.callbacks import moving_average
+from italic.training.callbacks import QuantisedInputs, moving_average
 from italic.training.checkpoints import Checkpoints, WholeCheckpoints
 from italic.training.experiment import build_datamodule, build_estimator, build_images, is_refusal
 from italic.training.export import exported
@@ -81,11 +81,14 @@ def test_a_checkpoint_is_whole_however_its_writer_is_killed(tmp_path: Path) -> N
 
 def test_the_checkpoint_of_least_bpsp_is_the_best(tmp_path: Path) -> None:
     saved: list[str] = []
+    quantised = QuantisedInputs()
+    quantised.quantisation = cast(Any, SimpleNamespace(grids={}))
     trainer: Any = SimpleNamespace(
         sanity_checking=True,
         is_global_zero=True,
         default_root_dir=tmp_path,
         callback_metrics={"val/bpsp": torch.tensor(1.0)},
+        callbacks=[quantised],
         save_checkpoint=lambda path, weights_only: saved.append(path.name),
     )
     module: Any = None
@@ -98,7 +101,18 @@ def test_the_checkpoint_of_least_bpsp_is_the_best(tmp_path: Path) -> None:
         trainer.callback_metrics["val/bpsp"] = torch.tensor(bpsp)
         checkpoints.on_validation_end(trainer, module)
         assert saved == ["best.ckpt", "last.ckpt"][-names:]
-    assert checkpoints.state_dict() == {"bpsp": 3.5}
+    assert checkpoints.state_dict() == {"bpsp": 3.5, "quantised": False}
+    # The exact network is quantised too, so results without it don't count any more.
+    quantised.quantisation.grids["layer"] = cast(Any, 1)
+    for bpsp, names in ((3.7, 2), (3.8, 1), (3.6, 2)):
+        saved.clear()
+        trainer.callback_metrics["val/bpsp"] = torch.tensor(bpsp)
+        checkpoints.on_validation_end(trainer, module)
+        assert saved == ["best.ckpt", "last.ckpt"][-names:]
+    quantised.quantisation.grids.clear()  # in a resumed run, before it begins
+    trainer.callback_metrics["val/bpsp"] = torch.tensor(3.5)
+    checkpoints.on_validation_end(trainer, module)
+    assert checkpoints.state_dict() == {"bpsp": pytest.approx(3.6), "quantised": True}
 
 
 @pytest.mark.parametrize("resumes", [False, True])
@@ -118,7 +132,7 @@ def test_a_new_run_leaves_nothing_of_another_in_its_directory(
 @pytest.mark.parametrize(
     "saved, bpsp",
     [
-        ({"Checkpoints": {"bpsp": 3.5}}, 3.5),
+        ({"Checkpoints": {"bpsp": 3.5, "quantised": True}}, 3.5),
         ({"Meter": {"seconds": 1.0}}, math.nan),
     ],
 )
@@ -130,6 +144,7 @@ def test_a_resumed_run_knows_its_best(saved: dict[str, Any], bpsp: float, tmp_pa
     checkpoints = Checkpoints(resumes=True)
     checkpoints.on_fit_start(trainer, module)
     assert checkpoints.bpsp == pytest.approx(bpsp, nan_ok=True)
+    assert checkpoints.quantised == (bpsp == 3.5)
 
 
 def test_every_precision_of_lightnings_works_or_is_refused(tmp_path: Path) -> None:
