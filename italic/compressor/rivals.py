@@ -36,9 +36,10 @@ NOISE_BITS, NOISE_PIXELS = 7.5, 2**12
 # Largest numbers of pixels for slow settings, and their time in seconds per pixel, at most: JPEG XL
 # of effort 9 takes 1 to 2.5 s per megapixel of flat pictures and 5 of others, WebP 2 to 10.
 SLOW_FLAT, SLOW_OTHER, SLOW_WEBP = (2**21, 2.5e-6), (2**20, 5e-6), (2**18, 1e-5)
-# An estimator's record this much smaller than JPEG XL of effort 7 stays smaller than effort 9, but
-# not always with an alpha channel, which the estimator's record holds in a chunk.
-MARGIN = 0.08
+# JPEG XL of effort 9 is at most this much smaller than effort 7 on photographs, so that a record of
+# the estimator that saves more stays smaller; but not always with an alpha channel, which the
+# estimator's record holds in a chunk.
+MARGIN = 0.1
 
 Samples = np.ndarray
 Encoder = Callable[[Samples], bytes | bytearray]
