@@ -33,14 +33,7 @@ SAMPLES |= {Colour.RGB_ALPHA: 4, Colour.RGB_ALPHA16: 4}
 class Reporting:
     """Prints a line for each file and a summary of several files, as text or as JSON.
 
-    With `--json` each file is one object on a line: `input` and `output`, names of the files;
-    `input_bytes` and `output_bytes`. Compressed files have in addition `png_bytes` (of the same
-    samples; null if PNG can't hold them), `width`, `height`, `colour`, `method`, `model` and
-    `steps` (null without the estimator), `bpsp` (bits of the output per sample of the picture) and
-    `seconds` (coding and verification). Files that were decompressed although they end early have
-    `steps`, and `steps_held`, the number of first steps that they hold whole. The last line has the
-    key `summary`, whose value has `files`, `input_bytes`, `output_bytes`, `seconds` (of the whole
-    command) and, after compression, `methods`: files and bytes by method.
+    The keys of the JSON objects are described in docs/python.md.
 
     Args:
         args: options of the command.
@@ -51,7 +44,7 @@ class Reporting:
         self._quiet, self._json, self._several = args.quiet, args.json, files > 1
         self._start = time.perf_counter()
         self._files = self._before = self._after = 0
-        self._methods: dict[str, list[int]] = defaultdict(lambda: [0, 0])  # files, bytes
+        self._methods: dict[Method, list[int]] = defaultdict(lambda: [0, 0])  # files, bytes
 
     def written(
         self, job: Job, size: int, coded: Encoded | None, decoded: Decoded | None = None
@@ -61,7 +54,7 @@ class Reporting:
         self._before += job.size
         self._after += size
         if coded is not None:
-            counts = self._methods[METHODS[coded.record.method]]
+            counts = self._methods[coded.record.method]
             counts[0] += 1
             counts[1] += size
         if self._json:
@@ -92,8 +85,8 @@ class Reporting:
             }
             if self._methods:
                 summary["methods"] = {
-                    name: {"files": count, "output_bytes": size}
-                    for name, (count, size) in sorted(self._methods.items())
+                    method.name.lower(): {"files": count, "output_bytes": size}
+                    for method, (count, size) in sorted(self._methods.items())
                 }
             print(json.dumps({"summary": summary}))
             return
@@ -101,8 +94,8 @@ class Reporting:
         if self._methods:
             text += f" ({_change(self._after, self._before)})"
         print(f"{text}, {seconds:.1f} s")
-        for name, (count, size) in sorted(self._methods.items()):
-            print(f"  {name}: {count:,} files, {size:,} bytes")
+        for method, (count, size) in sorted(self._methods.items()):
+            print(f"  {METHODS[method]}: {count:,} files, {size:,} bytes")
 
 
 def _facts(coded: Encoded, size: int) -> dict[str, Any]:
