@@ -17,9 +17,8 @@ except ModuleNotFoundError as error:
     sys.exit(missing_extra("train", error))
 
 
-def main() -> None:
-    """Copy the model of a run and write its model card."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         "python -m italic.export",
         description="Copy the model of a run and write a model card beside it.",
@@ -31,11 +30,17 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help="default of the encoder; without it, that of the run"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Copy the model of a run and write its model card."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = parser().parse_args()
     if arguments.file.suffix != ".safetensors":
-        parser.error(f"the name of a model file ends in .safetensors; got {arguments.file}")
+        parser().error(f"the name of a model file ends in .safetensors; got {arguments.file}")
     if arguments.steps is not None and not 1 <= arguments.steps <= MAX_STEPS:
-        parser.error(f"--steps must be from 1 to {MAX_STEPS}; got {arguments.steps}")
+        parser().error(f"--steps must be from 1 to {MAX_STEPS}; got {arguments.steps}")
     try:
         publish(arguments.run_dir, arguments.file, arguments.steps)
     except Exception as error:

@@ -158,8 +158,10 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert (ROOT / script).is_file()
         case ["python", "-m", "italic.train" | "italic.evaluate" as module, *rest]:
             check_hydra(module.removeprefix("italic."), rest)
-        case ["python", "-m", "italic.export", run_dir, path]:
-            assert run_dir and path.endswith(".safetensors")
+        case ["python", "-m", "italic.export", *rest]:
+            from italic.export import parser as of_export
+
+            assert of_export().parse_args(rest).file.suffix == ".safetensors"
         case [".venv/bin/python", "-m", "pytest", *paths]:
             assert all((ROOT / path).exists() for path in paths)
         case ["italic", *rest]:

@@ -392,7 +392,7 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", ["weights=cifar10", "evaluate.exponent=-3"], "must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.exponent=nan"], "must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.codecs=false"],
-         "evaluate.codecs is now evaluate.curve.codecs"),
+         "unknown key evaluate.codecs"),
         ("evaluate.py", ["runs=nowhere"], "no run in nowhere"),
     ],
 )  # fmt: skip

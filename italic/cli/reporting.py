@@ -94,7 +94,9 @@ class Reporting:
         if self._methods:
             text += f" ({_change(self._after, self._before)})"
         print(f"{text}, {seconds:.1f} s")
-        for method, (count, size) in sorted(self._methods.items()):
+        for method, (count, size) in sorted(
+            self._methods.items(), key=lambda item: METHODS[item[0]]
+        ):
             print(f"  {METHODS[method]}: {count:,} files, {size:,} bytes")
 
 

@@ -214,8 +214,7 @@ def _shards(
     how: Encoding,
 ) -> list[Shard]:
     """All shards; their numbers of pictures differ by at most one."""
-    assert how.model is not None
-    named = file_named(how.model)
+    named = file_named(how.model) if how.model else None
     model = how.model if named is None else str(named.resolve())
     how = replace(how, model=model, steps=made_of["steps"], processes=1)
     pictures, number = made_of["pictures"], made_of["shards"]

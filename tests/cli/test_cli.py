@@ -462,7 +462,7 @@ def test_an_archive_has_one_model(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process may load the model's file after it was replaced."""
-    monkeypatch.setattr(compression, "hash_for", lambda *_: b"replaced")
+    monkeypatch.setattr(compression, "_hash_for", lambda *_: b"replaced")
     before = tree()
     assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
     assert "the file of the model was replaced" in capsys.readouterr().err

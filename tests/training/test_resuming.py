@@ -73,14 +73,15 @@ def test_a_refused_resume_leaves_the_run_as_it_was(run: Path, change: str, messa
     assert files(run) == before
 
 
-def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> None:
-    """Its base code has another module, and it lacks the keys that were added later."""
+def test_a_configuration_is_typed_and_has_defaults_for_keys_that_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
-        "base: {_target_: italic.coding.base.BPG, qp: 40}\n"
+        "base: {_target_: italic.coding.base_codes.base.BPG, qp: 40}\n"
         "model: {_target_: italic.models.rnan.RNAN, features: 8, deep: null, leak: 0}\n"
-        "datamodule: {batch_size: 4, by_heart: true, images: {_target_: italic.datamodules.imagenet"
+        "datamodule: {batch_size: 4, images: {_target_: italic.datamodules.images.imagenet"
         ".DownsampledImageNet, data_dir: data/imagenet64, size: 64}}\n"
-        "training: {learning_rate: 2e-3, warmup: 7, auxiliary: 0.1}\n"
+        "optimiser: {_target_: italic.models.optimiser.Muon, learning_rate: 2e-3}\n"
+        "lr_schedule: {_target_: italic.models.lr_schedule.WarmupDecay, warmup: 7}\n"
+        "training: {auxiliary: 0.1}\n"
         "trainer: {precision: bf16-mixed, max_time: '00:00:01:00', gradient_clip_val: 1,"
         " limit_train_batches: 4, val_check_interval: 200, devices: auto, plugins: null}\n"
     )
@@ -90,7 +91,6 @@ def test_the_configuration_of_an_earlier_version_is_typed(tmp_path: Path) -> Non
     assert cfg.model.leak == 0.0 and cfg.model.groups == 9 and cfg.training.average_decay == 0.998
     assert (cfg.datamodule.images.size, cfg.datamodule.images.validation) == (64, 10_000)
     assert cfg.optimiser.learning_rate == 2e-3 and cfg.optimiser.body_learning_rate == 1.5e-3
-    assert cfg.datamodule.validate_on_train
     assert cfg.lr_schedule.warmup == 7 and cfg.training.auxiliary == 0.1
     assert cfg.trainer.limit_train_batches == 4 and cfg.trainer.precision == "bf16-mixed"
     with pytest.raises(OmegaConfBaseException):
@@ -134,7 +134,7 @@ def test_changes_are_read_by_hydras_grammar_and_on_the_runs_own_choices(run: Pat
 
 def test_a_folder_that_has_moved_may_be_named(run: Path, tmp_path: Path) -> None:
     cfg = read_config(run)
-    images = {"_target_": "italic.datamodules.images.Folder", "path": "gone", "size": 8}
+    images = {"_target_": "italic.datamodules.images.folder.Folder", "path": "gone", "size": 8}
     cfg.datamodule.images = images
     OmegaConf.save(cfg, tmp_path / "config.yaml")
     cfg = composed(f"resume={tmp_path}", "datamodule.images.path=here", "trainer.max_steps=9")
