@@ -462,7 +462,7 @@ def test_settings_that_no_model_file_can_store_are_refused(setting: str, tmp_pat
 def test_a_training_that_has_diverged_is_named(tmp_path: Path) -> None:
     places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
     with pytest.raises(RunError, match=r"has diverged.*optimiser\.learning_rate="):
-        trained(*TINY, "optimiser.learning_rate=1e15", *places)
+        trained(*TINY, "optimiser.learning_rate=1e15", "optimiser.weight_decay=1e15", *places)
 
 
 @pytest.mark.parametrize("crop", ["null", "8"])
