@@ -60,7 +60,7 @@ def test_the_average_with_the_mirrored_picture_is_the_same_both_ways(model: Mode
 
 
 def test_what_is_no_lossy_bpg_file_is_refused(model: Model) -> None:
-    with pytest.raises(bpg.BPGError, match="Not a BPG file"):
+    with pytest.raises(bpg.BPGError, match="not a BPG file"):
         enhance(b"no BPG", model)
     with pytest.raises(bpg.BPGError, match="lossless"):
         enhance(bpg.encode_lossless(waves(16, 16)), model)

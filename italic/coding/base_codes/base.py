@@ -72,8 +72,8 @@ class BPG:
         size = bpg.picture_size(file)
         if size != (height, width):
             raise bpg.BPGError(
-                f"The base code holds an image of {size[0]}×{size[1]} pixels, but expected "
-                f"{height}×{width}: use the base code of this image."
+                f"the base code holds an image of {size[0]}×{size[1]} pixels, but expected "
+                f"{height}×{width}: use the base code of this image"
             )
         return bpg.decode(file)
 
@@ -137,5 +137,5 @@ class NoBase:
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
         """An image of 128, uint8 (height, width, 3); ValueError if `data` is not empty."""
         if data:
-            raise ValueError(f"Expected no bytes, since there is no base code; got {len(data)}.")
+            raise ValueError(f"expected no bytes, since there is no base code; got {len(data)}")
         return np.full((height, width, 3), 128, np.uint8)

@@ -149,7 +149,7 @@ def encoder_version() -> str:
     packets = context.encode(av.VideoFrame(16, 16, "yuv420p"))
     found = re.search(rb"x265 \(build \d+\) - ([^:\s]+)", b"".join(bytes(p) for p in packets))
     if found is None:
-        raise RuntimeError("The version of x265 is missing in its output; use av 18.")
+        raise RuntimeError("the version of x265 is missing in its output; use av 18")
     return f"av {av.__version__}, x265 {found[1].decode()}"
 
 
@@ -182,8 +182,8 @@ class Encoder:
         check_image(image)
         if image.shape[:2] != (self.height, self.width):
             raise BPGError(
-                f"This encoder expects images of {self.height}×{self.width} pixels, "
-                f"not {image.shape[0]}×{image.shape[1]}."
+                f"this encoder expects images of {self.height}×{self.width} pixels, "
+                f"not {image.shape[0]}×{image.shape[1]}"
             )
         frame = self._frame(image)
         if self._context is None:
@@ -200,7 +200,7 @@ class Encoder:
         self._count += 1
         packets = self._context.encode(frame)
         if len(packets) != 1:
-            raise RuntimeError("x265 did not return one packet for one image; use av 18.")
+            raise RuntimeError("x265 did not return one packet for one image; use av 18")
         return self._file(bytes(packets[0]))
 
     def close(self) -> None:
@@ -232,7 +232,7 @@ class Encoder:
         nals = split_nals(stream)
         expected = [NalType.VPS, NalType.SPS, NalType.PPS, NalType.IDR_N_LP]
         if [nal_type(nal) for nal in nals] != expected:
-            raise RuntimeError("x265 wrote NAL units other than one intra slice; use av 18.")
+            raise RuntimeError("x265 wrote NAL units other than one intra slice; use av 18")
         tools = CodingTools.from_sps(nals[1])
         header = tools.to_bpg()
         body = BitWriter().ue7(len(header)).bytes() + header
@@ -263,7 +263,7 @@ def check_image(image: np.ndarray) -> None:
         found = f"{image.dtype} of shape {image.shape}"
     else:
         found = type(image).__name__
-    raise BPGError(f"An image to encode must be a uint8 array of shape (H, W, 3), not {found}.")
+    raise BPGError(f"an image to encode must be a uint8 array of shape (H, W, 3), not {found}")
 
 
 def _open(data: bytes) -> tuple[Header, CodingTools, bytes]:
@@ -272,7 +272,7 @@ def _open(data: bytes) -> tuple[Header, CodingTools, bytes]:
     bits = BitReader(hevc[:5])
     end = bits.ue7() + bits.position // 8
     if end > len(hevc):
-        raise BPGError("The BPG file's HEVC header has a wrong length: the file is damaged.")
+        raise BPGError("the BPG file's HEVC header has a wrong length: the file is damaged")
     return header, CodingTools.from_bpg(hevc[bits.position // 8 : end]), hevc[end:]
 
 
@@ -295,13 +295,13 @@ def _decode_hevc(header: Header, tools: CodingTools, data: bytes) -> list[np.nda
     try:
         frames = [*context.decode(packet), *context.decode(None)]
     except av.FFmpegError as error:
-        raise BPGError(f"The image in the BPG file cannot be decoded: {error}.") from error
+        raise BPGError(f"the image in the BPG file cannot be decoded: {error}") from error
     if len(frames) != 1:
-        raise BPGError("The image in the BPG file cannot be decoded: the file is damaged.")
+        raise BPGError("the image in the BPG file cannot be decoded: the file is damaged")
     frame = frames[0]
     form = FFMPEG_FORMATS[header.chroma_format]
     if (frame.height, frame.width, frame.format.name) != (height, width, form):
-        raise BPGError("The image in the BPG file has another size or format than its header.")
+        raise BPGError("the image in the BPG file has another size or format than its header")
     halved = (header.chroma_format == 1, header.chroma_format in (1, 2))
     chroma = tuple(
         (side + half) >> half

@@ -74,7 +74,7 @@ def unpack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -
     """
     implied = _implied_body(height, width, qp, chroma)
     if not data:
-        raise BPGError("The packed BPG file is empty: it is damaged; get a whole copy.")
+        raise BPGError("the packed BPG file is empty: it is damaged; get a whole copy")
     if data[0] == WHOLE:
         return data[1:]
     body = implied + data
@@ -84,21 +84,21 @@ def unpack(data: bytes, height: int, width: int, qp: int, chroma: str = "420") -
 def check_settings(qp: int, chroma: str) -> None:
     """BPGError unless `qp` is an integer 0..51 and `chroma` "420", "422" or "444"."""
     if isinstance(qp, bool) or not isinstance(qp, int) or not 0 <= qp <= 51:
-        raise BPGError(f"The qp of BPG is an integer from 0 to 51, not {qp!r}.")
+        raise BPGError(f"the qp of BPG is an integer from 0 to 51, not {qp!r}")
     if chroma not in CHROMA_FORMATS:
-        raise BPGError(f'The chroma of BPG is "420", "422" or "444", not {chroma!r}.')
+        raise BPGError(f'the chroma of BPG is "420", "422" or "444", not {chroma!r}')
 
 
 def check_size(height: int, width: int) -> None:
     """BPGError unless there is a pixel and the sides are within the limits."""
     if height < 1 or width < 1:
-        raise BPGError(f"A BPG image must have at least one pixel, not {height}×{width}.")
+        raise BPGError(f"a BPG image must have at least one pixel, not {height}×{width}")
     # Coded sides are rounded up to multiples of the block size, which is 64 pixels at most.
     if max(height, width) > MAX_SIDE or (height + 63) * (width + 63) > MAX_SAMPLES:
         raise BPGError(
-            f"An image of {height}×{width} pixels is too large: expected sides of at most "
+            f"an image of {height}×{width} pixels is too large: expected sides of at most "
             f"{MAX_SIDE}, and at most {MAX_SAMPLES} pixels if 63 are added to each side; cut it "
-            "into parts."
+            "into parts"
         )
 
 
@@ -157,18 +157,18 @@ def split_file(data: bytes) -> tuple[Header, bytes]:
     """The checked header of a BPG file, and its image data (`hevc_header_and_data`)."""
     bits = BitReader(data[:32])
     if len(data) < 4 or bits.u(32) != MAGIC:
-        raise BPGError("Not a BPG file: it does not start with the bytes 42 50 47 fb.")
+        raise BPGError("not a BPG file: it does not start with the bytes 42 50 47 fb")
     pixel_format, alpha1, depth = bits.u(3), bits.u(1), bits.u(4)
     colour_space, extension, alpha2 = bits.u(4), bits.u(1), bits.u(1)
     limited_range, animation = bits.u(1), bits.u(1)
     if alpha1 or alpha2:
-        raise BPGError("The BPG file has an alpha or CMYK plane; only three colours are supported.")
+        raise BPGError("the BPG file has an alpha or CMYK plane; only three colours are supported")
     if animation:
-        raise BPGError("The BPG file is an animation; only single images are supported.")
+        raise BPGError("the BPG file is an animation; only single images are supported")
     if depth:
-        raise BPGError(f"The BPG file has {8 + depth} bits per sample; only 8 bits are supported.")
+        raise BPGError(f"the BPG file has {8 + depth} bits per sample; only 8 bits are supported")
     if pixel_format > 5 or colour_space > 4 or (pixel_format == 0 and colour_space):
-        raise BPGError("The BPG file has a pixel format or colour space that BPG does not define.")
+        raise BPGError("the BPG file has a pixel format or colour space that BPG does not define")
     width, height, length = bits.ue7(), bits.ue7(), bits.ue7()
     check_size(height, width)
     extension_length = bits.ue7() if extension else 0
@@ -176,6 +176,6 @@ def split_file(data: bytes) -> tuple[Header, bytes]:
     end = start + length if length else len(data)  # length 0: up to the end of the file
     if end > len(data):
         raise BPGError(
-            f"The BPG file is truncated: it has {len(data)} of {end} bytes; get a whole copy."
+            f"the BPG file is truncated: it has {len(data)} of {end} bytes; get a whole copy"
         )
     return Header(height, width, pixel_format, colour_space, bool(limited_range)), data[start:end]

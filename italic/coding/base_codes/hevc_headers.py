@@ -40,7 +40,7 @@ class BitReader:
     def u(self, bits: int) -> int:
         """Unsigned integer of `bits` bits, u(n)."""
         if bits > self._left:
-            raise BPGError("The BPG header is truncated: the file is damaged; get a whole copy.")
+            raise BPGError("the BPG header is truncated: the file is damaged; get a whole copy")
         self._left -= bits
         self.position += bits
         return (self._value >> self._left) & ((1 << bits) - 1)
@@ -51,7 +51,7 @@ class BitReader:
         while not self.u(1):
             zeros += 1
             if zeros > 32:
-                raise BPGError("A BPG header field is too long: the file is damaged.")
+                raise BPGError("a BPG header field is too long: the file is damaged")
         return (1 << zeros) - 1 + self.u(zeros)
 
     def se(self) -> int:
@@ -69,7 +69,7 @@ class BitReader:
                 break
             if byte < 0x80:
                 return value
-        raise BPGError("The BPG header has a malformed number: the file is damaged.")
+        raise BPGError("the BPG header has a malformed number: the file is damaged")
 
     def skip_ue(self, count: int) -> None:
         """Skip `count` Exp-Golomb codes."""
@@ -132,17 +132,17 @@ def picture_units(nals: list[bytes]) -> list[bytes]:
     selected = []
     for nal in nals:
         if len(nal) < 3 or nal[0] & 0x81 or nal[1] != 1:
-            raise BPGError("The BPG file has a malformed NAL unit: the file is damaged.")
+            raise BPGError("the BPG file has a malformed NAL unit: the file is damaged")
         kind = nal_type(nal)
         # A second SPS would replace the one made from the BPG header.
         if not (NalType.BLA_W_LP <= kind <= NalType.CRA_NUT or kind >= NalType.PPS):
-            raise BPGError(f"The BPG file has a NAL unit of type {kind}: the file is damaged.")
+            raise BPGError(f"the BPG file has a NAL unit of type {kind}: the file is damaged")
         if kind <= NalType.PPS:
             selected.append(nal)
     is_slice = [nal_type(nal) <= NalType.CRA_NUT for nal in selected]
     # first_slice_segment_in_pic_flag of the slice must be set.
     if is_slice != [False, True] or not selected[1][2] >> 7:
-        raise BPGError("The BPG file does not hold one intra picture of one slice.")
+        raise BPGError("the BPG file does not hold one intra picture of one slice")
     return selected
 
 
@@ -185,17 +185,17 @@ class CodingTools:
         bits = BitReader(header)
         sizes = (bits.ue(), bits.ue(), bits.ue(), bits.ue(), bits.ue())
         if sizes[0] + sizes[1] > 3 or sizes[2] + sizes[3] > 3 or sizes[4] > 4:
-            raise BPGError("The BPG header sets blocks above 64 pixels: the file is damaged.")
+            raise BPGError("the BPG header sets blocks above 64 pixels: the file is damaged")
         sao = bits.u(1)
         pcm = (bits.u(4), bits.u(4), bits.ue(), bits.ue(), bits.u(1)) if bits.u(1) else None
         if pcm and max(pcm[2:4]) > 2:
-            raise BPGError("The BPG header sets PCM blocks above 32 pixels: the file is damaged.")
+            raise BPGError("the BPG header sets PCM blocks above 32 pixels: the file is damaged")
         strong_intra_smoothing = bits.u(1)
         range_extension = None
         if bits.u(1):
             has_range_extension = bits.u(1)
             if bits.u(7):
-                raise BPGError("The BPG file uses an HEVC extension that BPG does not define.")
+                raise BPGError("the BPG file uses an HEVC extension that BPG does not define")
             if has_range_extension:
                 range_extension = tuple(bits.u(1) for _ in range(9))
         return cls(sizes, sao, pcm, strong_intra_smoothing, range_extension)
@@ -209,11 +209,11 @@ class CodingTools:
         )
         if implicit_rdpcm:
             raise BPGError(
-                "The BPG file uses implicit RDPCM, as bpgenc's JCTVC encoder does with -lossless; "
-                "decode it with bpgdec."
+                "the BPG file uses implicit RDPCM, as bpgenc's JCTVC encoder does with -lossless; "
+                "decode it with bpgdec"
             )
         if extended_precision or bypass_alignment:
-            raise BPGError("The BPG file uses HEVC tools for high bit depths; use bpgdec.")
+            raise BPGError("the BPG file uses HEVC tools for high bit depths; use bpgdec")
 
     @classmethod
     def from_sps(cls, sps: bytes) -> CodingTools:
@@ -221,7 +221,7 @@ class CodingTools:
         bits = BitReader(unescape(sps[2:]))
         bits.u(4)
         if bits.u(3):
-            raise BPGError("x265 wrote temporal sub-layers, which BPG cannot hold.")
+            raise BPGError("x265 wrote temporal sub-layers, which BPG cannot hold")
         bits.u(1 + 96)  # profile, tier, level
         bits.ue()
         if bits.ue() == 3:
@@ -236,11 +236,11 @@ class CodingTools:
         bits.ue()  # transform depth of inter blocks
         depth = bits.ue()
         if bits.u(1):
-            raise BPGError("x265 wrote scaling lists, which BPG cannot hold.")
+            raise BPGError("x265 wrote scaling lists, which BPG cannot hold")
         bits.u(1)  # AMP; it does not affect intra pictures, nor does temporal MVP below
         sao = bits.u(1)
         if bits.u(1) or bits.ue() or bits.u(1):
-            raise BPGError("x265 wrote PCM or reference pictures: expected an intra-only stream.")
+            raise BPGError("x265 wrote PCM or reference pictures: expected an intra-only stream")
         bits.u(1)
         return cls((*sizes, depth), sao, None, bits.u(1))
 
@@ -315,7 +315,7 @@ def set_slice_loop_filter_flag(slice_nal: bytes, sao: int) -> bytes:
     at = 2 + bits.position // 8
     bits.u(1)
     if bits.u(1) != 1 or bits.u(-bits.position % 8):
-        raise BPGError("This version of x265 writes another slice header; use av 18.")
+        raise BPGError("this version of x265 writes another slice header; use av 18")
     return slice_nal[:at] + bytes([slice_nal[at] | mask]) + slice_nal[at + 1 :]
 
 
@@ -328,7 +328,7 @@ def slice_qp(nals: list[bytes], sao: int, chroma_format: int) -> int:
     pps = next((nal for nal in nals if nal_type(nal) == NalType.PPS), b"")
     first = next((nal for nal in nals if nal_type(nal) <= NalType.CRA_NUT), b"")
     if not first or nal_type(first) not in (NalType.IDR_W_RADL, NalType.IDR_N_LP):
-        raise BPGError("The quality of the BPG file can't be read: expected an IDR picture.")
+        raise BPGError("the quality of the BPG file can't be read: expected an IDR picture")
     bits = BitReader(unescape(pps[2:]))
     bits.skip_ue(2)
     _, output_flag, extra_bits = bits.u(1), bits.u(1), bits.u(3)
@@ -340,7 +340,7 @@ def slice_qp(nals: list[bytes], sao: int, chroma_format: int) -> int:
     bits.skip_ue(2)  # offsets of the chroma's qp
     bits.u(3)
     if bits.u(1):
-        raise BPGError("The BPG file may be lossless: there is nothing to enhance.")
+        raise BPGError("the BPG file may be lossless: there is nothing to enhance")
     bits = BitReader(unescape(first[2:]))
     bits.u(2)
     bits.ue()  # parameter set

@@ -362,8 +362,8 @@ def check_length(length: int, height: int, width: int) -> None:
     """Raise StreamError if a stream of `length` bytes is too short for an image of this size."""
     if 3 * height * width > SYMBOLS_PER_BYTE * (length + 4):
         raise StreamError(
-            f"The stream is truncated or damaged: {length} bytes are too few for {height} × "
-            f"{width} pixels."
+            f"the stream is truncated or damaged: {length} bytes are too few for {height} × "
+            f"{width} pixels"
         )
 
 

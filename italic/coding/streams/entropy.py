@@ -61,12 +61,12 @@ class MixtureParameters:
             if array.ndim != 3 or array.shape[1] != 3 or not 1 <= array.shape[2] <= MAX_COMPONENTS:
                 raise ValueError(
                     f"{name} must have shape (n, 3, K) with K from 1 to {MAX_COMPONENTS}, "
-                    f"but has {array.shape}."
+                    f"but has {array.shape}"
                 )
             if array.shape != self.logits.shape:
                 raise ValueError(
-                    f"All arrays must have the same shape, but logits have {self.logits.shape} "
-                    f"and {name} {array.shape}."
+                    f"all arrays must have the same shape, but logits have {self.logits.shape} "
+                    f"and {name} {array.shape}"
                 )
             object.__setattr__(self, name, _read_only(array))
 
@@ -168,7 +168,7 @@ class Reader:
 
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):
-            raise TypeError(f"A stream must be bytes, not {type(data).__name__}.")
+            raise TypeError(f"a stream must be bytes, not {type(data).__name__}")
         # A stream is padded with zeros up to two words after its last whole word: the writer's
         # tail, which begins at a word, has at most 8 bytes.
         self._length = len(data)
@@ -177,7 +177,7 @@ class Reader:
         self._position, self._low, self._width = 2, 0, FIRST_WIDTH
         self._offset = int.from_bytes(padded[:8], "big")
         if self._offset >= self._width:
-            raise StreamError("The stream is damaged: it begins with eight bytes of 255.")
+            raise StreamError("the stream is damaged: it begins with eight bytes of 255")
 
     def code(self, parameters: MixtureParameters) -> np.ndarray:
         """Decode the next n pixels.
@@ -204,7 +204,7 @@ class Reader:
         )
         self._offset, self._low, self._width = int(offset), int(low), int(width)
         if not width:
-            raise StreamError("The stream is truncated or damaged: it ends before its pixels do.")
+            raise StreamError("the stream is truncated or damaged: it ends before its pixels do")
         return decoded
 
     @property
@@ -223,7 +223,7 @@ class Reader:
             ends_here = self._length == 4 * (self._position - 2) + length
             if ends_here and (self._low + self._offset - tail) % 2**64 == 0:
                 return
-        raise StreamError("The stream is damaged or too long: it does not end with its last pixel.")
+        raise StreamError("the stream is damaged or too long: it does not end with its last pixel")
 
 
 def _shortest(low: int, width: int) -> tuple[int, int]:
@@ -247,7 +247,7 @@ def _intervals(parameters: MixtureParameters, pixels: np.ndarray) -> tuple[np.nd
     if pixels.shape != (len(parameters), 3):
         raise ValueError(
             f"pixels must have shape ({len(parameters)}, 3) to match the parameters, "
-            f"but have {pixels.shape}."
+            f"but have {pixels.shape}"
         )
     starts = np.empty(pixels.shape, np.uint32)
     frequencies = np.empty(pixels.shape, np.uint32)
@@ -261,9 +261,9 @@ def _check(name: str, array: np.ndarray, dtype: type) -> None:
     """Raise ValueError unless `array` is a C-contiguous numpy array of `dtype`."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         kind = getattr(array, "dtype", type(array).__name__)
-        raise ValueError(f"{name} must be a numpy array of {np.dtype(dtype)}, not of {kind}.")
+        raise ValueError(f"{name} must be a numpy array of {np.dtype(dtype)}, not of {kind}")
     if not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous: apply np.ascontiguousarray first.")
+        raise ValueError(f"{name} must be C-contiguous: apply np.ascontiguousarray first")
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
