@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import zipfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import track
 
-from italic.atomic import whole_file
 from italic.datamodules.cached import key_of_files
+from italic.datamodules.images.crops import whole_images
 from italic.datamodules.images.files import DataError, images_below, read_rgb
 from italic.datamodules.images.sources import Split
 from italic.errors import check_range
-
-log = logging.getLogger(__name__)
 
 
 class CIFAR10:
@@ -36,6 +27,7 @@ class CIFAR10:
         validation: number of validation images, which are taken from the training set.
         seed: seed of the split and of the order.
         download: whether torchvision downloads missing files.
+        cache_dir: folder of the cache of the decoded images of class folders.
     """
 
     TRAINING_IMAGES = 50_000
@@ -46,17 +38,20 @@ class CIFAR10:
         validation: int = 5000,
         seed: int = 0,
         download: bool = True,
+        cache_dir: str = "cache/images",
     ) -> None:
         check_range("validation", validation, 1, self.TRAINING_IMAGES - 1)
         check_range("seed", seed, 0)
         self.data_dir = Path(data_dir)
         self.validation, self.seed, self.download = validation, seed, download
+        self.cache_dir = Path(cache_dir)
 
     def load(self, split: Split) -> np.ndarray:
         """The images of a split, uint8 (N, 32, 32, 3).
 
         Raises:
-            DataError: the data set is missing and can't be downloaded, or it is too small.
+            DataError: the data set is missing and can't be downloaded, it is too small, or the disk
+                has no space for the cache.
         """
         images = self._read("test" if split == "test" else "train")
         if split != "test" and len(images) <= self.validation:
@@ -93,7 +88,13 @@ class CIFAR10:
     def _read(self, part: Literal["train", "test"]) -> np.ndarray:
         folder = self.data_dir / part
         if folder.is_dir():
-            return _read_folder(folder, self.data_dir / f".{part}.npz")
+            images = whole_images(images_below(folder), read_rgb, self.cache_dir)
+            if len({image.shape for image in images}) > 1:
+                raise DataError(
+                    f"the images in '{folder}' differ in size: expected the images of CIFAR-10, or "
+                    "datamodule=folder for other images"
+                )
+            return np.stack(images)
         return self._torchvision(part).data
 
     def _torchvision(self, part: Literal["train", "test"]) -> Any:
@@ -108,34 +109,3 @@ class CIFAR10:
                 "test/<class>/*.png into this folder (datamodule.images.data_dir=…), or train on "
                 "the installed photographs with datamodule=photos"
             ) from error
-
-
-def _read_folder(folder: Path, cache: Path) -> np.ndarray:
-    """All images of class folders, uint8 (N, H, W, 3); the decoded images are cached in a file."""
-    files = images_below(folder)
-    listing, start = hashlib.sha256(), len(f"{folder}/")
-    for path in files:
-        status = os.stat(path)
-        found = f"{str(path)[start:]} {status.st_size} {status.st_mtime_ns}\n"
-        listing.update(found.encode())
-    key = listing.hexdigest()
-    if cache.is_file():
-        try:
-            with np.load(cache) as arrays:
-                if str(arrays["key"]) == key:
-                    return arrays["images"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            log.warning("%s is damaged: reading the image files again", cache)
-    with ThreadPoolExecutor() as pool:
-        decoded: Iterable[np.ndarray] = pool.map(read_rgb, files)
-        images = list(track(decoded, f"reading {folder}", total=len(files), transient=True))
-    if len({image.shape for image in images}) > 1:
-        raise DataError(
-            f"the images in '{folder}' differ in size: expected the images of CIFAR-10, or "
-            "datamodule=folder for other images"
-        )
-    stacked = np.stack(images)
-    # The cache is optional: without it, the next run decodes the images again.
-    with suppress(OSError), whole_file(cache) as file:
-        np.savez(file, key=np.array(key), images=stacked)
-    return stacked

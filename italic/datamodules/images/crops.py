@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from italic.datamodules.cached import key_of_files, made_once
 from italic.datamodules.images import alterations
+from italic.datamodules.images.files import DataError
 
 FORMAT = "whole images 1"  # part of the cache key, so that a new layout ignores old caches
 
@@ -30,7 +31,7 @@ def whole_images(
         cache_dir: folder of the cache, which has 3 bytes per pixel.
 
     Raises:
-        OSError: the disk has no space for the cache.
+        DataError: the disk has no space for the cache, or `read` raises it.
     """
 
     def make(folder: Path) -> None:
@@ -42,7 +43,13 @@ def whole_images(
                 sizes.append(image.shape[:2])
         np.save(folder / "sizes.npy", np.array(sizes))
 
-    folder = made_once(cache_dir / key_of_files(FORMAT, files), make)
+    try:
+        folder = made_once(cache_dir / key_of_files(FORMAT, files), make)
+    except OSError as error:
+        raise DataError(
+            f"the image cache can't be written to '{cache_dir}' ({error}): expected a writable "
+            "folder with enough space, datamodule.images.cache_dir=…"
+        ) from error
     sizes = np.load(folder / "sizes.npy")
     # A plain array, because views of np.memmap are slow to create.
     pixels = np.asarray(np.memmap(folder / "pixels", np.uint8, "r"))

@@ -104,14 +104,7 @@ class Folder:
         Raises:
             DataError: as `load`, but images of any size are accepted.
         """
-        files = self._files(split)
-        try:
-            return whole_images(files, read_rgb, self.cache_dir)
-        except OSError as error:
-            raise DataError(
-                f"the image cache can't be written to '{self.cache_dir}' ({error}): expected a "
-                "writable folder with enough space, datamodule.images.cache_dir=…"
-            ) from error
+        return whole_images(self._files(split), read_rgb, self.cache_dir)
 
     def names(self, split: Split) -> list[str]:
         """Paths of the files of a split relative to the directory, in the order of `whole`.
