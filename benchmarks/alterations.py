@@ -14,7 +14,6 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
@@ -23,6 +22,7 @@ from italic.coding.files.container import Colour
 from italic.coding.files.pictures import forms
 from italic.coding.model_files.loading import load_model
 from italic.coding.streams.codec import Codec
+from italic.measuring.classical import CODECS
 
 SUFFIXES = (".png", ".webp")
 Alteration = Callable[[Image.Image], Image.Image]
@@ -74,9 +74,7 @@ def jpeg_xl(image: np.ndarray) -> int:
     """Bytes of JPEG XL, the smaller file of efforts 7 and 9; of grey images as grey."""
     if (image == image[..., :1]).all():
         image = np.ascontiguousarray(image[..., 0])
-    return min(
-        len(imagecodecs.jpegxl_encode(image, lossless=True, effort=effort)) for effort in (7, 9)
-    )
+    return min(len(CODECS[codec][0](image)) for codec in ("JPEG XL e7", "JPEG XL e9"))
 
 
 def grey(image: Image.Image) -> Image.Image:

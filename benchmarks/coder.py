@@ -118,7 +118,10 @@ def overhead(images: int, components: int, rng: np.random.Generator) -> dict[str
 def over_float(parameters: MixtureParameters, rng: np.random.Generator) -> float:
     """Return the divergence of integer from float64 probabilities, relative to the entropy."""
     pixels = np.repeat(sampled(parameters, rng), 256, axis=0)
-    repeated = MixtureParameters(*(np.repeat(a, 256, axis=0) for a in parameters.arrays))
+    logits, means, log_scales, coefficients = (
+        np.repeat(array, 256, axis=0) for array in parameters.arrays
+    )
+    repeated = MixtureParameters(logits, means, log_scales, coefficients, parameters.likelihood)
     divergence = entropy = 0.0
     for colour in range(3):
         values = pixels.copy()

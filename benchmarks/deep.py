@@ -20,12 +20,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
 import italic
 from italic.coding.files.container import unpack
+from italic.measuring.classical import CODECS
 from italic.measuring.results import write_table
 
 
@@ -37,7 +37,8 @@ def linear_light(path: Path, side: int, scale: float) -> np.ndarray:
     size = [round(scale * length) for length in photograph.size]
     channels = np.asarray(photograph, np.float32).transpose(2, 0, 1)
     scaled = [
-        Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC) for channel in channels
+        np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC))
+        for channel in channels
     ]
     value = np.stack(scaled, -1).clip(0, 255) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
@@ -67,12 +68,10 @@ def measured(samples: np.ndarray) -> dict[str, object]:
     file = italic.compress(samples)
     assert np.array_equal(italic.decompress(file), samples)
     others = {
-        f"jpeg_xl_{effort}": len(
-            imagecodecs.jpegxl_encode(samples, lossless=True, effort=effort, numthreads=1)
-        )
-        for effort in (7, 9)
+        "jpeg_xl_7": len(CODECS["JPEG XL e7"][0](samples)),
+        "jpeg_xl_9": len(CODECS["JPEG XL e9"][0](samples)),
+        "png": len(CODECS["PNG"][0](samples)),
     }
-    others["png"] = len(imagecodecs.png_encode(samples, level=9))
     method = unpack(file)[1].method.name
     excess = round(100 * (len(file) / min(others.values()) - 1), 2)
     return {"italic": len(file), "method": method, **others, "above_%": excess}

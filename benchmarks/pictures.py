@@ -34,7 +34,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from italic.coding.model_files.loading import load_model
 from italic.compressor.compression import compress_each
 from italic.compressor.decompression import from_file
 from italic.compressor.rivals import Rival, size
+from italic.measuring import classical
 from italic.measuring.results import write_table
 
 Row = dict[str, Any]
@@ -241,20 +241,23 @@ def _webp(_: Picture, samples: np.ndarray) -> bytes:
     if samples.dtype != np.uint8 or samples.shape[2:] == (2,):
         raise ValueError("WebP has no such samples")
     colours = samples if samples.ndim == 3 else samples[..., None].repeat(3, axis=2)
-    return bytes(imagecodecs.webp_encode(np.ascontiguousarray(colours), lossless=True))
+    return _encoded("WebP", np.ascontiguousarray(colours))
 
 
-def _jpeg_xl(effort: int) -> Callable[[Picture, np.ndarray], bytes]:
-    return lambda _, samples: bytes(
-        imagecodecs.jpegxl_encode(samples, lossless=True, effort=effort, numthreads=1)
-    )
+def _encoded(codec: str, samples: np.ndarray) -> bytes:
+    encode, _ = classical.CODECS[codec]
+    return bytes(encode(samples))
+
+
+def _decode(codec: str) -> Callable[[bytes], object]:
+    return classical.CODECS[codec][1]
 
 
 CODECS: dict[str, tuple[Callable[[Picture, np.ndarray], bytes], Callable[[bytes], object]]] = {
-    "PNG": (_png, imagecodecs.png_decode),
-    "WebP": (_webp, imagecodecs.webp_decode),
-    "JPEG XL 7": (_jpeg_xl(7), partial(imagecodecs.jpegxl_decode, numthreads=1)),
-    "JPEG XL 9": (_jpeg_xl(9), partial(imagecodecs.jpegxl_decode, numthreads=1)),
+    "PNG": (_png, _decode("PNG")),
+    "WebP": (_webp, _decode("WebP")),
+    "JPEG XL 7": (lambda _, samples: _encoded("JPEG XL e7", samples), _decode("JPEG XL e7")),
+    "JPEG XL 9": (lambda _, samples: _encoded("JPEG XL e9", samples), _decode("JPEG XL e9")),
 }
 
 
@@ -355,7 +358,7 @@ def measured(name: str, model_name: str | None, steps: int) -> dict[str, object]
         "exact": exact,
         "file": len(file),
         "PNG": len(to_png(picture)),
-        "JPEG XL": len(imagecodecs.jpegxl_encode(array, lossless=True, effort=7)),
+        "JPEG XL": len(_encoded("JPEG XL e7", array)),
         "method": compressed.record.method.name,
         "estimator": estimated,
         "encode": round(encoded - begin, 2),

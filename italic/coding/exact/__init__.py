@@ -57,7 +57,7 @@ def exchange_modules(network: Net) -> Net:
     return _scheme(network).exchange_modules(network)  # type: ignore[no-any-return]
 
 
-def make_exact(network: Net, calibrate: Callable[[Net], None]) -> Net:
+def make_exact(network: Net, calibrate: Callable[[Net], object]) -> Net:
     """Convert a trained network to its exact form by rounding to nearest.
 
     `calibrated` gives smaller rounding errors.
@@ -73,7 +73,7 @@ def make_exact(network: Net, calibrate: Callable[[Net], None]) -> Net:
     return scheme.make_exact(network, calibrate)
 
 
-def calibrated(network: Net, calibrate: Callable[[Net], None]) -> Net:
+def calibrated(network: Net, calibrate: Callable[[Net], object]) -> Net:
     """Convert a trained network to its exact form with optimised scales and rounding.
 
     Arguments and errors are those of `make_exact`.

@@ -28,7 +28,7 @@ from italic.models.layers import ResidualBlock
 
 CANDIDATE_SCALES = (1.0, 0.5, 0.25)  # relative to the scale that represents the largest input
 
-Calibration = Callable[[nn.Module], None]
+Calibration = Callable[[nn.Module], object]
 
 
 @torch.no_grad()

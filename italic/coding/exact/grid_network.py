@@ -51,7 +51,7 @@ def exchange_modules(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def make_exact(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> nn.Module:
+def make_exact(network: nn.Module, calibrate: Callable[[nn.Module], object]) -> nn.Module:
     """Convert a trained network to its exact form by rounding to nearest.
 
     `grid_calibration.calibrated` gives smaller rounding errors.
@@ -78,7 +78,9 @@ def make_exact(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> nn
     return exact
 
 
-def _largest_inputs(network: nn.Module, calibrate: Callable[[nn.Module], None]) -> dict[str, float]:
+def _largest_inputs(
+    network: nn.Module, calibrate: Callable[[nn.Module], object]
+) -> dict[str, float]:
     """Largest absolute input of each convolution, and query, key and value of each block."""
     largest: dict[str, float] = {}
 

@@ -39,7 +39,7 @@ LEAST_RANGE = 1e-3  # smallest range of a channel, relative to the largest one
 MIN_WEIGHT = 2.0**-50  # lower bound of the largest weight of a channel
 LINEAR_LAYERS = (nn.Linear, IntegerLinear, FineLinear, nn.Conv2d, nn.ConvTranspose2d)
 
-Calibration = Callable[[nn.Module], None]
+Calibration = Callable[[nn.Module], object]
 
 
 def make_exact(network: nn.Module, calibrate: Calibration) -> nn.Module:
