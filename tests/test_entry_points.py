@@ -380,9 +380,11 @@ def test_unrolled_training_of_the_original_estimator(images: list[str], tmp_path
         ("evaluate.py", ["weights=cifar10", "logger=tensorboard"], "apply to trainings"),
         *((script, ["weights=cifar10", "logger=wandb", *word], message)
           for script in ("train.py", "evaluate.py") for *word, message in (
-              ("logger.pictures=-1", "logger.pictures must be 0 or more"),
               ("logger.mode=bad", "logger.mode must be one of offline, online, disabled; got bad"),
               ("logger.project=a/b", "logger.project=a/b is refused by W&B"))),
+        ("train.py", ["logger=wandb", "logger.pictures=-1"], "logger.pictures must be 0 or more"),
+        *(("evaluate.py", ["weights=cifar10", *words], "has no effect in evaluate.py")
+          for words in (["datamodule=photos", "datamodule.eval_limit=4"], ["logger.pictures=2"])),
         ("evaluate.py", ["weights=cifar10", "evaluate.limit=-1"], "limit must be 0 or more"),
         ("evaluate.py", ["weights=cifar10", "evaluate.batch_size=0"], "batch_size must be 1"),
         ("evaluate.py", ["weights=cifar10", "evaluate.sizes=[a,b]", "steps=[2]"],

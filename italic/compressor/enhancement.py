@@ -40,9 +40,9 @@ def enhance(
         uint8 (H, W, 3). Samples are identical on every machine, expectations up to rounding.
 
     Raises:
-        ValueError: the file can't be decoded (`BPGError`), the model does not fit or would make it
-                worse (`ModelError`),
-            `steps` is not a whole number of 1 or more, or both `sample` and `mirrored` are set.
+        ValueError: the file can't be decoded (`BPGError`), the model does not fit or would make the
+            picture worse (`ModelError`), `steps` is not a whole number of 1 or more, or both
+            `sample` and `mirrored` are set.
     """
     if sample and mirrored:
         raise ValueError("samples can't be averaged: expected sample or mirrored, not both")

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 COLUMNS = {column.name for column in fields(CurveRow)} | {
     *("picture", "psnr", "psnr_of_mse", "ssim", "steps_done", "bpsp"),
 }
+OF_TRAINING = "logger.pictures", "logger.curve_every", "logger.artifact"  # keys not used here
 USES = "whole", "metrics"  # what a mode can use besides the other inputs, see docs/extending.md
 
 
@@ -38,15 +39,28 @@ def evaluate(cfg: DictConfig) -> None:
 
     Raises:
         SettingError: a number is out of range.
-        RunError: a key has no value, the mode or a metric can't be called, no model is named or
-            found, the models were trained on different images, or the mode does not support the
-            input.
+        RunError: a key has no value or no effect, the mode or a metric can't be called, no model is
+            named or found, the models were trained on different images, or the mode does not
+            support the input.
         ExtensionError: the function of the mode or of a metric does not exist.
         ModelError: there is no such device, or a model file does not exist or is damaged.
     """
     experiment.check_complete(cfg)
+    _refuse_unused(HydraConfig.get().overrides.task)
     with on_device(cfg.device):
         _evaluate(cfg)
+
+
+def _refuse_unused(overrides: Sequence[str]) -> None:
+    """RunError if the command sets a key that is only for trainings."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        of_batches = key.startswith("datamodule.") and not key.startswith("datamodule.images.")
+        if of_batches or key in OF_TRAINING:
+            raise RunError(
+                f"{key} has no effect in evaluate.py: leave it out; evaluate.limit and "
+                "evaluate.batch_size are the number of images, and of those coded together"
+            )
 
 
 def _evaluate(cfg: DictConfig) -> None:

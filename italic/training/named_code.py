@@ -13,7 +13,7 @@ from italic.extensions import import_own, own
 # learning-rate schedules, and the callbacks and loggers in conf/.
 ALLOWED = (
     *("italic.models.", "italic.coding.base_codes.base.", "italic.datamodules."),
-    *("italic.training.callbacks.QuantisedInputs", "pytorch_lightning.callbacks.EarlyStopping"),
+    *("italic.training.callbacks.", "pytorch_lightning.callbacks.EarlyStopping"),
     *("torch.optim.", "pytorch_lightning.loggers.TensorBoardLogger"),
 )
 GROUPS = ("model", "base", "datamodule")  # groups on which a model or an evaluation depends

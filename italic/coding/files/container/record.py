@@ -113,7 +113,7 @@ class Record:
             method of `JPEG_METHODS`, of the JPEG file.
         colour: kind of the original picture's samples.
         chunks: types (0 to 255) and contents of the chunks, in the order of the file, at most 32;
-            only TEXT and OTHER may occur several times.
+            only the types in `REPEATABLE` may occur several times.
         steps: number of steps of the estimator, 1 to the number of pixels, at most 2^16; 0 for the
             other methods.
         plan: step sizes of the estimator; `Plan()` for the other methods.
