@@ -21,7 +21,7 @@ from italic.models.likelihood import Mixture, MixtureHead, bits_of_raw, likeliho
 from italic.models.lr_schedule import Progress, WarmupDecay
 from italic.models.network import Network
 from italic.models.optimiser import Muon
-from italic.schedule import Partition
+from italic.schedule import Partition, coarsest_strides
 
 ROUNDING_ERROR = 1 / 12  # mean squared error of rounding to a grey level
 MAX_SKIPPED = 20  # updates in a row without finite gradients, after which the training ends
@@ -323,14 +323,10 @@ class Estimator(pl.LightningModule):
 
     def _strides(self, coded: Tensor) -> Tensor:
         """Stride of the coarsest lattice that holds each sample's coded pixels, int64 (B,)."""
-        strides = torch.ones(len(coded), dtype=torch.int64, device=coded.device)
-        stride = 2
-        while stride <= self.network.largest_stride:
-            beyond = coded.clone()
-            beyond[:, ::stride, ::stride] = False
-            strides[~beyond.flatten(1).any(1)] = stride
-            stride *= 2
-        return strides
+        largest = self.network.largest_stride
+        height, width = coded.shape[1:]
+        strides = torch.from_numpy(coarsest_strides(height, width, largest)).to(coded.device)
+        return torch.where(coded, strides, largest).flatten(1).amin(1)
 
     def _log_parts(self, name: str, metric: BitsPerSubPixel) -> None:
         parts = metric.compute()

@@ -25,15 +25,21 @@ from italic.models.layers import (
 )
 from italic.models.likelihood import Mixture, MixtureHead
 from italic.models.network import Network
-from italic.models.windows import GREY, base_windows, nearness, neighbours, windows
+from italic.models.windows import (
+    BASE_WINDOW,
+    GREY,
+    base_windows,
+    nearness,
+    neighbours,
+    windows,
+)
 from italic.schedule import LARGEST_STRIDE, Partition
 
 LEVELS = LARGEST_STRIDE.bit_length()
 # Grey levels that correspond to an input of 1: powers of two, so that inputs are of order 1.
 DIFFERENCE = 16.0
 LEVEL = 64.0
-BASE_WINDOW = 5  # side of the windows of the base in pixels
-ROWS = 2**13  # pixels of all images in one pass; more exceed the processor's cache
+ROWS = 2**12  # pixels of all images in one pass; more exceed the processor's cache
 BASE = (1, 0)  # key in `Contexts` of the features of the base, which is known before step 0
 TILE = 256  # positions per side of the largest lattice that is computed in one piece
 # Features of lattices, by (half the lattice's stride, step before which they were computed).

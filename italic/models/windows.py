@@ -19,6 +19,7 @@ from italic.schedule import Partition
 
 GREY = 128  # the guess if no pixel is known and there is no base code
 LIMIT = 127  # largest magnitude of a difference
+BASE_WINDOW = 5  # side of the windows of the base in pixels
 NEAREST = 4096  # weight in the guess of a neighbour at distance 1; weights fall as distance^-4
 
 
@@ -38,11 +39,9 @@ class Windows(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def weights(side: int) -> np.ndarray:
+def guess_weights(side: int) -> np.ndarray:
     """Weights of the pixels of a window in the guess, int32 (P·P,)."""
-    offsets = np.arange(side) - side // 2
-    squared = np.maximum(offsets[:, None] ** 2 + offsets**2, 1)
-    return np.maximum(NEAREST // squared**2, 1).astype(np.int32).ravel()
+    return np.maximum(NEAREST // _squared_distances(side) ** 2, 1).astype(np.int32)
 
 
 def nearness(side: int) -> np.ndarray:
@@ -51,9 +50,13 @@ def nearness(side: int) -> np.ndarray:
     They are distance^-1.5, and 1 for the centre. A trained network needs far pixels little. With
     equal scales it takes thousands of updates to learn that.
     """
+    return (_squared_distances(side) ** -0.75).astype(np.float32)
+
+
+def _squared_distances(side: int) -> np.ndarray:
+    """Squared distances of a window's pixels from its centre, at least 1, int64 (P·P,)."""
     offsets = np.arange(side) - side // 2
-    squared = np.maximum(offsets[:, None] ** 2 + offsets**2, 1)
-    return (squared.ravel() ** -0.75).astype(np.float32)
+    return np.maximum(offsets[:, None] ** 2 + offsets**2, 1).ravel()
 
 
 def neighbours(partition: Partition, pixels: np.ndarray, side: int) -> np.ndarray:
@@ -102,7 +105,7 @@ def windows(image: Tensor, base: Tensor | None, pixels: np.ndarray, known: np.nd
         pixels: int64 (n,), flat indices.
         known: int32 (n, P·P), the result of `neighbours` for these pixels.
     """
-    weight = weights(round(known.shape[1] ** 0.5))
+    weight = guess_weights(round(known.shape[1] ** 0.5))
     if image.device.type != "cpu":
         return _on_device(image, base, pixels, known, weight)
     images = image.contiguous().flatten(1, 2).numpy()
@@ -193,12 +196,12 @@ def base_windows(base: Tensor, pixels: np.ndarray, guess: Tensor) -> Tensor:
         guess: int16 (B, n, 3), the guesses of the pixels.
 
     Returns:
-        int8 (B, n, 3·25): 5×5 pixels of base − guess, clamped to ±127; edge pixels are repeated
+        int8 (B, n, 3·`BASE_WINDOW`²): base − guess, clamped to ±127; edge pixels are repeated
         outside the image.
     """
     height, width = base.shape[1:3]
     y, x = np.divmod(pixels, width)
-    offsets = np.arange(-2, 3)
+    offsets = np.arange(BASE_WINDOW) - BASE_WINDOW // 2
     rows = np.clip(y[:, None] + offsets, 0, height - 1)[:, :, None]
     columns = np.clip(x[:, None] + offsets, 0, width - 1)[:, None, :]
     index = torch.from_numpy((rows * width + columns).ravel()).to(base.device)

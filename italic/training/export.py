@@ -161,11 +161,7 @@ def recipe(cfg: DictConfig) -> Recipe:
         network["kind"] = kinds[network.pop("_target_")]
     if base["_target_"] in map(_name, (BPG, Ladder, NoBase)):
         del base["_target_"]
-    if not base.get("chromas"):
-        base.pop("chromas", None)  # the default, which earlier readers don't know
     network |= experiment.rungs(cfg)
-    if network.get("likelihood") == "logistic":
-        del network["likelihood"]  # the default, which readers of the first model files don't know
     sizes = cfg.masks.sizes
     return Recipe(
         network=network,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from italic.models import windows as module
-from italic.models.windows import base_windows, nearness, neighbours, weights, windows
+from italic.models.windows import base_windows, guess_weights, nearness, neighbours, windows
 from italic.schedule import Schedule
 
 SIDE = 5
@@ -26,7 +26,9 @@ def test_windows_follow_their_definition(order: str, with_base: bool) -> None:
     pixels = partition.order[::5]
     known = neighbours(partition, pixels, SIDE)
     rows, guess = windows(image, base if with_base else None, pixels, known)
-    on_device = module._on_device(image, base if with_base else None, pixels, known, weights(SIDE))
+    on_device = module._on_device(
+        image, base if with_base else None, pixels, known, guess_weights(SIDE)
+    )
     assert torch.equal(rows, on_device.rows) and torch.equal(guess, on_device.guess)
     start = base.long() if with_base else torch.full_like(image, 128).long()
     for n, pixel in enumerate(pixels):

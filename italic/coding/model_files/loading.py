@@ -37,8 +37,6 @@ from italic.errors import reason
 from italic.extensions import ExtensionError
 from italic.models.network import Network
 
-SUPPORTED_FORMATS = (2, FORMAT)  # in format 2 all networks are of the kind rnan
-
 
 def load_model(
     name: str | Path | Model | None = None, device: str | torch.device | None = None
@@ -209,14 +207,12 @@ def _loaded(path: Path, sha256: str) -> Model:
         text = json.loads((file.metadata() or {})["italic"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     version = text.pop("format")
-    if type(version) is not int or version not in SUPPORTED_FORMATS:
+    if type(version) is not int or version != FORMAT:
         raise ModelError(
             f"the model file {path} has format {version}, expected {FORMAT}: "
             + ("update ITALIC" if version > FORMAT else "export its run again, or get a newer one")
         )
     recipe = recipe_of(text)
-    if version == 2 and recipe.network.get("kind", "rnan") != "rnan":
-        raise ModelError(f"the model file {path} has format 2, which supports only rnan networks")
     exact.forks_compute_with_one_thread()
     network = _network(recipe, state)
     exact.load_integer_state(network, state)

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer
+from italic.coding.streams.range_coder import (
+    COEFFICIENT_UNIT,
+    LOG_SCALE_UNIT,
+    LOGIT_UNIT,
+    MEAN_UNIT,
+)
 from italic.models.likelihood import Mixture, likelihood_of
+
+LEAST_LOGIT = -32.0
+LARGEST_MEAN = 4096.0  # grey levels
 
 # Gives the pixels of a part of a step, uint8 (B, n, 3). Arguments: step, flat indices of the pixels
 # (n,), their mixtures (B, n, 3, K).
@@ -55,19 +64,20 @@ def expectations(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
 def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
     """Quantise mixtures with fields (B, n, 3, K) to integer parameters of the entropy coder.
 
-    Logits are in units of 1/64, relative to the largest one and at least −32. Means are in units
-    of 1/16, logarithms of scales in units of 1/32, coefficients in units of 1/1024.
+    Logits are relative to the largest one and at least `LEAST_LOGIT`. The units are those of
+    `MixtureParameters`.
 
     Raises:
         StreamError: the output of the network is not finite.
         SettingError: the coder has no tables of this likelihood.
     """
     likelihood = likelihood_of(mixture)
+    logits = mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)
     scaled = (
-        (mixture.logits - mixture.logits.amax(dim=-1, keepdim=True)).clamp_(min=-32).mul_(64),
-        mixture.means.clamp(-4096, 4096).mul_(16),
-        mixture.log_scales * 32,
-        mixture.coefficients * 1024,
+        logits.clamp_(min=LEAST_LOGIT).mul_(LOGIT_UNIT),
+        mixture.means.clamp(-LARGEST_MEAN, LARGEST_MEAN).mul_(MEAN_UNIT),
+        mixture.log_scales * LOG_SCALE_UNIT,
+        mixture.coefficients * COEFFICIENT_UNIT,
     )
     # If a number is not finite, the sum is not finite either.
     if not all(math.isfinite(field.sum()) for field in scaled):

@@ -42,6 +42,7 @@ LOG_SCALE_MAX = 183  # exp(5.72) = 304 grey levels: nearly flat
 MEAN_UNIT = 16
 # c [1/1024] × (v - 128) [grey level] -> mean [1/16 grey level] is a shift by 10 - 4 bits.
 COEFFICIENT_SHIFT = 6
+COEFFICIENT_UNIT = MEAN_UNIT << COEFFICIENT_SHIFT
 INVERSE_SCALE_BITS = 16
 RECIPROCAL_BITS = 58
 

@@ -10,7 +10,6 @@ from italic.coding.files.container.fields import FileFormatError
 MAGIC = b"\x89ITL"
 VERSION = 3  # of files of one picture
 ARCHIVE_VERSION = 4
-_OLD_MAGIC = b"ITALIC"
 HEADER = struct.Struct("<4sBB8s")
 Kind = Literal["picture", "archive"]
 _KINDS: tuple[Kind, ...] = ("picture", "archive")
@@ -26,15 +25,6 @@ def kind_of(data: bytes) -> Kind:
     Raises:
         FileFormatError: it is not an ITALIC file, or has another version.
     """
-    old = 1 if data[:6] == _OLD_MAGIC else 2 if data[:5] == MAGIC + b"\2" else None
-    if data[:6] == MAGIC + b"\3\1":
-        old = 3
-    if old is not None:
-        expected = ARCHIVE_VERSION if old == 3 else VERSION
-        raise FileFormatError(
-            f"the file has format version {old} of an earlier ITALIC, but expected version "
-            f"{expected}: decode it with the program that wrote it and compress it again"
-        )
     if data[:4] != MAGIC:
         raise FileFormatError(
             f"not an ITALIC file: it begins with {bytes(data[:4])!r}, expected {MAGIC!r}"
