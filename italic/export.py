@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(
         "python -m italic.export",
-        description="Copy the model of a run and write a model card beside it.",
+        description="copy the model of a run and write a model card beside it",
     )
     parser.add_argument("run_dir", type=Path, help="run directory of train.py")
     parser.add_argument(

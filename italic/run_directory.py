@@ -19,7 +19,7 @@ BEST = "best.ckpt"  # the checkpoint of the least validation bpsp, the result of
 
 
 class RunError(RuntimeError):
-    """A run directory or a configuration cannot be used for the requested operation."""
+    """A run directory or a configuration can't be used for the requested operation."""
 
 
 def read_config(run_dir: Path) -> DictConfig:

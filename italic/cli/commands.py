@@ -291,8 +291,8 @@ def models(args: argparse.Namespace, errors: Errors) -> None:
         print(f"no models are installed; {SEARCH_PATH} can name further folders")
     elif not args.measure:
         print(
-            "More --steps take longer and give smaller files; --time-budget takes as many as fit. "
-            "--measure shows the speed of this machine."
+            "more --steps take longer and give smaller files; --time-budget takes as many as fit; "
+            "--measure shows the speed of this machine"
         )
 
 

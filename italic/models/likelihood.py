@@ -273,7 +273,7 @@ def _has_kernel(tensor: Tensor) -> bool:
 
 @cache
 def _head(components: int, likelihood: str, device: torch.device) -> MixtureHead:
-    with torch.inference_mode(False):  # tensors of inference mode cannot be used in training
+    with torch.inference_mode(False):  # tensors of inference mode can't be used in training
         return MixtureHead(components, likelihood).to(device)
 
 

@@ -102,7 +102,7 @@ def _export(run_dir: Path, path: Path) -> str:
         raise _diverged(run_dir, str(error)) from error
     if dead := silent_blocks(exact):
         log.warning(
-            "%d residual blocks are dead and cannot recover (%s, …): use model.leak above 0 or a "
+            "%d residual blocks are dead and can't recover (%s, …): use model.leak above 0 or a "
             "smaller learning rate",
             len(dead),
             dead[0],

@@ -39,7 +39,7 @@ def configure(words: Sequence[str]) -> str:
     applies the other overrides to it.
 
     Raises:
-        RunError: RUN_DIR is not a run directory, or an override cannot be applied to a resumed run.
+        RunError: RUN_DIR is not a run directory, or an override can't be applied to a resumed run.
     """
     overrides = _overrides(words)
     resume = next((item for item in overrides if item.get_key_element() == "resume"), None)
@@ -70,7 +70,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
         cfg: the run's configuration with overrides, as composed after `configure`.
 
     Raises:
-        RunError: an override cannot be applied to a resumed run.
+        RunError: an override can't be applied to a resumed run.
     """
     before = dict(leaves(OmegaConf.to_container(_typed(Path(cfg.resume)))))
     cfg.resume = before["resume"]

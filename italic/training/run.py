@@ -71,7 +71,7 @@ def train(cfg: DictConfig) -> float:
         The least validation bpsp of the run; NaN without a validation.
 
     Raises:
-        RunError: a key has no value, `resume` does not name a run directory, an override cannot be
+        RunError: a key has no value, `resume` does not name a run directory, an override can't be
             applied to a resumed run, a run of a sweep would start processes, trainer settings are
             not supported, or another training is running in the directory.
         SettingError: a setting is out of range.

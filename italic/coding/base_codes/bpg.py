@@ -295,9 +295,9 @@ def _decode_hevc(header: Header, tools: CodingTools, data: bytes) -> list[np.nda
     try:
         frames = [*context.decode(packet), *context.decode(None)]
     except av.FFmpegError as error:
-        raise BPGError(f"the image in the BPG file cannot be decoded: {error}") from error
+        raise BPGError(f"the image in the BPG file can't be decoded: {error}") from error
     if len(frames) != 1:
-        raise BPGError("the image in the BPG file cannot be decoded: the file is damaged")
+        raise BPGError("the image in the BPG file can't be decoded: the file is damaged")
     frame = frames[0]
     form = FFMPEG_FORMATS[header.chroma_format]
     if (frame.height, frame.width, frame.format.name) != (height, width, form):

@@ -26,7 +26,7 @@ class NalType(IntEnum):
 
 
 class BPGError(ValueError):
-    """A BPG file that cannot be decoded exactly, or invalid arguments of the encoder."""
+    """A BPG file that can't be decoded exactly, or invalid arguments of the encoder."""
 
 
 class BitReader:
@@ -181,7 +181,7 @@ class CodingTools:
 
     @classmethod
     def from_bpg(cls, header: bytes) -> CodingTools:
-        """Read a BPG `hevc_header` (without its length); BPGError if it cannot be decoded."""
+        """Read a BPG `hevc_header` (without its length); BPGError if it can't be decoded."""
         bits = BitReader(header)
         sizes = (bits.ue(), bits.ue(), bits.ue(), bits.ue(), bits.ue())
         if sizes[0] + sizes[1] > 3 or sizes[2] + sizes[3] > 3 or sizes[4] > 4:
@@ -221,7 +221,7 @@ class CodingTools:
         bits = BitReader(unescape(sps[2:]))
         bits.u(4)
         if bits.u(3):
-            raise BPGError("x265 wrote temporal sub-layers, which BPG cannot hold")
+            raise BPGError("x265 wrote temporal sub-layers, which BPG can't hold")
         bits.u(1 + 96)  # profile, tier, level
         bits.ue()
         if bits.ue() == 3:
@@ -236,7 +236,7 @@ class CodingTools:
         bits.ue()  # transform depth of inter blocks
         depth = bits.ue()
         if bits.u(1):
-            raise BPGError("x265 wrote scaling lists, which BPG cannot hold")
+            raise BPGError("x265 wrote scaling lists, which BPG can't hold")
         bits.u(1)  # AMP; it does not affect intra pictures, nor does temporal MVP below
         sao = bits.u(1)
         if bits.u(1) or bits.ue() or bits.u(1):

@@ -14,7 +14,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class DataError(RuntimeError):
-    """Images are missing or cannot be used."""
+    """Images are missing or can't be used."""
 
 
 def images_below(folder: Path) -> list[Path]:

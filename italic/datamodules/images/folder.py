@@ -81,7 +81,7 @@ class Folder:
 
         Raises:
             DataError: the directory does not exist, has no image or no image that is large enough,
-                an image cannot be converted to 8-bit RGB without loss, or the disk has no space for
+                an image can't be converted to 8-bit RGB without loss, or the disk has no space for
                 the cache.
         """
         size = self.crop or self.size

@@ -28,7 +28,7 @@ END_MAGIC = MAGIC[::-1]
 # The index is at most this many times as long as when compressed, plus the slack: a small file must
 # not list millions of pictures.
 MAX_RATIO = 4
-SLACK = 2**16  # bytes; zlib adds less than this to an index that it cannot make smaller
+SLACK = 2**16  # bytes; zlib adds less than this to an index that it can't make smaller
 _TRAILER = struct.Struct("<QI4s")
 _COPIED = 2**20  # bytes of records that are copied at a time
 
