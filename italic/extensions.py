@@ -57,9 +57,9 @@ def own(name: str, kind: type = object) -> Any:
     defined_in = str(getattr(plugin, "__module__", None))
     if defined_in != module and not defined_in.startswith(f"{module}."):
         raise ExtensionError(
-            f"{name!r} is not part of ITALIC: expected MODULE.NAME with a NAME that MODULE itself "
-            "defines, and for model files and earlier runs also MODULE in the environment variable "
-            f"{IMPORT} and the folder of its file in PYTHONPATH"
+            f"{name!r} is not part of ITALIC: expected the name of a class or function that "
+            f"{module or 'a module'} defines; for model files and earlier runs, allow it by "
+            f"{IMPORT}={module or 'MODULE'}, with the folder of its file in PYTHONPATH"
         )
     if not isinstance(plugin, kind):
         raise ExtensionError(f"{name!r} is not a class: expected the name of a class")

@@ -55,6 +55,7 @@ class Checkpoints(Callback):
     def __init__(self, resumes: bool = False) -> None:
         self.resumes = resumes
         self.bpsp, self.quantised = math.nan, False
+        self._saved = -1  # updates before the last checkpoint
 
     def on_fit_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Restore the least bpsp of a resumed run."""
@@ -93,10 +94,15 @@ class Checkpoints(Callback):
             self.bpsp, self.quantised = bpsp, quantised
             self._save(trainer, BEST)
         self._save(trainer, LAST)
+        self._saved = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Save the last checkpoint."""
-        self._save(trainer, LAST)
+        """Save the last checkpoint, unless the last validation has saved it.
+
+        Here Lightning counts an interrupted epoch as complete: a resumed run would omit its rest.
+        """
+        if trainer.global_step != self._saved:
+            self._save(trainer, LAST)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Load the best weights, so that the curve in the report belongs to the result."""

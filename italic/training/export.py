@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -37,7 +38,6 @@ MODEL = "model.safetensors"  # in a run directory
 VERSION = 2  # version of the export; models of another version are exported again
 CALIBRATION_IMAGES = 16  # training images for calibration
 CALIBRATION_STEPS = (1, 4, 16)  # numbers of steps in which each of them is coded
-CALIBRATION_PASSES = 2  # calls of the function `calibrate` in a calibration
 PLANNING_IMAGES = 64  # training images on which the costs of segments are measured
 
 
@@ -82,11 +82,10 @@ def _export(run_dir: Path, path: Path) -> str:
     if not all(weights.isfinite().all() for weights in network.parameters()):
         raise _diverged(run_dir, "its weights are not finite")
     bars = Progress(disable=not _shows_progress(cfg))
-    task = bars.add_task(
-        "calibration", total=CALIBRATION_PASSES * len(CALIBRATION_STEPS) * len(bases)
-    )
+    task = bars.add_task("calibration", total=len(CALIBRATION_STEPS) * len(bases))
 
     def calibrate(floating: Network) -> None:
+        bars.reset(task)  # a calibration may need several passes
         for rung, base in enumerate(bases):
             for steps in CALIBRATION_STEPS:
                 # Inputs of fewer steps than in training are not typical.
@@ -193,7 +192,7 @@ def publish(run_dir: Path, path: Path, steps: int | None = None) -> None:
     """Copy a run's model and write a model card beside it, which describes model and training.
 
     Values that the run has not measured or logged are null in the card. If there is a card already,
-    its declaration of what the model is for is kept, see `installed.declaration`.
+    its licence and its declaration of what the model is for are kept, see `installed.declaration`.
 
     Args:
         run_dir: run directory of train.py.
@@ -215,7 +214,6 @@ def publish(run_dir: Path, path: Path, steps: int | None = None) -> None:
     card = {
         "name": path.stem,
         "sha256": model.sha256,
-        "licence": "Apache-2.0",
         "validation_bpsp": bpsp[-1] if bpsp else None,
         "optimiser_steps": updates,
         "images_seen": counts.get("images"),
@@ -226,9 +224,7 @@ def publish(run_dir: Path, path: Path, steps: int | None = None) -> None:
         "validation_curve": curve,
         "configuration": OmegaConf.to_container(cfg, resolve=True),
     }
-    declared = declaration(path)
-    if declared is not None:
-        card["for"] = declared.to_json()
+    card |= _kept(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)  # a card must never describe another file
     if steps is None:
@@ -236,6 +232,15 @@ def publish(run_dir: Path, path: Path, steps: int | None = None) -> None:
     else:
         card["sha256"] = save_model(path, model.network, replace(model.recipe, steps=steps))
     write_whole(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
+    log.info("wrote %s and its card %s", path, path.with_suffix(".json"))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What the card beside a model file says that a run does not know: licence and declaration."""
+    declaration(path)  # refuses a damaged card
+    card = path.with_suffix(".json")
+    earlier = json.loads(card.read_text()) if card.is_file() else {}
+    return {key: earlier[key] for key in ("licence", "for") if key in earlier}
 
 
 def _validation_curve(run_dir: Path) -> list[dict[str, float | None]]:

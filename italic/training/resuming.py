@@ -86,8 +86,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
         is_path = is_path and not key.endswith("_target_")
         if not is_path and (not key.startswith(MAY_CHANGE) or key.startswith(FIXED)):
             raise RunError(
-                f"{key} can't be changed in a resumed run, whose weights and validation bpsp "
-                f"depend on {before.get(key)}: expected settings of trainer, logger or data loader"
+                f"{key} can't be changed in a resumed run, since its weights or its validation "
+                f"bpsp depend on the value {before.get(key)}: expected one of the keys that "
+                "docs/training.md lists"
             )
     return cfg
 

@@ -149,10 +149,15 @@ def _prepare_process(cfg: DictConfig, updates: int) -> None:
 
 
 def _silence_lightning() -> None:
-    """Hide Lightning's tips and notes, and a warning about its own use of PyTorch."""
+    """Hide Lightning's tips and notes, and two warnings.
+
+    One is about its own use of PyTorch, the other about data loaders that do not go on with the
+    order of an interrupted epoch: here each start draws a new order.
+    """
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
 
 
 def _estimator(start: Start) -> Estimator:

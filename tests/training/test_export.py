@@ -47,7 +47,6 @@ def test_the_card_says_what_a_model_is_and_how_it_was_trained(tmp_path: Path) ->
     assert card == {
         "name": "small",
         "sha256": "ab" * 32,
-        "licence": "Apache-2.0",
         "validation_bpsp": 5.25,
         "optimiser_steps": 6,
         "images_seen": 56,

@@ -230,3 +230,11 @@ def test_latest_is_the_run_with_a_checkpoint_that_began_last(
     assert with_latest(["resume=latest", "seed=1"]) == ["resume=runs/2026-01-01/a=b", "seed=1"]
     assert with_latest(["ckpt_path=latest"]) == ["ckpt_path=runs/2026-01-01/a=b"]
     assert with_latest(["resume=./latest", "x=latest"]) == ["resume=./latest", "x=latest"]
+
+
+def test_a_resumed_run_finishes_the_epoch_that_was_interrupted(tmp_path: Path) -> None:
+    places = [f"datamodule.cache_dir={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
+    sizes = ["datamodule.train_limit=12", "datamodule.batch_size=4", "trainer.max_epochs=2"]
+    trained(*TINY, *places, *sizes, "trainer.max_steps=2")
+    trained(f"resume={tmp_path}/run", "trainer.max_steps=-1")
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 6

@@ -191,7 +191,7 @@ def _write_differences(inputs: Inputs, measured: Mapping[str, list[Measurement]]
             values = {"bpsp": estimate, "bpsp_low": low, "bpsp_high": high}
             rows.append(row | {key: f"{value:.5f}" for key, value in values.items()})
             log.info(
-                "%s minus %s, %d steps: %+.4f bpsp (%+.4f to %+.4f)",
+                "%s minus %s, steps=%d: %+.4f bpsp (%+.4f to %+.4f)",
                 name,
                 first,
                 item.row.steps,
