@@ -156,6 +156,18 @@ def test_pictures_with_unused_levels_are_coded_in_ranks(
 
 
 @pytest.mark.usefixtures("no_classical_codecs")
+@pytest.mark.parametrize("size", [(64, 1), (64, 2), (96, 5), (1, 64), (5, 96)])
+@pytest.mark.parametrize("name", ["cifar10", "photo", "cifar10_ladder"])
+def test_narrow_pictures_come_back(name: str, size: tuple[int, int]) -> None:
+    model = load_model(name)
+    originals = smooth(1, *size)
+    coded = model.encode(originals, steps=8)
+    assert np.array_equal(model.decode(coded, *size, steps=8), originals)
+    (record,) = compress_pictures([from_array(originals[0])], model, steps=8)
+    assert np.array_equal(decompress_records([record], model)[0].samples, originals[0])
+
+
+@pytest.mark.usefixtures("no_classical_codecs")
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "P"])
 def test_toned_pictures_are_coded_as_grey(kind: str) -> None:
     trained = load_model("cifar10")

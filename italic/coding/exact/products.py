@@ -37,8 +37,12 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
-    """`product` by int8 instructions with int32 accumulators."""
-    return torch._int_mm(rows, weight.t())
+    """`product` by int8 instructions with int32 accumulators.
+
+    Rows may overlap in memory, as the patches of an image of one column do. `_int_mm` gives wrong
+    sums for such rows, so they are copied.
+    """
+    return torch._int_mm(rows.contiguous(), weight.t())
 
 
 def float32_product(rows: Tensor, weight: Tensor) -> Tensor:

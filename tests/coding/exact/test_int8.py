@@ -210,7 +210,9 @@ def test_layers_of_integers_have_weights_of_16_bits(
 @pytest.mark.parametrize("zero", [0, 100, 255])
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])
 @pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1), ((3, 2), (0, 1)), (3, 2)])
-@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (3, 8, 17, 40), (1, 4, 9, 700)])
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 4, 3), (3, 8, 17, 40), (1, 4, 9, 700), (1, 12, 33, 1), (1, 12, 40, 2)]
+)
 def test_convolutions(
     ways: list[Callable[[], None]],
     shape: tuple[int, ...],
@@ -227,6 +229,16 @@ def test_convolutions(
         choose()
         assert torch.equal(layer(x), expected)
         assert torch.equal(layer(x.to(memory_format=torch.channels_last)), expected)
+
+
+def test_products_of_rows_that_overlap_in_memory(ways: list[Callable[[], None]]) -> None:
+    random = torch.Generator().manual_seed(0)
+    memory = torch.randint(-128, 128, (27 * 12,), generator=random).to(torch.int8)
+    rows = memory.as_strided((25, 36), (12, 1))  # the patches of 3×3 pixels of one column
+    weight = torch.randint(-127, 128, (64, 36), generator=random).to(torch.int8)
+    for choose in ways:
+        choose()
+        assert (products.product(rows, weight) == rows.long() @ weight.long().t()).all()
 
 
 def test_transposed_convolutions(ways: list[Callable[[], None]]) -> None:
