@@ -78,7 +78,7 @@ def _existing(out: Path, errors: Errors) -> Iterator[ArchiveReader]:
 
 def _model_of(old: ArchiveReader, model: str | None, out: Path, errors: Errors) -> str | None:
     """The name or path of the model that made an archive; all its pictures have the same one."""
-    if old.model_hash == bytes(8):
+    if not old.needs_model:
         return model
     if model is None:
         path = file_of_hash(old.model_hash)

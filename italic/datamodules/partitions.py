@@ -169,7 +169,8 @@ def random_windows(rank: Tensor, steps: int, min_steps: Tensor, max_steps: Tenso
     Each image draws a number of steps K, log-uniform from `min_steps` to `max_steps`; a growth
     exponent of the step sizes, uniform from 0 to `MOST_GROWTH`; and a step, with probability
     proportional to its number of pixels. The window consists of this step and the `steps − 1` steps
-    before it. So the expected bits per sub-pixel of a window equal the bpsp of coding.
+    before it. So the expected bits per sub-pixel of a window of one step equal the bpsp of coding;
+    in longer windows, early steps weigh more.
 
     Args:
         rank: int64 (H, W), the position of each pixel in the order.

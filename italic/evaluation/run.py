@@ -46,7 +46,6 @@ def evaluate(cfg: DictConfig) -> None:
         ModelError: there is no such device, or a model file does not exist or is damaged.
     """
     experiment.check_complete(cfg)
-    _refuse_unused(HydraConfig.get().overrides.task)
     with on_device(cfg.device):
         _evaluate(cfg)
 
@@ -77,6 +76,7 @@ def _evaluate(cfg: DictConfig) -> None:
         raise RunError(f"the tables have a column {min(taken)} already: rename the metric")
     if metrics and "metrics" not in uses:
         raise RunError("this mode has no table for metrics: expected metrics=[], or mode=curve")
+    _refuse_unused(HydraConfig.get().overrides.task)
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
     check_settings(cfg.logger)

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
 
+EXACT_PSNR = 100.0  # dB of an image without errors in a mean, as usual in codec comparisons
+
 
 def squared_errors(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
     """Mean squared error of each image, float64 (N,), from uint8 (N, H, W, 3)."""
@@ -19,6 +21,14 @@ def psnr(squared_error: np.ndarray | float) -> np.ndarray:
     """PSNR in dB from mean squared errors, 10 · log10(255² / error); infinite for 0."""
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255**2 / np.asarray(squared_error))
+
+
+def mean_psnr(squared_errors: np.ndarray) -> float:
+    """Mean PSNR of images in dB; an exact one counts as `EXACT_PSNR`; infinite if all are exact."""
+    of_each = psnr(squared_errors)
+    if squared_errors.any():
+        of_each = np.where(squared_errors == 0, EXACT_PSNR, of_each)
+    return float(of_each.mean())
 
 
 def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:

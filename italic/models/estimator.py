@@ -240,6 +240,14 @@ class Estimator(pl.LightningModule):
         if self.exact:
             likelihood_of(mixture)
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Validate at the end of the training, whatever ends it, also a time limit.
+
+        This hook comes after those of all callbacks, which may end the training.
+        """
+        if self.trainer.should_stop and self.trainer.check_val_every_n_epoch is not None:
+            self.trainer.check_val_every_n_epoch = 1
+
     def validation_step(self, batch: MaskedBatch, _: int) -> None:
         """Count the bits of every step."""
         self.validation_bits.update(self._bits_by_part(batch), batch.image.numel())

@@ -117,8 +117,8 @@ class CostNotice(Callback):
         hours = seconds * float(trainer.estimated_stepping_batches) / 3600
         if hours > self.HOURS:
             log.warning(
-                "a training step takes %.1f s on this CPU, so training takes about %.0f hours: use "
-                "model=lattice, which is faster on CPUs, or set trainer.max_time=00:01:00:00",
+                "a training step takes %.2g s on this CPU, so training takes about %.0f hours: set "
+                "trainer.max_time=00:01:00:00, or choose a faster model (on CPUs model=lattice)",
                 seconds,
                 hours,
             )
@@ -133,11 +133,12 @@ class EarlyStopping(of_lightning.EarlyStopping):
         settings: further arguments of Lightning's callback.
 
     Raises:
-        SettingError: there is no such value, or the patience is no whole number of 0 or more.
+        SettingError: there is no such value, or the patience is no whole number of 0 or more. That
+            a step does not exist is noticed when the training begins.
     """
 
     def __init__(self, monitor: str = "val/bpsp", patience: int = 10, **settings: Any) -> None:
-        if not re.fullmatch(r"val/bpsp(_base|_step_\d\d)?", str(monitor)):
+        if not re.fullmatch(r"val/bpsp(_base|_step_\d{2,})?", str(monitor)):
             raise SettingError(
                 "callbacks.early_stopping.monitor must be val/bpsp, val/bpsp_base or "
                 f"val/bpsp_step_NN; got {monitor}"
@@ -145,8 +146,15 @@ class EarlyStopping(of_lightning.EarlyStopping):
         check_whole("callbacks.early_stopping.patience", patience, 0)
         super().__init__(monitor, patience=patience, **settings)
 
-    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Refuse a training without validation."""
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a step that does not exist, and a training without validation."""
+        assert isinstance(pl_module, Estimator)
+        *_, step = self.monitor.rpartition("_step_")
+        if "_step_" in self.monitor and not 1 <= int(step) <= pl_module.steps:
+            raise SettingError(
+                f"callbacks.early_stopping.monitor is {self.monitor}, but there are only "
+                f"{pl_module.steps} steps"
+            )
         if trainer.limit_val_batches == 0:
             raise SettingError(
                 "callbacks=early_stopping needs a validation: expected trainer.limit_val_batches "

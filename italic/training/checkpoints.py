@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -16,6 +17,8 @@ from italic import run_directory
 from italic.atomic import whole_file
 from italic.run_directory import BEST, CHECKPOINTS, LAST
 from italic.training.callbacks import QuantisedInputs
+
+log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -76,8 +79,6 @@ class Checkpoints(Callback):
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or (last_epoch and trainer.is_last_batch):
             trainer.should_stop = True
-            if trainer.check_val_every_n_epoch is not None:
-                trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Save checkpoints, except in the sanity check before training."""
@@ -103,6 +104,18 @@ class Checkpoints(Callback):
         """
         if trainer.global_step != self._saved:
             self._save(trainer, LAST)
+
+    def on_exception(
+        self, trainer: pl.Trainer, _: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Say how an interrupted run can go on."""
+        if isinstance(exception, KeyboardInterrupt) and self._path(trainer, LAST).is_file():
+            log.warning(
+                "interrupted after %d updates; it goes on from its last validation with: "
+                "python train.py resume=%s",
+                trainer.global_step,
+                trainer.default_root_dir,
+            )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Load the best weights, so that the curve in the report belongs to the result."""

@@ -261,3 +261,14 @@ def test_two_processes_add_to_an_archive(model: str, here: Path) -> None:
             "e.png",
             "sub/c.webp",
         ]
+
+
+def test_any_model_may_add_to_an_archive_that_needs_none(model: str, here: Path) -> None:
+    other = str(Path(model).with_stem("other"))
+    Path("graphics").mkdir()
+    Image.new("RGB", (64, 64), "red").save("graphics/flat.png")
+    assert run("archive", "graphics", "-o", "all.italic", "--model", other) == 0
+    assert run("archive", "photos", "-o", "all.italic", "--add", "--model", model) == 0
+    assert run("decompress", "all.italic", "-o", "back", "--model", model) == 0
+    assert_equal("photos/b.bmp", "back/b.png")
+    assert_equal("graphics/flat.png", "back/flat.png")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from italic.measuring.quality import draw_grid, psnr, squared_errors, ssim
+from italic.measuring.quality import draw_grid, mean_psnr, psnr, squared_errors, ssim
 
 
 def noise(count: int) -> np.ndarray:
@@ -14,6 +14,12 @@ def test_psnr_in_closed_form() -> None:
     assert squared_errors(off, originals).tolist() == [0, 1, 25]
     assert squared_errors(originals, off).tolist() == [0, 1, 25]
     assert psnr(np.array([0, 1, 255**2])) == pytest.approx([np.inf, 48.1308, 0], abs=1e-4)
+
+
+def test_one_exact_image_leaves_the_mean_psnr_finite() -> None:
+    assert mean_psnr(np.array([0, 255**2])) == 50
+    assert mean_psnr(np.array([1, 255**2])) == pytest.approx(24.0654, abs=1e-4)
+    assert mean_psnr(np.zeros(2)) == np.inf
 
 
 def test_ssim_is_1_for_the_same_and_falls_with_noise() -> None:

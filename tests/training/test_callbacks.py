@@ -84,9 +84,18 @@ def test_settings_of_early_stopping_are_checked(settings: dict[str, Any]) -> Non
 
 
 def test_early_stopping_needs_a_validation() -> None:
-    callback, trainer = EarlyStopping("val/bpsp_step_01", patience=0), create_autospec(pl.Trainer)
-    for trainer.limit_val_batches in (1, 0.5):
-        callback.on_fit_start(trainer, create_autospec(Estimator))
-    trainer.limit_val_batches = 0
-    with pytest.raises(SettingError, match="needs a validation"):
-        callback.on_fit_start(trainer, create_autospec(Estimator))
+    trainer, estimator = create_autospec(pl.Trainer), create_autospec(Estimator, steps=120)
+    for name in ("val/bpsp", "val/bpsp_base", "val/bpsp_step_01", "val/bpsp_step_120"):
+        callback = EarlyStopping(name, patience=0)
+        for trainer.limit_val_batches in (1, 0.5):
+            callback.on_fit_start(trainer, estimator)
+        trainer.limit_val_batches = 0
+        with pytest.raises(SettingError, match="needs a validation"):
+            callback.on_fit_start(trainer, estimator)
+
+
+@pytest.mark.parametrize("step", ["00", "05", "100"])
+def test_early_stopping_needs_a_step_that_exists(step: str) -> None:
+    callback, trainer = EarlyStopping(f"val/bpsp_step_{step}"), create_autospec(pl.Trainer)
+    with pytest.raises(SettingError, match="there are only 4 steps"):
+        callback.on_fit_start(trainer, create_autospec(Estimator, steps=4))

@@ -479,3 +479,10 @@ def test_bad_images_are_refused_before_there_is_a_run(crop: str, tmp_path: Path)
         with pytest.raises(DataError, match=message):
             trained(*words, f"datamodule.images.path={tmp_path}/{folder}")
         assert not (tmp_path / "run" / CONFIG).exists()
+
+
+@pytest.mark.slow
+def test_the_last_weights_are_validated_whatever_ends_the_training(tmp_path: Path) -> None:
+    places = [f"hydra.run.dir={tmp_path}/run", f"datamodule.cache_dir={tmp_path}/cache"]
+    limits = ["trainer.max_steps=-1", "trainer.max_epochs=-1", "trainer.max_time=00:00:00:02"]
+    assert trained(*TINY, *places, *limits, "trainer.check_val_every_n_epoch=1000000") > 0

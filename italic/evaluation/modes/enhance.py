@@ -16,7 +16,7 @@ from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
 from italic.measuring.figures import save_figure
 from italic.measuring.metrics import means, measured
-from italic.measuring.quality import draw_grid, psnr, squared_errors, ssim
+from italic.measuring.quality import draw_grid, mean_psnr, psnr, squared_errors, ssim
 from italic.measuring.results import write_table
 from italic.run_directory import RunError
 
@@ -112,7 +112,7 @@ def _title(kind: str, steps: int) -> str:
 def _score(version: np.ndarray, images: np.ndarray) -> dict[str, float]:
     errors = squared_errors(version, images)
     return {
-        "psnr": round(float(psnr(errors).mean()), 4),
+        "psnr": round(mean_psnr(errors), 4),
         "psnr_of_mse": round(float(psnr(errors.mean())), 4),
         "ssim": round(float(ssim(version, images).mean()), 5),
     }

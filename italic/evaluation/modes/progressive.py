@@ -15,7 +15,7 @@ from italic.evaluation.sources import Inputs
 from italic.measuring.curve import Estimate
 from italic.measuring.figures import COLOURS, line_style, save_figure, shown
 from italic.measuring.metrics import means, measured
-from italic.measuring.quality import draw_grid, psnr, squared_errors
+from italic.measuring.quality import draw_grid, mean_psnr, psnr, squared_errors
 from italic.measuring.results import write_table
 from italic.run_directory import RunError
 
@@ -130,7 +130,7 @@ def _row(done: int, spent: np.ndarray, errors: np.ndarray) -> Row:
     return {
         "steps_done": done,
         "bpsp": round(float(spent.mean()), 5),
-        "psnr": round(float(psnr(errors).mean()), 4),
+        "psnr": round(mean_psnr(errors), 4),
         "psnr_of_mse": round(float(psnr(errors.mean())), 4),
     }
 

@@ -20,6 +20,7 @@ from italic.coding.files.container.fields import (
 from italic.coding.files.container.header import HEADER, MAGIC, file_header, read_header
 from italic.coding.files.container.record import (
     DEFAULT_MAX_PIXELS,
+    ESTIMATOR_METHODS,
     JPEG_METHODS,
     Record,
 )
@@ -199,6 +200,11 @@ class ArchiveReader:
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.names)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a picture is coded by the estimator."""
+        return any(head[:1] in map(_byte, ESTIMATOR_METHODS) for head in self.index.heads)
 
     def holds_jpeg(self, place: int) -> bool:
         """Whether the picture at an index in `names` is a JPEG file."""
