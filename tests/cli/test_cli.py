@@ -616,7 +616,7 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
     capsys.readouterr()
     Path("lossless.bpg").write_bytes(bpg.encode_lossless(image))
     for name, other, reason in (
-        ("photos/a.png", chosen[1], "Not a BPG file"),
+        ("photos/a.png", chosen[1], "not a BPG file"),
         ("lossless.bpg", chosen[1], "lossless"),
         ("gone.bpg", chosen[1], "No such file"),
         ("coded/a.bpg", model, "'tiny' has no BPG base code"),

@@ -85,6 +85,7 @@ def test_the_checkpoint_of_least_bpsp_is_the_best(tmp_path: Path) -> None:
     quantised.quantisation = cast(Any, SimpleNamespace(grids={}))
     trainer: Any = SimpleNamespace(
         sanity_checking=True,
+        global_step=0,
         is_global_zero=True,
         default_root_dir=tmp_path,
         callback_metrics={"val/bpsp": torch.tensor(1.0)},
