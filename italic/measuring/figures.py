@@ -120,7 +120,7 @@ def curve_figure(
             linewidth=9,
             solid_capstyle="round",
             solid_joinstyle="round",
-            label="Pareto front",
+            label="Pareto front of the models",
             zorder=2,
         )
     codecs = [codec for codec in codecs if math.isfinite(codec.decode_ms)]

@@ -38,4 +38,6 @@ def make_panel(codec: Codec, images: np.ndarray, coded: bool = True) -> Figure:
     stack = np.stack(known, axis=1) if known else np.empty((count, 0, *images.shape[1:]), np.uint8)
     bits = estimate.maps.reshape(count, height, width)
     samples = codec.sample(codes, height, width, np.random.default_rng(0)) if coded else None
-    return draw_panel(images, bases, stack, [step + 1 for step in shown], bits, samples)
+    figure = draw_panel(images, bases, stack, [step + 1 for step in shown], bits, samples)
+    figure.suptitle(f"number of steps: {codec.steps}", fontsize=9)
+    return figure

@@ -123,7 +123,7 @@ def test_more_curves_than_colours_differ_in_line(monkeypatch: pytest.MonkeyPatch
 def test_several_curves_have_a_pareto_front(monkeypatch: pytest.MonkeyPatch) -> None:
     curves = {"low": curve(20, 3.6, 6.9), "high": curve(21, 3.9, 5.9)}
     lines = drawn(monkeypatch, curves, [], {}, Path("curve")).axes[0].get_lines()
-    (line,) = (line for line in lines if line.get_label() == "Pareto front")
+    (line,) = (line for line in lines if line.get_label() == "Pareto front of the models")
     assert all(line.get_zorder() < other.get_zorder() for other in lines if other is not line)
     front = [(row.decode_ms, row.bpsp_coded) for row in envelope(curves)]
     assert line.get_xydata().tolist() == [list(point) for point in front] and len(front) > 1
