@@ -13,9 +13,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from italic.datamodules.cached import key_of_files, made_once
+from italic.datamodules.cached import key_of_files
 from italic.datamodules.images import alterations
-from italic.datamodules.images.files import DataError
+from italic.datamodules.images.files import image_cache
 
 FORMAT = "whole images 1"  # part of the cache key, so that a new layout ignores old caches
 
@@ -43,13 +43,7 @@ def whole_images(
                 sizes.append(image.shape[:2])
         np.save(folder / "sizes.npy", np.array(sizes))
 
-    try:
-        folder = made_once(cache_dir / key_of_files(FORMAT, files), make)
-    except OSError as error:
-        raise DataError(
-            f"the image cache can't be written to '{cache_dir}' ({error}): expected a writable "
-            "folder with enough space, datamodule.images.cache_dir=…"
-        ) from error
+    folder = image_cache(cache_dir / key_of_files(FORMAT, files), make)
     sizes = np.load(folder / "sizes.npy")
     # A plain array, because views of np.memmap are slow to create.
     pixels = np.asarray(np.memmap(folder / "pixels", np.uint8, "r"))

@@ -1,20 +1,36 @@
-"""Image files below a folder, and their pixels as RGB."""
+"""Image files below a folder, their pixels as RGB, and caches of these."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from italic.coding.files.pictures import PictureError, read
+from italic.datamodules.cached import made_once
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class DataError(RuntimeError):
     """Images are missing or can't be used."""
+
+
+def image_cache(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of decoded images, see `made_once`.
+
+    Raises:
+        DataError: the folder can't be written.
+    """
+    try:
+        return made_once(folder, make)
+    except OSError as error:
+        raise DataError(
+            f"the image cache can't be written to '{folder.parent}' ({error}): expected a writable "
+            "folder with enough space, datamodule.images.cache_dir=…"
+        ) from error
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from rich.progress import track
 
-from italic.datamodules.cached import key_of_files, made_once
+from italic.datamodules.cached import key_of_files
 from italic.datamodules.images.batch_files import read_batch
-from italic.datamodules.images.files import DataError, images_below, read_rgb
+from italic.datamodules.images.files import DataError, image_cache, images_below, read_rgb
 from italic.datamodules.images.sources import Split
 from italic.errors import check_range
 
@@ -207,11 +207,5 @@ def _cached(
     size: int,
 ) -> np.ndarray:
     """The images of a split, memory-mapped from the cache of these files and settings."""
-    try:
-        folder = made_once(cache_dir / key_of_files(f"{FORMAT}\n{settings}", files), make)
-    except OSError as error:
-        raise DataError(
-            f"the image cache can't be written to '{cache_dir}' ({error}): expected a writable "
-            "folder with enough space, datamodule.images.cache_dir=…"
-        ) from error
+    folder = image_cache(cache_dir / key_of_files(f"{FORMAT}\n{settings}", files), make)
     return np.memmap(folder / split, np.uint8, "r").reshape(-1, size, size, 3)
