@@ -7,11 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
+from italic.entry import refusals
 from italic.errors import missing_extra
 
 try:
     from italic.coding.files.container import MAX_STEPS
-    from italic.training.experiment import is_refusal
     from italic.training.export import publish
 except ModuleNotFoundError as error:
     sys.exit(missing_extra("train", error))
@@ -41,12 +41,8 @@ def main() -> None:
         parser().error(f"the name of a model file ends in .safetensors; got {arguments.file}")
     if arguments.steps is not None and not 1 <= arguments.steps <= MAX_STEPS:
         parser().error(f"--steps must be from 1 to {MAX_STEPS}; got {arguments.steps}")
-    try:
+    with refusals("italic.export"):
         publish(arguments.run_dir, arguments.file, arguments.steps)
-    except Exception as error:
-        if not is_refusal(error):
-            raise
-        sys.exit(f"italic.export: {error}")
 
 
 if __name__ == "__main__":

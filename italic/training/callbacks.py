@@ -45,8 +45,15 @@ def callbacks_of(cfg: DictConfig) -> list[Callback]:
         Meter(),
     ]
     if cfg.trainer.enable_progress_bar is not False:
-        callbacks.append(RichProgressBar())
+        callbacks.append(ProgressBar())
     return callbacks
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar, without a last epoch "-2" if epochs are not limited."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return super()._get_train_description(current_epoch).replace("/-2", "   ")
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:

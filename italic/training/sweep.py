@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from italic.atomic import write_whole
 from italic.measuring.results import write_table
-from italic.run_directory import RunError
+from italic.training.experiment import is_refusal
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ class Sweep(Callback):
             bpsp = job_return.return_value
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            expected = isinstance(error, RunError)
-            log.error("this run failed: %s", reason, exc_info=None if expected else error)
+            log.error("this run failed: %s", reason, exc_info=None if is_refusal(error) else error)
         # Hydra would end the sweep after a failed run, and Optuna after a run without a bpsp.
         job_return.status = JobStatus.COMPLETED
         job_return.return_value = bpsp if bpsp is not None and math.isfinite(bpsp) else None

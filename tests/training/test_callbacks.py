@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 from italic.errors import SettingError
 from italic.models.estimator import Estimator
-from italic.training.callbacks import EarlyStopping, QuantisedInputs
+from italic.training.callbacks import EarlyStopping, ProgressBar, QuantisedInputs
 
 
 class Recorder:
@@ -99,3 +99,10 @@ def test_early_stopping_needs_a_step_that_exists(step: str) -> None:
     callback, trainer = EarlyStopping(f"val/bpsp_step_{step}"), create_autospec(pl.Trainer)
     with pytest.raises(SettingError, match="there are only 4 steps"):
         callback.on_fit_start(trainer, create_autospec(Estimator, steps=4))
+
+
+@pytest.mark.parametrize("max_epochs, text", [(-1, "Epoch 3"), (10, "Epoch 3/9")])
+def test_the_progress_bar_names_the_last_epoch_if_there_is_one(max_epochs: int, text: str) -> None:
+    bar = ProgressBar()
+    bar._trainer = create_autospec(pl.Trainer, max_epochs=max_epochs)
+    assert bar._get_train_description(3).rstrip() == text
