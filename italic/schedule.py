@@ -213,6 +213,11 @@ class Schedule:
         return {}
 
 
+def steps_text(number: int | str) -> str:
+    """A number of steps with its unit: "1 step" or "16 steps"."""
+    return f"{number} {'step' if str(number) == '1' else 'steps'}"
+
+
 def check_sizes(sizes: object, names: Sequence[str]) -> None:
     """Check that step sizes are one of the names, or a sequence of numbers above 0.
 

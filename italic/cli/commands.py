@@ -39,6 +39,7 @@ from italic.coding.model_files.installed import (
     installed_models,
 )
 from italic.compressor.argument_checks import on_device
+from italic.schedule import steps_text
 
 if TYPE_CHECKING:
     from italic.coding.model_files.model import Model
@@ -279,7 +280,7 @@ def models(args: argparse.Namespace, errors: Errors) -> None:
         try:
             with on_device(args.device):
                 declared, model, size = declaration(path), load(str(path)), path.stat().st_size
-            steps = f"{model.steps} step{'s'[: model.steps > 1]}"
+            steps = steps_text(model.steps)
             about = f"{size:,} bytes  {steps}  {model.hash.hex()}  {shown(path)}"
             lines = [f"{shown(model.name)}  {about}", f"  {_purpose(model, declared)}"]
             lines += _speeds(model) if args.measure else []

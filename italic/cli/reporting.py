@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from italic.cli.jobs import Job
 from italic.cli.messages import shown
 from italic.coding.files.container import Colour, Method
+from italic.schedule import steps_text
 
 if TYPE_CHECKING:
     from italic.cli.work import Decoded, Encoded
@@ -119,7 +120,7 @@ def _details(job: Job, coded: Encoded, size: int) -> str:
     record = coded.record
     method = METHODS[record.method]
     if record.steps:
-        method = f"{shown(coded.model)} in {record.steps} step{'s'[: record.steps > 1]}"
+        method = f"{shown(coded.model)} in {steps_text(record.steps)}"
     changes = _change(size, job.size)
     if coded.png is not None and job.path.suffix.lower() != ".png":
         changes += f", {_change(size, coded.png)} of PNG"

@@ -16,6 +16,7 @@ from italic.measuring.metrics import Metric, measured
 from italic.measuring.results import CurveRow
 from italic.measuring.statistics import bootstrapped_bpsp, milliseconds, one_thread, timed
 from italic.models.likelihood import Mixture
+from italic.schedule import steps_text
 
 CURVE_STEPS = (1, 2, 4, 8, 16, 32)  # numbers of steps of a curve, unless others are given
 BATCH_PIXELS = 2**20  # most pixels of a batch, if images have different sizes
@@ -82,7 +83,7 @@ def measure_curve(
             codec = codec_for(number)
             # Warm-up: compiles the coder.
             _is_restored(codec, codec.encode(images[0][None]), images[0][None])
-            task = bars.add_task(f"{number} step{'s'[: number > 1]}", total=count)
+            task = bars.add_task(steps_text(number), total=count)
             base_bits = estimated_bits = encode_seconds = decode_seconds = 0.0
             bits = np.zeros(count, np.int64)
             lossless = True

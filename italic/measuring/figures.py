@@ -19,6 +19,7 @@ from matplotlib.transforms import Bbox
 
 from italic.atomic import write_whole
 from italic.measuring.results import CodecRow, CurveRow, envelope
+from italic.schedule import steps_text
 
 # bpsp of all test images of CIFAR-10, as reported by the original ITALIC. ITALIC's value is for 16
 # steps (negative log-likelihood plus BPG files). Bit-Swap's holds for the whole set in one stream.
@@ -110,7 +111,7 @@ def curve_figure(
             _draw_bars(axes, (row.decode_ms, row.bpsp_coded), row, colour)
         for row, point in zip(rows, points, strict=True):
             number = row.steps
-            text = f"{number} step{'s'[: number > 1]}" if len(curves) == 1 else f"{number}"
+            text = steps_text(number) if len(curves) == 1 else f"{number}"
             labels.append((text, point, colour))
     front = [(row.decode_ms, row.bpsp_coded) for row in envelope(curves)]
     if len(curves) > 1 and len(front) > 1:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from italic.atomic import write_whole
 from italic.measuring.results import write_table
+from italic.schedule import steps_text
 from italic.training.experiment import is_refusal
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Sweep(Callback):
         print(f"\n{printed(rows)}\n")
         for steps, best in best_runs(rows).items():
             path = shlex.quote(str(sweep_dir / best["directory"]))
-            number = "" if steps is None else f" in {steps} step{'s'[: steps != '1']}"
+            number = "" if steps is None else f" in {steps_text(steps)}"
             print(f"best{number}: {path}, {best['bpsp']:.4f} bpsp")
         print(f"the table is in {shlex.quote(str(sweep_dir / TABLE))}")
         if failed := [row for row in rows if row["error"]]:

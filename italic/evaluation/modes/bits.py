@@ -21,6 +21,7 @@ from italic.measuring.curve import Estimate
 from italic.measuring.figures import save_figure
 from italic.measuring.panel import UNKNOWN
 from italic.models.base_image import fill
+from italic.schedule import steps_text
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def bits_figure(images: np.ndarray, spent: Spent, name: str) -> Figure:
     columns = 2 + with_base + len(groups)
     figure = Figure(figsize=(1.2 * columns + 1, 1.5 * count + 0.7), dpi=110, layout="constrained")
     figure.suptitle(
-        f"{name}: bits of each pixel in {steps} step{'s'[: steps > 1]} "
+        f"{name}: bits of each pixel in {steps_text(steps)} "
         "(from the likelihood; grey: not coded in this step)",
         fontsize=11,
     )

@@ -25,6 +25,7 @@ from italic.measuring.report import REPORT, write_evaluation_report
 from italic.measuring.results import envelope, write_rows, write_table
 from italic.measuring.statistics import bootstrapped_bpsp
 from italic.run_directory import RunError
+from italic.schedule import steps_text
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +93,9 @@ def _evaluate_model(
         measured.append(measurement)
         row = measurement.row
         log.info(
-            "%s: %d step%s: %.4f bpsp coded (%.4f estimated, base code %.4f), decode %.1f ms, %s",
+            "%s: %s: %.4f bpsp coded (%.4f estimated, base code %.4f), decode %.1f ms, %s",
             name,
-            row.steps,
-            "s"[: row.steps > 1],
+            steps_text(row.steps),
             row.bpsp_coded,
             row.bpsp_estimated,
             row.bpsp_base,

@@ -19,6 +19,7 @@ from italic.measuring.metrics import means, measured
 from italic.measuring.quality import draw_grid, mean_psnr, psnr, squared_errors, ssim
 from italic.measuring.results import write_table
 from italic.run_directory import RunError
+from italic.schedule import steps_text
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def _versions_of_batch(
 
 
 def _title(kind: str, steps: int) -> str:
-    return f"{kind}, {steps} step{'s'[: steps > 1]}"
+    return f"{kind}, {steps_text(steps)}"
 
 
 def _score(version: np.ndarray, images: np.ndarray) -> dict[str, float]:

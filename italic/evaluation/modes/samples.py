@@ -12,6 +12,7 @@ from italic.coding.streams.codec import Codec
 from italic.evaluation.sources import Inputs
 from italic.measuring.figures import save_figure
 from italic.measuring.quality import draw_grid
+from italic.schedule import steps_text
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def sample_columns(codecs: list[Codec], images: np.ndarray) -> list[Column]:
             columns.append(Column(f"its base code\n{bpsp:.2f} bpsp", bases))
         # The same seed for each number of steps.
         samples = codec.sample(codes, height, width, np.random.default_rng(0))
-        columns.append(Column(f"sample in\n{codec.steps} step{'s'[: codec.steps > 1]}", samples))
+        columns.append(Column(f"sample in\n{steps_text(codec.steps)}", samples))
     return columns
 
 
