@@ -81,11 +81,12 @@ def decompress(
         device: device of the estimator, as for `compress`.
 
     Returns:
-        The array; samples of shape (H, W, 1) come back as (H, W).
+        uint8 or uint16, the array; samples of shape (H, W, 1) come back as (H, W).
 
     Raises:
         ValueError: the file is damaged, the picture exceeds a limit or does not contain the region,
             or the file was made with another model or one that is not installed.
+        OSError: the process that decodes JPEG XL and JPEG can't be started.
     """
     with on_device(device):
         return from_file(data, model, max_pixels, max_work, region, partial).samples
@@ -102,6 +103,7 @@ def compress_jpeg(data: bytes) -> bytes:
 
     Raises:
         ValueError: it is not such a file, or it is damaged.
+        OSError: the process that decodes JPEG XL can't be started.
     """
     return pack(bytes(8), jpeg.encode(read(file_bytes(data), whole_jpeg=True)))
 
@@ -115,6 +117,7 @@ def decompress_jpeg(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
 
     Raises:
         ValueError: the file is damaged, holds no JPEG file, or the picture exceeds the limit.
+        OSError: the process that decodes JPEG XL can't be started.
     """
     _, record = unpack(file_bytes(data), whole_number("max_pixels", max_pixels))
     return jpeg.file_of(record)
@@ -165,7 +168,7 @@ def decompress_many(
         The array of each file.
 
     Raises:
-        ValueError: as `decompress`.
+        ValueError, OSError: as `decompress`.
     """
     most, most_work = whole_number("max_pixels", max_pixels), limit("max_work", max_work)
     contents = [unpack(file_bytes(data), most) for data in several("files", files)]
@@ -192,9 +195,8 @@ def bits(
 
     The stream differs by at most a byte and four bytes per million sub-pixels; a file has about 30
     bytes more, and up to 109 more if the image leaves many levels unused, or up to 781 more if it
-    is toned, as in sepia. Images of more than
-    2^20 pixels are coded in parts, as by `compress`, of which each takes two to three bytes more
-    for each step.
+    is toned, as in sepia. Images of more than 2^20 pixels are coded in parts, as by `compress`, of
+    which each takes two to three bytes more for each step.
 
     Args:
         images: uint8 (H, W, 3), or a batch (B, H, W, 3).

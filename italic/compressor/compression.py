@@ -47,7 +47,11 @@ class Compressed:
     png: int | None
 
     def to_file(self) -> bytes:
-        """The bytes of a file of this picture; FileFormatError if it is too long."""
+        """The bytes of a file of this picture.
+
+        Raises:
+            FileFormatError: a part has 2^32 bytes or more.
+        """
         return pack(self.model_hash, self.record)
 
 
@@ -160,8 +164,8 @@ def _estimated(
 ) -> list[Record | None]:
     """Code forms of one size by the estimator; None for those that it can't code in fewer bytes.
 
-    If there is a time budget, the pictures of all of them have the same number of forms.
-    The number of steps is halved until decoders accept the work, which they limit by the bytes.
+    All pictures have the same number of forms, which share a time budget. The number of steps is
+    halved until decoders accept the work, which they limit by the bytes.
     """
     from italic.coding.base_codes.bpg import BPGError
     from italic.coding.streams.codec import Coded

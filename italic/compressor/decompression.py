@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 
 def loaded(model: str | Path | Model | None) -> Model | None:
-    """The model of a name or path; None for None."""
+    """The model of a name or path; None for None.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
     if model is None:
         return None
     from italic.coding.model_files.loading import load_model
@@ -61,11 +65,12 @@ def decompress_records(
         max_work: maximum work for a picture, as for `decompress`.
         region: left, top, width and height of the region to return; None for whole pictures. Of a
             picture in parts, only the parts that it overlaps are decoded, so that the checksum
-            can't be verified. Of a JPEG file, the result are its decoded pixels.
+            can't be verified. Of a JPEG file, the result is the region of its decoded pixels.
 
     Raises:
-        ValueError: a record is damaged, exceeds `max_work`, has fewer steps than `steps_done`, or
-            does not contain the region.
+        ValueError: a record is damaged, exceeds `max_work`, has fewer steps than `steps_done`,
+            needs a model that is not given, or does not contain the region.
+        OSError: the process that decodes JPEG XL and JPEG can't be started.
     """
     for record in records:
         if model is not None and record.estimated:

@@ -92,19 +92,19 @@ def _compute_alone(threads: int) -> None:
 def encode(
     main: np.ndarray, model: Model, steps: int, side: int, limit: int, progress: PixelsDone
 ) -> bytes | None:
-    """Code a main picture, uint8 (H, W, 3), in parts.
+    """Code a main picture in parts.
 
     The work ends as soon as the result can't stay within the limit: if the parts so far exceed it,
     or if they would, were the others to take `LEAST_SHARE` of their bits per pixel. The parts are
     coded in a scattered order, so that the first ones are a sample of the picture.
 
     Args:
-        main: the main picture.
+        main: the main picture, uint8 (H, W, 3).
         model: the model.
         steps: number of steps; a part with fewer pixels has fewer steps.
         side: side of the parts.
         limit: largest number of bytes.
-        progress: called after each part.
+        progress: called after each part with its number of pixels.
 
     Returns:
         The last block of a record with `Method.ESTIMATOR_PARTS`; None if it exceeds the limit.
@@ -203,6 +203,9 @@ def steps_held(record: Record) -> tuple[int, bool]:
 
     Returns:
         The number of first steps that it holds whole, in all parts, and whether it has base codes.
+
+    Raises:
+        FileFormatError: the record is damaged, or ends before the first segment.
     """
     grid = Grid(record.height, record.width, record.part)
     codes = PartCodes.from_bytes(record.stream, grid, record.steps, record.missing)
@@ -210,7 +213,20 @@ def steps_held(record: Record) -> tuple[int, bool]:
 
 
 def bits(images: np.ndarray, model: Model, steps: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bits that images take in parts, as `Codec.bits`."""
+    """The bits that images take in parts, without coding them.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        model: the model.
+        steps: number of steps; a part with fewer pixels has fewer steps.
+        side: side of the parts.
+
+    Returns:
+        Bits of each pixel in the streams, float64 (B, H, W), and of the base codes, int64 (B,).
+
+    Raises:
+        ValueError: as `Codec.bits`.
+    """
     grid = Grid(images.shape[1], images.shape[2], side)
     workers = _Workers(model)
 

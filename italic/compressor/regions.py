@@ -33,7 +33,11 @@ def box_of(region: Region | None, height: int, width: int) -> Box | None:
 
 
 def checked_region(region: object) -> Region:
-    """Check that an argument is a region, of a picture of any size; ValueError."""
+    """Check that an argument is a region of a picture of any size, and return it.
+
+    Raises:
+        ValueError: it is something else.
+    """
     with suppress(TypeError, ValueError):
         x, y, width, height = map(operator.index, region)  # type: ignore[call-overload]
         if min(x, y) >= 0 and min(width, height) >= 1:

@@ -25,20 +25,20 @@ from italic.coding.files.pictures import (
     split,
 )
 
-# A picture has flat areas, as drawings, screenshots, and photographs on white, if WebP takes fewer
-# bits per sample than this, or if a larger share of the pixels equals the left neighbour.
+# A picture has flat areas, as drawings, screenshots, and photographs on white, if PNG or WebP takes
+# fewer bits per sample than this, or if a larger share of the pixels equals the left neighbour.
 FLAT_BITS, FLAT_EQUAL = 0.8, 0.6
-# The estimator is not tried on graphics, where the same numbers are beyond these, nor on noise,
-# pictures that are not small and of which no codec takes fewer bits than this. Measured:
-# docs/results.md, "Pictures that are not tried".
+# The estimator is not tried on graphics, for which the same numbers are beyond these limits. It is
+# not tried on noise either: pictures of at least NOISE_PIXELS for which no codec takes fewer than
+# NOISE_BITS per sample. Measured: docs/results.md, "Pictures that are not tried".
 GRAPHICS_BITS, GRAPHICS_EQUAL = 0.3, 0.9
 NOISE_BITS, NOISE_PIXELS = 7.5, 2**12
 # Largest numbers of pixels for slow settings, and their time in seconds per pixel, at most: JPEG XL
 # of effort 9 takes 1 to 2.5 s per megapixel of flat pictures and 5 of others, WebP 2 to 10.
 SLOW_FLAT, SLOW_OTHER, SLOW_WEBP = (2**21, 2.5e-6), (2**20, 5e-6), (2**18, 1e-5)
-# JPEG XL of effort 9 is at most this much smaller than effort 7 on photographs, so that a record of
-# the estimator that saves more stays smaller; but not always with an alpha channel, which the
-# estimator's record holds in a chunk.
+# On photographs, effort 9 of JPEG XL saves at most this share of the bytes of effort 7. So a record
+# of the estimator that saves more is smaller than both. This does not hold with an alpha channel,
+# which the estimator's record stores in a chunk.
 MARGIN = 0.1
 
 Samples = np.ndarray
@@ -96,12 +96,12 @@ class Rival:
 
     @cached_property
     def forms(self) -> list[tuple[np.ndarray, list[tuple[Chunk, bytes]]]]:
-        """What the estimator may code: main pictures and the chunks beside each."""
+        """Main pictures that the estimator may code, uint8 (H, W, 3), each with its chunks."""
         return forms(self.colour, self.main, self.chunks)
 
     @property
     def rate(self) -> float:
-        """Bits of the smallest record per sample of the picture (of 16 bits: per byte of it)."""
+        """Bits of the smallest record per sample of the picture, or per byte of 16-bit samples."""
         return 8 * size(self.record) / self._layouts[0][0].nbytes
 
     def finish(self, estimated: Record | None) -> Record:
@@ -201,5 +201,5 @@ def size(record: Record) -> int:
 
 
 def checksum(samples: Samples) -> int:
-    """CRC-32 of samples, row by row, big-endian."""
+    """CRC-32 of samples, uint8 or uint16, row by row, big-endian."""
     return zlib.crc32(big_endian(samples).data)

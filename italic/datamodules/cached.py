@@ -23,6 +23,9 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     Args:
         folder: the folder; its name should be a digest of everything that determines its content.
         make: function that fills an empty folder; if it raises an exception, nothing is left.
+
+    Raises:
+        OSError: the folder can't be created.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The system releases the lock even if the process is killed.

@@ -90,7 +90,15 @@ class BaseCodes:
     ray: str | None = None
 
     def pairs(self, images: np.ndarray, key: str | None = None) -> list[Pairs]:
-        """The images, uint8 (N, H, W, 3), with each base code, see `make_pairs`."""
+        """The images, uint8 (N, H, W, 3), with each base code.
+
+        Args:
+            images: the images.
+            key: as `images_key` of `make_pairs`.
+
+        Raises:
+            DataError, SettingError: as `make_pairs`.
+        """
         return [
             make_pairs(images, base, self.cache_dir, ray=self.ray, images_key=key)
             for base in self.bases

@@ -32,7 +32,8 @@ class TrainingPartitions:
         min_steps: smallest number of steps of a random partition; 1 for base codes except the
             first.
         max_steps: largest number of steps of a random partition for the first base code.
-        few_steps: the same for the other base codes of a ladder.
+        few_steps: largest number of steps of a random partition for the other base codes of a
+            ladder.
         whole_partitions: whether a training batch has all steps of one random (or planned)
             partition, the same for all of its images, instead of `unroll` steps.
 
@@ -149,6 +150,9 @@ def plan_bounds(pixels: int, plans: Mapping[int, Sequence[float]]) -> Tensor:
         pixels: number of pixels of an image.
         plans: pixels per step, for each number of steps from 1 to M.
 
+    Returns:
+        int64 (M + 1, M + 1).
+
     Raises:
         SettingError: the plans belong to images of another size.
     """
@@ -223,7 +227,16 @@ def random_bounds(
 
 
 def random_plan(min_steps: Tensor, max_steps: Tensor, plans: Tensor) -> Tensor:
-    """Bounds of a random planned partition, see `planned_windows`, int64 (steps + 1,)."""
+    """Bounds of a random planned partition, drawn like the partitions of `planned_windows`.
+
+    Args:
+        min_steps: float64 (1,), the smallest number of steps.
+        max_steps: float64 (1,), the largest number of steps.
+        plans: int64 (M + 1, M + 1), see `planned_windows`.
+
+    Returns:
+        int64 (steps + 1,).
+    """
     number = int(_random_numbers(min_steps, max_steps.clamp(max=len(plans) - 1)))
     return plans[number, : number + 1]
 

@@ -60,7 +60,7 @@ class PairDataset(Dataset[int]):
         return len(self.rungs[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Rows:
-        """Images, bases (uint8 (B, 3, H, W)), base bits and base code indices (B,)."""
+        """Images and bases, uint8 (B, 3, H, W), base bits and base code indices, int64 (B,)."""
         rows = np.asarray(indices)
         rung = random_rungs(len(rows), len(self.rungs) if self.every else 1, alike=self.alike)
         bases = np.stack([self.rungs[r].bases[i] for r, i in zip(rung, rows, strict=True)])
@@ -193,7 +193,12 @@ class StepMasks(pl.LightningDataModule):
         return self.trainer.global_rank if self.trainer else 0
 
     def prepare_data(self) -> None:
-        """Compute the base codes and cache them; runs in one process per machine."""
+        """Compute the base codes and cache them; runs in one process per machine.
+
+        Raises:
+            SettingError: the partitions or `transpose` do not fit the size of the images.
+            DataError: the images are missing, or the base codes can't be computed or cached.
+        """
         keys = {split: self._key(split) for split in self._paired("fit")}
         missing = {}
         for split, key in keys.items():
@@ -255,7 +260,10 @@ class StepMasks(pl.LightningDataModule):
         return self._loader("train", self._training_batch, self.batch_size, shuffle=True)
 
     def on_after_batch_transfer(self, batch: Batch | Tensor, _: int) -> Batch:
-        """Convert a batch of indices of resident images, now on the device, to a `Batch`."""
+        """Convert a batch of indices of resident images, int64 (B,) on the device, to a `Batch`.
+
+        A `Batch` is returned unchanged.
+        """
         return batch if isinstance(batch, Batch) else self._training_batch(self._rows(batch))
 
     def val_dataloader(self) -> DataLoader[int]:

@@ -59,18 +59,41 @@ class Part(NamedTuple):
         return self.mixture.at(selected).bits(self.pixels[selected])
 
     def weighted_bits(self, selected: Tensor, weight: Tensor) -> Tensor:
-        """Sum over the selected pixels of the mean bits per sub-pixel · sample weight (B,)."""
+        """Sum over the selected pixels of the mean bits per sub-pixel times the sample's weight.
+
+        Args:
+            selected: bool (n, h, w).
+            weight: float (B,), weights of all samples of the batch.
+
+        Returns:
+            float, a scalar.
+        """
         weights = weight[self.samples][:, None, None].expand(selected.shape)
         return (self.bits(selected).mean(-1) * weights[selected]).sum()
 
     def squared_errors(self, selected: Tensor) -> Tensor:
-        """Squared error of the expectation, summed over the selected pixels of a sample, (n,)."""
+        """Squared error of the expectation, summed over the selected pixels of a sample.
+
+        Args:
+            selected: bool (n, h, w).
+
+        Returns:
+            float (n,); the error of a pixel is the mean of its colours.
+        """
         errors = (self.mixture.expectation() - self.pixels).square().mean(-1)
         return (errors * selected).sum((1, 2))
 
 
 class BitsPerSubPixel(Metric):
-    """bpsp (bits per sub-pixel) of each part; sums run over all batches and processes."""
+    """bpsp (bits per sub-pixel) of each part; sums run over all batches and processes.
+
+    Args:
+        parts: number of parts.
+
+    Attributes:
+        bits: float64 (parts,), the bits so far.
+        subpixels: float64, a scalar, the number of sub-pixels so far.
+    """
 
     full_state_update = False
     bits: Tensor
@@ -83,7 +106,7 @@ class BitsPerSubPixel(Metric):
         self.add_state("subpixels", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, bits: Tensor, subpixels: int) -> None:
-        """Add the bits of each part (parts,) and the number of their sub-pixels."""
+        """Add the bits of each part, float64 (parts,), and the number of their sub-pixels."""
         self.bits += bits
         self.subpixels += subpixels
 
@@ -175,7 +198,11 @@ class Estimator(pl.LightningModule):
                 yield step, Part(samples, step_of_pixel, image.permute(0, 2, 3, 1), mixture)
 
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
-        """Loss of a whole partition or of a window of steps, in bits per sub-pixel."""
+        """Loss of a whole partition or of a window of steps, in bits per sub-pixel, a scalar.
+
+        Raises:
+            SettingError: the network must have a likelihood with a coder, but has not.
+        """
         if isinstance(self.network, LatticeNetwork):
             return self._partition_loss(self.network, batch)
         return self._window_loss(batch)

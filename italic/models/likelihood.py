@@ -21,7 +21,10 @@ CENTRE = 128.0  # grey level that the colour coefficients refer to
 
 
 class Mixture(NamedTuple):
-    """A mixture of K logistics for each sub-pixel, all fields float (..., 3, K), in grey levels.
+    """A mixture of K logistics for each sub-pixel, all fields float (..., 3, K).
+
+    `logits` are log weights with an arbitrary offset, `means` are in grey levels, and `log_scales`
+    are natural logarithms of scales in grey levels.
 
     The mean of green depends linearly on red, and the mean of blue on red and green (PixelCNN++,
     Salimans et al. 2017). Unlike in PixelCNN++, each sub-pixel has separate mixture weights.
@@ -186,10 +189,14 @@ class MixtureHead(torch.nn.Module):
         return 12 * self.components
 
     def forward(self, raw: Tensor, base_image: Tensor) -> Mixture:
-        """Mixtures from raw output (B, 12K, …) and a base image (B, 3, …) in grey levels.
+        """Mixtures from the raw output of a network and a base image.
+
+        Args:
+            raw: float (B, 12K, …).
+            base_image: float or int (B, 3, …), grey levels.
 
         Returns:
-            Mixture with fields (B, …, 3, K).
+            Mixture with fields float32 (B, …, 3, K).
         """
         numbers = raw.movedim(1, -1).unflatten(-1, (4, 3, self.components)).float()
         logits, offsets, log_scales, coefficients = numbers.unbind(-3)

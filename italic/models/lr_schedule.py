@@ -32,7 +32,7 @@ class WarmupDecay:
         decay_from: fraction of the training after which the learning rates decay.
 
     Raises:
-        SettingError: a number is below 0.
+        SettingError: a number is below 0 or not finite.
     """
 
     def __init__(self, warmup: int = 200, decay_from: float = 0.5) -> None:

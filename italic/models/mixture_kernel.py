@@ -149,8 +149,8 @@ def bits_and_gradient(
         pixels: (n, 3), grey levels.
         offset_start: (K,), offsets of the means for raw output 0, K ≤ 341.
         coefficient_start: (3,), coefficients for raw output 0.
-        units: offset per raw unit, coefficient per raw unit, log-scale for raw output 0.
-        limits: least and largest log-scale, least and largest coefficient.
+        units: (3,), offset per raw unit, coefficient per raw unit, log-scale for raw output 0.
+        limits: (4,), least and largest log-scale, least and largest coefficient.
         bits: (n, 3), output.
         gradient: (n, 12K), output; if it is (0, 12K), only the bits are computed.
     """
@@ -257,7 +257,13 @@ def bits_and_gradient(
 
 @compiled(fastmath=FAST)
 def weighted(gradient: np.ndarray, weights: np.ndarray, result: np.ndarray) -> None:
-    """Write to `result` the gradient (n, 12K) times the weights (n, 3) of its sub-pixels."""
+    """Multiply the gradient of each raw output by the weight of its sub-pixel.
+
+    Args:
+        gradient: float32 (n, 12K), the result of `bits_and_gradient`.
+        weights: float32 (n, 3).
+        result: float32 (n, 12K), output.
+    """
     components = gradient.shape[1] // 12
     of_number = np.empty(12 * components, np.float32)
     for row in range(len(gradient)):

@@ -36,7 +36,7 @@ class Muon(AdamW):
         body_weight_decay: weight decay of Muon.
 
     Raises:
-        SettingError: a number is below 0.
+        SettingError: a number is below 0 or not finite.
     """
 
     MOMENTUM = 0.95

@@ -83,11 +83,11 @@ class Tile(NamedTuple):
     right: int
 
     def of(self, x: Tensor) -> Tensor:
-        """The crop of a tensor (B, C, H, W)."""
+        """The crop of a tensor (B, C, H, W), as a view."""
         return x[..., self.top : self.bottom, self.left : self.right]
 
     def place(self, flat: np.ndarray, width: int) -> np.ndarray:
-        """Convert flat indices in an image of the given width to flat indices in the crop."""
+        """Convert flat indices in an image of the given width to those in the crop, int64 (n,)."""
         y, x = np.divmod(flat, width)
         return (y - self.top) * (self.right - self.left) + x - self.left
 
@@ -106,12 +106,12 @@ class Lattice:
         self.tiles, self.tile_of_place = cut_into_tiles(-(-height // stride), self.width)
 
     def place(self, flat: np.ndarray) -> np.ndarray:
-        """Convert flat indices in the image to flat indices on the lattice."""
+        """Convert flat indices in the image to flat indices on the lattice, int64 (n,)."""
         y, x = np.divmod(flat, self.image_width)
         return y // self.stride * self.width + x // self.stride
 
     def shares(self, due: np.ndarray) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Each tile with its share of the due pixels (flat indices in the image)."""
+        """Each tile with its share of the due pixels, flat indices in the image, int64 (n,)."""
         tile = self.tile_of_place[self.place(due)]
         ends = np.cumsum(np.bincount(tile, minlength=len(self.tiles)))
         due = due[np.argsort(tile, kind="stable")]

@@ -24,7 +24,11 @@ class BaseCode(Protocol):
         """Encode an image, uint8 (H, W, 3)."""
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:
-        """Decode to uint8 (height, width, 3); ValueError if `data` is not of this size."""
+        """Decode to uint8 (height, width, 3).
+
+        Raises:
+            ValueError: `data` is damaged or of another size.
+        """
 
 
 class BPG:
@@ -37,7 +41,7 @@ class BPG:
         chroma: chroma sub-sampling: 420, 422 or 444.
 
     Raises:
-        ValueError: as `bpg.encode`.
+        BPGError: a setting is out of range.
     """
 
     def __init__(self, qp: int = 49, chroma: str = "420") -> None:
@@ -100,6 +104,7 @@ class Ladder:
 
     Raises:
         SettingError: there is no rung, two rungs are equal, or `chromas` has another length.
+        BPGError: a setting is out of range.
     """
 
     def __init__(
@@ -131,7 +136,7 @@ class NoBase:
     identity = "none"
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Return zero bytes."""
+        """Return zero bytes for any image, uint8 (H, W, 3)."""
         return b""
 
     def decode(self, data: bytes, height: int, width: int) -> np.ndarray:

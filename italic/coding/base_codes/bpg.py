@@ -92,7 +92,10 @@ def encode(image: np.ndarray, qp: int, chroma: str = "420") -> bytes:
 
 
 def encode_lossless(image: np.ndarray) -> bytes:
-    """Encode an image losslessly as a .bpg file, RGB 4:4:4; limits and errors as for `encode`."""
+    """Encode an image, uint8 (H, W, 3), losslessly as a .bpg file, RGB 4:4:4.
+
+    Limits and errors are those of `encode`.
+    """
     check_image(image)
     return Encoder(image.shape[0], image.shape[1], 0, "444", lossless=True).encode(image)
 
@@ -142,7 +145,11 @@ def chroma(data: bytes) -> str:
 
 @cache
 def encoder_version() -> str:
-    """Versions of PyAV and x265, which determine the bytes of `encode`: "av X, x265 Y"."""
+    """Versions of PyAV and x265, which determine the bytes of `encode`: "av X, x265 Y".
+
+    Raises:
+        RuntimeError: x265 does not state its version.
+    """
     import av
 
     context = _open_x265(16, 16, 32, "yuv420p", info=True)
@@ -178,7 +185,12 @@ class Encoder:
         return Encoder, (self.height, self.width, self.qp, self.chroma, self.lossless)
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Encode an image, uint8 (H, W, 3) of this encoder's size, as a .bpg file."""
+        """Encode an image, uint8 (H, W, 3) of this encoder's size, as a .bpg file.
+
+        Raises:
+            BPGError: the image has another type, shape or size.
+            RuntimeError: x265 writes another stream than expected.
+        """
         check_image(image)
         if image.shape[:2] != (self.height, self.width):
             raise BPGError(

@@ -154,7 +154,11 @@ def _implied_body(height: int, width: int, qp: int, chroma: str) -> bytes:
 
 
 def split_file(data: bytes) -> tuple[Header, bytes]:
-    """The checked header of a BPG file, and its image data (`hevc_header_and_data`)."""
+    """The checked header of a BPG file, and its image data (`hevc_header_and_data`).
+
+    Raises:
+        BPGError: the file is not a BPG file, is truncated, of an unsupported kind, or too large.
+    """
     bits = BitReader(data[:32])
     if len(data) < 4 or bits.u(32) != MAGIC:
         raise BPGError("not a BPG file: it does not start with the bytes 42 50 47 fb")

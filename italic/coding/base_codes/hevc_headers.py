@@ -30,7 +30,10 @@ class BPGError(ValueError):
 
 
 class BitReader:
-    """Reads bit fields, most significant bit first; reading past the end raises a BPGError."""
+    """Reads bit fields, most significant bit first.
+
+    Every method raises a BPGError at the end of the data, or if a number is malformed.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -217,7 +220,11 @@ class CodingTools:
 
     @classmethod
     def from_sps(cls, sps: bytes) -> CodingTools:
-        """Read the SPS NAL unit of an intra-only x265 stream without sps_extension."""
+        """Read the SPS NAL unit of an intra-only x265 stream without sps_extension.
+
+        Raises:
+            BPGError: the SPS is truncated, or has tools that a BPG header can't describe.
+        """
         bits = BitReader(unescape(sps[2:]))
         bits.u(4)
         if bits.u(3):
@@ -305,6 +312,9 @@ def set_slice_loop_filter_flag(slice_nal: bytes, sao: int) -> bytes:
 
     The flag has no effect in a picture of one slice, but x265 toggles it with the picture's number
     modulo 31. Setting it makes the bytes independent of the number of earlier pictures.
+
+    Raises:
+        BPGError: the slice header is another one than x265's.
     """
     bits = BitReader(slice_nal[2:])
     bits.u(2)

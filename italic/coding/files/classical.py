@@ -43,7 +43,7 @@ def decode(
     """Decode the picture in a record's last block: its main picture, or the picture's own samples.
 
     Args:
-        method: method of the record; any but the estimator.
+        method: method of the record: RAW, PNG, WEBP or JPEG_XL.
         data: the last block of the record.
         height: height of the record in pixels.
         width: width of the record in pixels.
@@ -55,6 +55,7 @@ def decode(
 
     Raises:
         FileFormatError: the block does not hold a valid picture of this size and kind.
+        OSError: the process that decodes JPEG XL can't be started.
     """
     whole = layout_of(colour)
     try:

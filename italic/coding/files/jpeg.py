@@ -37,6 +37,7 @@ def encode(picture: Picture) -> Record:
 
     Raises:
         ValueError: the picture is not a JPEG file.
+        OSError: the process that decodes JPEG XL can't be started.
     """
     file = picture.jpeg
     if file is None:

@@ -44,7 +44,7 @@ _CODESTREAM, _TRANSCODED, _JPEG = range(3)  # tasks: by what is decoded
 def decode_jpeg_xl(
     data: bytes, height: int, width: int, channels: int = 3, itemsize: int = 1
 ) -> np.ndarray:
-    """Decode a JPEG XL codestream to (height, width, channels) samples.
+    """Decode a JPEG XL codestream to samples.
 
     Args:
         data: the codestream.
@@ -52,6 +52,9 @@ def decode_jpeg_xl(
         width: expected width.
         channels: expected number of channels, 1 to 4.
         itemsize: expected bytes of a sample: 1 for uint8, 2 for uint16.
+
+    Returns:
+        uint8 or uint16 (height, width, channels), read-only.
 
     Raises:
         ValueError: the codestream is damaged, has another size, is followed by further bytes, or

@@ -147,7 +147,11 @@ def file_of_hash(hash: bytes) -> Path | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits, cached until the file changes; OSError."""
+    """SHA-256 of a file in hexadecimal digits, cached until the file changes.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     status = path.stat()
     return _sha256_of(path, status.st_size, status.st_mtime_ns)
 

@@ -73,7 +73,7 @@ class Model:
         return next(self.network.parameters()).device
 
     def encode(self, images: np.ndarray, steps: int | None = None) -> list[Coded]:
-        """Code images of one size by the estimator alone, without the container.
+        """Encode images of one size by the estimator alone, without the container.
 
         Args:
             images: uint8 (B, H, W, 3).

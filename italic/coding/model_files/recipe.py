@@ -59,7 +59,12 @@ class Recipe:
 
     @property
     def bases(self) -> list[BaseCode]:
-        """New coders of the base codes."""
+        """New coders of the base codes.
+
+        Raises:
+            ValueError: a setting is unknown, of another type, or out of range.
+            ExtensionError: a plugin is not enabled.
+        """
         base = self.base
         if base is None:
             return [NoBase()]
@@ -80,6 +85,7 @@ class Recipe:
 
         Raises:
             ValueError: a setting is unknown or has another type.
+            ExtensionError: a plugin is not enabled.
         """
         if self.has_plugin_network:
             return _plugin(self.network)

@@ -79,7 +79,8 @@ class Codec:
         """The steps of an image of this size.
 
         Raises:
-            ValueError: there are fewer pixels than steps.
+            ValueError: there are fewer pixels than steps, or the order or the sizes are invalid
+                (`SettingError`).
         """
         return self.schedule.partition(height, width, self.steps)
 
@@ -184,8 +185,15 @@ class Codec:
     def estimate(self, images: np.ndarray, observer: Observer) -> list[bytes]:
         """Call the observer as `encode`, but write no streams, for likelihoods without a coder.
 
+        Args:
+            images: uint8 (B, H, W, 3).
+            observer: called after each part of each step.
+
         Returns:
             The base codes of the images.
+
+        Raises:
+            ValueError: as `encode`.
         """
         flat = flat_pixels(images)
         return self._given(images, lambda _, indices, __: flat.take(indices, axis=1), observer)
@@ -282,6 +290,9 @@ class Codec:
 
         Returns:
             uint8 (B, H, W, 3).
+
+        Raises:
+            ValueError: a base code is damaged or of another size, or as `partition`.
         """
         decoded = np.stack([self.base.decode(base, height, width) for base in bases])
         expected = self._fill(decoded, expectations)
@@ -295,8 +306,17 @@ class Codec:
     ) -> np.ndarray:
         """Sample images from the model, given their base codes, by decoding random bytes.
 
+        Args:
+            bases: the base codes.
+            height: height of the images.
+            width: width of the images.
+            random: source of the bytes.
+
         Returns:
             uint8 (B, H, W, 3).
+
+        Raises:
+            ValueError: as `expect`; or the likelihood has no coder (`SettingError`).
         """
         # A sub-pixel takes at most 22 bits, since probabilities are multiples of 2^-22.
         readers = [Reader(random.bytes(3 * 3 * height * width + 8)) for _ in bases]

@@ -90,13 +90,13 @@ def bits(parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
 
     Args:
         parameters: the mixtures of n pixels.
-        pixels: uint8 (n, 3).
+        pixels: uint8 (n, 3), C-contiguous.
 
     Returns:
         float64 (n, 3), each from 0 to 22.
 
     Raises:
-        ValueError: `pixels` has another type, shape or layout.
+        ValueError: `pixels` has another type, shape or memory layout.
     """
     _, frequencies = _intervals(parameters, pixels)
     return range_coder.PRECISION - np.log2(frequencies, dtype=np.float64)
@@ -116,11 +116,14 @@ class Writer:
         self._count, self._low, self._width = 0, 0, FIRST_WIDTH
 
     def code(self, parameters: MixtureParameters, pixels: np.ndarray) -> np.ndarray:
-        """Code pixels in the given order, red, green, blue each, and return them unchanged.
+        """Code pixels in the given order, each as red, green, blue.
 
         Args:
             parameters: the mixtures of n pixels.
             pixels: uint8 (n, 3), C-contiguous.
+
+        Returns:
+            The pixels, unchanged.
 
         Raises:
             ValueError: `pixels` has another type, shape or memory layout.

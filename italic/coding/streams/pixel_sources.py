@@ -20,12 +20,16 @@ LEAST_LOGIT = -32.0
 LARGEST_MEAN = 4096.0  # grey levels
 
 # Gives the pixels of a part of a step, uint8 (B, n, 3). Arguments: step, flat indices of the pixels
-# (n,), their mixtures (B, n, 3, K).
+# int64 (n,), their mixtures with fields (B, n, 3, K).
 PixelSource = Callable[[int, np.ndarray, Mixture], np.ndarray]
 
 
 def flat_pixels(images: np.ndarray) -> np.ndarray:
-    """The pixels of images, uint8 (B, H·W, 3); ValueError for images of another type or shape."""
+    """The pixels of images, uint8 (B, H, W, 3), row by row, uint8 (B, H·W, 3).
+
+    Raises:
+        ValueError: the images have another type or shape.
+    """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
             f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
@@ -34,7 +38,11 @@ def flat_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:
-    """The pixels of given images, uint8 (B, H, W, 3), which are also written to the streams."""
+    """The pixels of given images, uint8 (B, H, W, 3), which are also written to the streams.
+
+    Raises:
+        ValueError: the images have another type or shape.
+    """
     flat = flat_pixels(images)
 
     def write(_: int, indices: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -47,7 +55,10 @@ def writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:
 
 
 def reading(readers: Sequence[Reader]) -> PixelSource:
-    """The pixels that are read from the streams."""
+    """The pixels that are read from the streams.
+
+    The source raises a StreamError if a stream ends before its pixels do.
+    """
 
     def read(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
         rows = zip(readers, integer_parameters(mixture), strict=True)
@@ -57,7 +68,7 @@ def reading(readers: Sequence[Reader]) -> PixelSource:
 
 
 def expectations(_: int, __: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """The expectations of the mixtures."""
+    """The expectations of the mixtures, rounded, uint8 (B, n, 3)."""
     return mixture.expectation().round().byte().cpu().numpy()
 
 
@@ -66,6 +77,9 @@ def integer_parameters(mixture: Mixture) -> list[MixtureParameters]:
 
     Logits are relative to the largest one and at least `LEAST_LOGIT`. The units are those of
     `MixtureParameters`.
+
+    Returns:
+        The parameters of the n pixels of each of the B images.
 
     Raises:
         StreamError: the output of the network is not finite.

@@ -183,7 +183,15 @@ def intervals(
     starts: np.ndarray,
     frequencies: np.ndarray,
 ) -> None:
-    """Compute the start in the CDF and the frequency of each sub-pixel's value."""
+    """Compute the start in the CDF and the frequency of each sub-pixel's value.
+
+    Args:
+        parameters: mixtures of n pixels, int32 (n, 3, K) each.
+        tables: tables of the likelihood.
+        pixels: uint8 (n, 3).
+        starts: uint32 (n, 3), output.
+        frequencies: uint32 (n, 3), output.
+    """
     components = parameters[0].shape[2]
     weights = np.empty(components, np.int64)
     offsets = np.empty(components, np.int64)
@@ -211,10 +219,18 @@ def encode(
     low: np.uint64,
     width: np.uint64,
 ) -> tuple[int, np.uint64, np.uint64]:
-    """Narrow the interval [low, low + width) symbol by symbol; return the new count, low and width.
+    """Narrow the interval [low, low + width) symbol by symbol.
 
-    `words` holds the `count` words written so far, which a carry can change, and has room for one
-    more word per symbol.
+    Args:
+        starts: uint32 (m,), the start in the CDF of each symbol.
+        frequencies: uint32 (m,), the frequency of each symbol.
+        words: uint32, the words written so far, which a carry can change, with room for m more.
+        count: number of words written so far.
+        low: lower end of the interval.
+        width: width of the interval.
+
+    Returns:
+        The new count, low and width.
     """
     for i in range(starts.size):
         unit = width >> np.uint64(PRECISION)
@@ -250,9 +266,20 @@ def decode(
     width: np.uint64,
     pixels: np.ndarray,
 ) -> tuple[int, np.uint64, np.uint64, np.uint64]:
-    """Decode into `pixels`; return the new position in the words, and new offset, low and width.
+    """Decode n pixels by narrowing the interval [low, low + width) as `encode` does.
 
-    `offset` is the stream's value minus `low`. A width of 0 means that there were too few words.
+    Args:
+        parameters: mixtures of n pixels, int32 (n, 3, K) each.
+        tables: tables of the likelihood.
+        words: uint32, the words of the stream.
+        position: index of the next word to read.
+        offset: the stream's value minus `low`.
+        low: lower end of the interval.
+        width: width of the interval.
+        pixels: uint8 (n, 3), output.
+
+    Returns:
+        The new position, offset, low and width. A width of 0 means that there were too few words.
     """
     components = parameters[0].shape[2]
     weights = np.empty(components, np.int64)

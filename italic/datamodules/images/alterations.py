@@ -1,7 +1,8 @@
 """Random alterations of training crops, as photographs are altered in use.
 
 A network that was trained on original photographs alone takes more bits for altered ones than
-needed. All random numbers are from PyTorch's default generator.
+needed. All functions take and return an image, uint8 (H, W, 3). All random numbers are from
+PyTorch's default generator.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ JPEG_BLOCK = 8  # side of a block in pixels
 
 
 def altered(image: np.ndarray) -> np.ndarray:
-    """One of `ALTERATIONS`, drawn in proportion to its weight, of an image, uint8 (H, W, 3)."""
+    """The image after one of `ALTERATIONS`, which is drawn in proportion to its weight."""
     drawn = torch.multinomial(torch.tensor(list(ALTERATIONS.values())), 1)
     return list(ALTERATIONS)[int(drawn)](image)
 
@@ -31,7 +32,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def tinted(image: np.ndarray) -> np.ndarray:
-    """Colours that are functions of the luminance, as in sepia: powers of it times a factor."""
+    """Colours that are functions of the luminance, as in sepia: a power of it times a factor."""
     luminance = _luminance(image)
     levels = np.arange(256)[:, None] / 255
     exponents, factors = np.array(_uniform(0.8, 1.25, 3)), np.array(_uniform(0.7, 1.0, 3))
@@ -41,7 +42,7 @@ def tinted(image: np.ndarray) -> np.ndarray:
 def stretched(image: np.ndarray) -> np.ndarray:
     """Levels stretched by a factor of 1 to 2 about a fixed one, and clipped at the ends.
 
-    Where the compressor would code ranks of the levels, the result is in ranks.
+    If the compressor would code ranks of the levels, the result is in ranks.
     """
     (factor,), (fixed,) = _uniform(1, 2, 1), _uniform(0, 255, 1)
     levels = np.rint((np.arange(256) - fixed) * factor + fixed).clip(0, 255).astype(np.uint8)

@@ -28,6 +28,9 @@ class CIFAR10:
         seed: seed of the split and of the order.
         download: whether torchvision downloads missing files.
         cache_dir: folder of the cache of the decoded images of class folders.
+
+    Raises:
+        SettingError: a number is out of range.
     """
 
     TRAINING_IMAGES = 50_000

@@ -70,7 +70,11 @@ def centre_crops(images: Sequence[np.ndarray], size: int = 64) -> np.ndarray:
 
 
 def tiles(image: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """All size×size tiles at multiples of the stride, uint8 (N, size, size, 3)."""
+    """All size×size tiles of an image, uint8 (H, W, 3), at multiples of the stride.
+
+    Returns:
+        uint8 (N, size, size, 3).
+    """
     windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(0, 1))
     return windows[::stride, ::stride].transpose(0, 1, 3, 4, 2).reshape(-1, size, size, 3)
 

@@ -43,6 +43,9 @@ class Folder:
         test: fraction of the files for test, without sub-folders for the splits.
         seed: seed of the splits and of the order.
         cache_dir: folder of the cache of decoded images, 3 bytes per pixel.
+
+    Raises:
+        SettingError: a number is out of range, or `reduced` or `altered` is given without `crop`.
     """
 
     def __init__(

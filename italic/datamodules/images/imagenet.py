@@ -37,6 +37,9 @@ class DownsampledImageNet:
         validation: number of validation images, which are taken from the training files.
         seed: seed of the sample and of the order of the images within a file.
         cache_dir: folder of the image cache, which is as large as the files.
+
+    Raises:
+        SettingError: a number is out of range.
     """
 
     FILES: ClassVar[dict[str, Sequence[str]]] = {
@@ -137,6 +140,9 @@ class TinyImageNet:
         data_dir: the folder tiny-imagenet-200.
         seed: seed of the random order.
         cache_dir: folder of the cache of decoded images, 1.5 gigabytes.
+
+    Raises:
+        SettingError: the seed is negative.
     """
 
     SIZE = 64

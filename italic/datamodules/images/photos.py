@@ -27,6 +27,9 @@ class Photos:
     Args:
         size: side of a tile in pixels.
         scale: factor by which the photographs are resized first, from 1/16 to 1.
+
+    Raises:
+        SettingError: a number is out of range; the side of a tile is at most 256 · `scale`.
     """
 
     PHOTOGRAPHS: ClassVar[dict[Split, Sequence[str]]] = {

@@ -34,7 +34,11 @@ class Index:
     checksums: list[int] = field(default_factory=list)  # of the bodies of each group
 
     def to_bytes(self) -> bytes:
-        """Serialise the index; see docs/format.md."""
+        """Serialise the index, see docs/format.md.
+
+        Raises:
+            FileFormatError: a number or a length is 2^32 or more.
+        """
         parts = [varint(len(self.heads))]
         for head in self.heads:
             parts += block(head)
@@ -58,7 +62,15 @@ class Index:
 
     @classmethod
     def from_bytes(cls, data: bytes, bodies: int) -> Index:
-        """Parse and check the index of an archive whose bodies have that many bytes."""
+        """Parse and check the index of an archive.
+
+        Args:
+            data: the index.
+            bodies: number of bytes of all bodies in the archive.
+
+        Raises:
+            FileFormatError: the index is damaged, or does not match the bodies.
+        """
         cursor = Cursor(data, "the archive's index")
         heads = [cursor.block() for _ in range(cursor.varint())]
         count = cursor.varint()

@@ -15,6 +15,9 @@ class FileFormatError(ValueError):
 class Cursor:
     """Sequential parser of a part of a file.
 
+    Its methods raise a FileFormatError if the part is too short, holds a malformed number, or does
+    not end where it should.
+
     Args:
         data: the part.
         what: name of the part in error messages.
@@ -57,7 +60,7 @@ class Cursor:
         )
 
     def varints(self, count: int) -> list[int]:
-        """Integers below 2^32; errors as for `varint`."""
+        """Integers below 2^32, of 1 to 5 bytes each."""
         if count > len(self._data) - self._position:  # before a list of this length is made
             raise FileFormatError(
                 f"{self._what} is damaged: it has fewer than {count} numbers left"
@@ -115,7 +118,11 @@ def inflate(data: bytes, limit: int) -> bytes:
 
 
 def checked(what: str, data: memoryview) -> memoryview:
-    """Check the CRC-32 at the end of the data and return the bytes before it."""
+    """Check the CRC-32 at the end of the data and return the bytes before it.
+
+    Raises:
+        FileFormatError: it is wrong.
+    """
     body, (checksum,) = data[: -CHECKSUM.size], CHECKSUM.unpack(data[-CHECKSUM.size :])
     check_crc(what, zlib.crc32(body), checksum)
     return body

@@ -55,7 +55,12 @@ def file_header(kind: Kind, model_hash: bytes) -> bytes:
 
 
 def read_header(data: bytes, kind: Kind) -> bytes:
-    """Check the header of a file and return the model's hash."""
+    """Check the header of a file and return the model's hash.
+
+    Raises:
+        FileFormatError: it is not an ITALIC file of this kind, has another version, or is
+            truncated.
+    """
     found = kind_of(data)
     if found != kind:
         contents, reader = {

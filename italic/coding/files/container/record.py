@@ -202,7 +202,7 @@ class Record:
         """Serialise the record for an archive: its head, without the checksum, and its body.
 
         Raises:
-            FileFormatError: a number or a length is 2^32 or more.
+            FileFormatError: a number or a length is 2^32 or more, or bytes are missing.
         """
         head = [bytes([self.method]), varint(self.height), varint(self.width)]
         head += [bytes([self.colour]), varint(len(self.chunks))]
@@ -270,7 +270,8 @@ class Record:
         """Serialise the record for a file of one picture, without the CRC-32 that follows it.
 
         Raises:
-            FileFormatError: a number or a length is 2^32 or more, or the record is from an archive.
+            FileFormatError: a number or a length is 2^32 or more, bytes are missing, or the record
+                is from an archive.
         """
         if self.short:
             raise FileFormatError(

@@ -11,7 +11,7 @@ from italic.coding.files.pictures.errors import damaged
 from italic.coding.files.pictures.levels import ranked, unranked
 from italic.coding.files.pictures.tones import toned, untoned
 
-# How samples are found from ranks, by the type of the chunk that is beside these.
+# Functions that convert ranks to samples, by the type of the chunk beside the ranks.
 _INVERSES = {Chunk.LEVELS: unranked, Chunk.TONES: untoned}
 RANKS = tuple(_INVERSES)
 
@@ -27,8 +27,8 @@ def forms(
         chunks: the chunks beside it.
 
     Returns:
-        The arguments; then, if the picture is toned or has many unused levels, a main picture in
-        ranks, which mostly takes fewer bits.
+        The main picture and the chunks that were given; then, if the picture is toned or has many
+        unused levels, a main picture in ranks, uint8 (H, W, 3), which mostly takes fewer bits.
     """
     ranks = toned(colour, main, chunks) or ranked(colour, main, chunks)
     return [(main, list(chunks)), *([] if ranks is None else [ranks])]
@@ -47,7 +47,7 @@ def samples_of(
             they are refused otherwise.
 
     Returns:
-        The main picture in samples.
+        The main picture in samples, uint8 (H, W, 3).
 
     Raises:
         PictureError: a chunk is damaged, does not belong to the kind of samples or to the main

@@ -27,7 +27,7 @@ MOST_WEIGHT = 4  # pixels of a level that count, relative to the mean of the lev
 def ranked(
     colour: Colour, main: np.ndarray, chunks: Sequence[tuple[Chunk, bytes]]
 ) -> tuple[np.ndarray, list[tuple[Chunk, bytes]]] | None:
-    """Replace levels by ranks where many are unused. This mostly saves bits, but not always.
+    """Replace levels by ranks in colours with many unused levels. This mostly saves bits.
 
     Args:
         colour: kind of the samples.
@@ -35,8 +35,8 @@ def ranked(
         chunks: the chunks beside it.
 
     Returns:
-        The main picture in ranks, and the chunks with that of the used levels; None if no colour
-        has many unused levels, or if the kind of samples has no such chunk.
+        The main picture in ranks, uint8 (H, W, 3), and the chunks with that of the used levels;
+        None if no colour has many unused levels, or if the kind of samples has no such chunk.
     """
     count = _colours_with_levels(colour)
     sets = [_set_of(main[..., channel]) for channel in range(count)]
@@ -56,6 +56,9 @@ def unranked(colour: Colour, content: bytes, ranks: np.ndarray, clip: bool) -> n
         ranks: main picture in ranks, uint8 (H, W, 3).
         clip: whether ranks that no level has, as in previews, stand for the largest level; they are
             refused otherwise.
+
+    Returns:
+        The main picture, uint8 (H, W, 3).
 
     Raises:
         PictureError: the chunk is damaged, or does not belong to the kind of samples or to the main

@@ -149,12 +149,15 @@ def from_array(array: np.ndarray) -> Picture:
 
 
 def native(array: np.ndarray) -> np.ndarray:
-    """The array in this machine's byte order, C-contiguous."""
+    """The array in this machine's byte order, C-contiguous, of the same type and shape."""
     return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 def big_endian(samples: np.ndarray) -> np.ndarray:
-    """The bytes of samples, big-endian, uint8; 16-bit samples double the last axis."""
+    """The bytes of samples, uint8 or uint16, in big-endian order, uint8.
+
+    For uint16, the last axis is twice as long.
+    """
     return np.ascontiguousarray(samples, samples.dtype.newbyteorder(">")).view(np.uint8)
 
 

@@ -21,7 +21,12 @@ _TIFF_METADATA = (700, 34675)
 
 
 def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
-    """Read a file by Pillow; kinds whose samples Pillow changes are refused."""
+    """Read a file by Pillow; arguments as for `read`.
+
+    Raises:
+        PictureError: the file is damaged, holds several pictures, or is of a kind whose samples
+            Pillow changes. Pillow raises exceptions of other types for damaged files.
+    """
     formats = ("BMP", "TIFF", "WEBP", "JPEG")
     with Image.open(io.BytesIO(data), formats=formats) as image:
         if getattr(image, "n_frames", 1) > 1:

@@ -48,9 +48,20 @@ def pack_plane(plane: np.ndarray, reference: np.ndarray | np.uint8) -> bytes:
 def unpack_plane(
     data: bytes, shape: tuple[int, ...], reference: np.ndarray | np.uint8, what: str, box: Box
 ) -> np.ndarray:
-    """Invert `pack_plane`: the pixels in `box` of a plane of the given shape, uint8.
+    """Invert `pack_plane` for the pixels of a rectangle.
 
-    `reference` is the prediction of these pixels.
+    Args:
+        data: the chunk.
+        shape: (H, W, C), shape of the whole plane.
+        reference: uint8, prediction of the pixels in `box`, in a shape that broadcasts to them.
+        what: name of the chunk in messages.
+        box: the rectangle.
+
+    Returns:
+        uint8 (height, width, C) of the rectangle.
+
+    Raises:
+        PictureError: the chunk is damaged.
     """
     height, width, channels = shape
     size = height * width * channels
@@ -87,7 +98,11 @@ def colour_differences(colours: np.ndarray) -> bytes:
 
 
 def palette_of(differences: bytes) -> bytes:
-    """Invert `colour_differences`; the colours are bytes red, green and blue."""
+    """Invert `colour_differences`; the colours are bytes red, green and blue.
+
+    Raises:
+        PictureError: the number of bytes is not a multiple of 3.
+    """
     if len(differences) % 3:
         raise damaged(f"it has a palette of {len(differences)} bytes")
     channels = np.frombuffer(differences, np.uint8).reshape(3, -1)
@@ -95,9 +110,12 @@ def palette_of(differences: bytes) -> bytes:
 
 
 def sorted_palette(palette: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort a palette: its order, the sorted colours as numbers, and ranks among equal colours.
+    """Sort a palette of N colours, bytes red, green and blue.
 
-    The ranks are in the original order of the palette.
+    Returns:
+        The indices of the colours in sorted order, int64 (N,); the sorted colours as `numbers`,
+        uint32 (N,); and the rank of each colour among equal colours, uint8 (N,), in the original
+        order of the palette.
     """
     colours = numbers(np.frombuffer(palette, np.uint8).reshape(-1, 3))
     order = np.argsort(colours, kind="stable")
@@ -107,7 +125,16 @@ def sorted_palette(palette: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def palette_indices(palette: bytes, main: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """The palette index of each pixel, uint8 (H, W), from its colour and rank."""
+    """The palette index of each pixel, uint8 (H, W), from its colour and rank.
+
+    Args:
+        palette: colours, bytes red, green and blue.
+        main: uint8 (H, W, 3), colours of the pixels.
+        ranks: uint8 (H, W), ranks of the indices among equal colours, see `sorted_palette`.
+
+    Raises:
+        PictureError: the palette is damaged, or lacks a colour or a rank.
+    """
     if not palette or len(palette) % 3:
         raise damaged(f"it has a palette of {len(palette)} bytes")
     order, colours, _ = sorted_palette(palette)

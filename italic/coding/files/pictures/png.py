@@ -40,7 +40,12 @@ _ADAM7 = (
 
 
 def read_png(data: bytes, keep_metadata: bool) -> Picture:
-    """Read a PNG file; arguments and errors as for `read`."""
+    """Read a PNG file; arguments as for `read`.
+
+    Raises:
+        PictureError: the file is damaged or can't be kept exactly. The decoders raise exceptions of
+            other types for damaged files.
+    """
     parts: dict[bytes, list[bytes]] = {}
     for name, body in png_chunks(data, keep_metadata):
         if not name[0] & 32 and name not in CRITICAL:  # a capital marks a critical chunk

@@ -34,10 +34,14 @@ METADATA = (b"iCCP", b"eXIf", b"bKGD", b"hIST", b"sPLT", b"tIME", *chain(*STORED
 
 
 def png_chunks(data: bytes, keep_metadata: bool = True) -> Iterator[tuple[bytes, bytes]]:
-    """Types and bodies of a PNG file's chunks, up to IEND; a second PNG file after it is refused.
+    """Types and bodies of a PNG file's chunks, up to IEND.
 
     If metadata are not kept, metadata chunks with a wrong checksum or in a wrong place are left
     out.
+
+    Raises:
+        PictureError: a chunk is damaged or in a wrong place, IEND is missing, or a second PNG file
+            follows it.
     """
     position, samples = len(PNG_SIGNATURE), False
     while position + 12 <= len(data):

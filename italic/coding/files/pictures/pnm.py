@@ -15,9 +15,12 @@ _PNM = re.compile(rb"P(?:[14]" + 2 * _NUMBER + rb"|[2356]" + 3 * _NUMBER + rb")\
 
 
 def read_pnm(data: bytes) -> Picture:
-    """Read a PNM file; errors as for `read`.
+    """Read a PNM file.
 
     Pillow would scale samples, reduce 16 bits to 8, and ignore further pictures in the file.
+
+    Raises:
+        PictureError: the file is damaged or can't be kept exactly.
     """
     match = _PNM.match(data)
     if match is None:

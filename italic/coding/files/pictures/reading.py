@@ -25,9 +25,9 @@ def read(
     Samples of less than 8 bits are scaled to 0..255 as PNG specifies, without loss; palette indices
     are not scaled. The following properties are not kept: depth, interlacing, the name of the
     profile, PNG's chunks bKGD, hIST, sPLT, tIME, private chunks, suggested palettes of colour
-    pictures, and data after the end of a PNG file. Of other formats, only
-    profile, EXIF and XMP are kept; of TIFF files no EXIF, since it is spread over the file's tags.
-    Files of more than twice `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM files.
+    pictures, and data after the end of a PNG file. Of other formats, only profile, EXIF and XMP are
+    kept; of TIFF files no EXIF, since it is spread over the file's tags. Files of more than twice
+    `PIL.Image.MAX_IMAGE_PIXELS` are refused, except PNM files.
 
     Args:
         source: path of the file, or its bytes.

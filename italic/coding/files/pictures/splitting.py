@@ -149,7 +149,12 @@ def join(
 
 
 def preview(colour: Colour, main: np.ndarray, chunks: Iterable[tuple[int, bytes]]) -> Picture:
-    """The main picture, in which some pixels are expectations, as a picture of 8-bit RGB.
+    """A main picture in which some pixels are expectations, as a picture of 8-bit RGB.
+
+    Args:
+        colour: kind of the samples.
+        main: the main picture, uint8 (H, W, 3).
+        chunks: types and contents of the chunks; only those of ranks are read.
 
     Raises:
         PictureError: as `samples_of`.

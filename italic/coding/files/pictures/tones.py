@@ -31,9 +31,9 @@ def toned(
         chunks: the chunks beside it.
 
     Returns:
-        The main picture in ranks, grey, and the chunks with that of the tones; None if there are
-        more than 256 colours, if red, green and blue do not all rise together, if the picture is
-        grey, or if its kind has no such chunk.
+        The main picture in ranks, grey as uint8 (H, W, 3), and the chunks with that of the tones;
+        None if there are more than 256 colours, if red, green and blue do not all rise together, if
+        the picture is grey, or if its kind has no such chunk.
     """
     if colour not in KINDS:
         return None
@@ -63,7 +63,11 @@ def untoned(colour: Colour, content: bytes, ranks: np.ndarray, clip: bool) -> np
         content: the chunk.
         ranks: main picture in ranks, uint8 (H, W, 3).
         clip: for previews: red counts as the rank, and ranks that no tone has stand for the
-            brightest one. Both are refused otherwise.
+            brightest one. Otherwise, main pictures that are not grey and ranks that no tone has are
+            refused.
+
+    Returns:
+        The main picture, uint8 (H, W, 3).
 
     Raises:
         PictureError: the chunk is damaged, or does not belong to the kind of samples or to the main
