@@ -92,6 +92,10 @@ def locked(path: Path) -> BinaryIO:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write the bytes to a file atomically."""
+    """Write the bytes to a file atomically.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     with whole_file(path) as file:
         file.write(data)

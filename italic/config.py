@@ -48,7 +48,7 @@ ANY_OF_TRAINER = (
     "devices",  # a number, a text or a list
     "max_time",  # a text or a mapping
     "val_check_interval",  # a number, a text or a mapping
-    "plugins",  # objects alone
+    "plugins",  # only objects
 )
 
 

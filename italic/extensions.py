@@ -1,4 +1,4 @@
-"""User-defined estimators, base codes and pixel orders in runs and model files (plugins).
+"""Plugins: user-defined classes and functions in runs and model files.
 
 A plugin is named by its module and its name in it, such as `my_estimator.Plain`. The configuration
 of a new run or an evaluation is written by the user, so the modules it names are imported. A model

@@ -32,7 +32,11 @@ SAMPLE = 100  # least number of pictures by whose sizes the model is chosen; all
 def model_for_pictures(paths: Iterable[Path], number: int) -> str:
     """The installed model that fits most of the pixels of an archive, which has one model.
 
-    It is chosen by the sizes of a sample of the pictures, see `SAMPLE`, whose number is given.
+    It is chosen by the sizes of a sample of the pictures, see `SAMPLE`.
+
+    Args:
+        paths: paths of the pictures.
+        number: number of the pictures.
     """
     from italic.coding.files.pictures import pixels_in
 
@@ -46,9 +50,9 @@ def model_for_pictures(paths: Iterable[Path], number: int) -> str:
 def check_pictures(
     jobs: Sequence[Job], how: Encoding, errors: Errors, old: ArchiveReader | None = None
 ) -> None:
-    """Refuse pictures that can't be read, stored or unpacked, before hours of work.
+    """Report pictures that can't be read, stored or unpacked, before hours of work.
 
-    `old` is the archive to which they are added.
+    `old` is the archive to which they are added. The program ends if there is such a picture.
     """
     unpacked: dict[Path, object] = {}
     names = ArchiveWriter(io.BytesIO(), bytes(8))  # checks the names
@@ -84,9 +88,13 @@ def write_archive(
     errors: Errors,
     old: ArchiveReader | None = None,
 ) -> None:
-    """Compress pictures with one model and write them as an archive, after those of `old`.
+    """Compress pictures with the model of `how`, and write them to an archive after those of `old`.
 
-    The model is named in `how`.
+    The program ends at the first picture that can't be compressed.
+
+    Raises:
+        FileFormatError: the archive can't hold a picture, or `old` is damaged.
+        ModelError: there is no such model.
     """
     model = load(how.model)
     writer = ArchiveWriter(file, model.hash)

@@ -54,7 +54,11 @@ Outputs = Generator[tuple[bytes, Encoded | Decoded | None] | Failure, None, None
 
 
 def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
-    """Compress each picture to a record, or to a `Failure`; ModelError."""
+    """Compress each picture to a record, or to a `Failure`.
+
+    Raises:
+        ModelError: there is no such model, its file is damaged, or no model is installed.
+    """
     if jobs and (how.model or not installed_models()):
         load(how.model)  # so that an unknown model is reported only once
     pictures = read_pictures(jobs, how)
@@ -63,7 +67,11 @@ def encoded(jobs: Sequence[Job], how: Encoding, quiet: bool = False) -> Records:
 
 
 def decoded(jobs: Sequence[Job], args: argparse.Namespace) -> Pictures:
-    """Decompress each picture to a PNG or JPEG file, or to a `Failure`; ModelError."""
+    """Decompress each picture to a PNG or JPEG file, or to a `Failure`.
+
+    Raises:
+        ModelError: there is no such model, or its file is damaged.
+    """
     if args.model:
         load(args.model)
     # Only `decompress` has the options of previews.

@@ -49,7 +49,10 @@ def find(
 ) -> tuple[list[Job], bool]:
     """Find the input files of a command; of folders, the files with one of the suffixes.
 
-    Also return whether the outputs need a folder.
+    Files that can't be read, and folders without such files, are reported.
+
+    Returns:
+        A job for each file, and whether the outputs need a folder.
     """
     if "-" in args.inputs:
         if len(args.inputs) > 1:
@@ -85,7 +88,11 @@ def find(
 
 
 def size_of(file: Path) -> int:
-    """Size of a regular file in bytes; OSError if it does not exist or is not a regular file."""
+    """Size of a regular file in bytes.
+
+    Raises:
+        OSError: the file does not exist or is not a regular file.
+    """
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError("it is not a regular file")
@@ -174,7 +181,7 @@ def unpacked_name(name: Path, jpeg: bool) -> Path:
 
 
 def pictures_in(job: Job, errors: Errors) -> list[Job] | None:
-    """A job for each picture of a compressed file; report an error and return None if damaged."""
+    """A job for each picture of a compressed file; None, after a report, if it is damaged."""
     try:
         with job.open() as file:
             head = file.read(15)

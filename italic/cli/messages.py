@@ -36,7 +36,11 @@ class Errors:
             self.write(line)
 
     def refuse(self, name: object, reason: str | BaseException) -> NoReturn:
-        """Report an error and end the program."""
+        """Report an error and end the program.
+
+        Raises:
+            SystemExit: always, with status 1.
+        """
         self.report(name, reason)
         raise SystemExit(1)
 

@@ -73,7 +73,12 @@ Work = Callable[[Shard, Errors], tuple[str, Entry | None]]  # returns status and
 
 
 def archive_in_shards(folder: Path, out: Path, args: argparse.Namespace, errors: Errors) -> None:
-    """`italic archive --shards`: write the missing shards."""
+    """`italic archive --shards`: write the missing shards.
+
+    Raises:
+        SettingError: Ray is not installed, or there is no cluster at the address.
+        ModelError: there is no such model.
+    """
     check_installed("--shards")
     from filelock import FileLock, Timeout
 
@@ -160,7 +165,10 @@ def _write_shards(
 
 
 def list_pictures(folder: Path, file: IO[bytes], errors: Errors) -> Entry:
-    """Write the names and sizes of the pictures to a file; return their number and a hash."""
+    """Write the names and sizes of the pictures to a file; return their number and a hash.
+
+    The program ends if a file can't be read, or if there is no picture.
+    """
     digest, count = hashlib.sha256(), 0
     for name in names_below(folder, PICTURES, errors):
         try:
@@ -272,7 +280,7 @@ def outcome_of(work: Work, shard: Shard) -> Outcome:
 
 
 def check(shard: Shard, errors: Errors) -> tuple[str, None]:
-    """In a worker: refuse pictures that can't be read."""
+    """In a worker: report pictures that can't be read, stored or unpacked, and end the work."""
     check_pictures(shard.jobs(), shard.how, errors)
     return "", None
 

@@ -107,7 +107,11 @@ class Failure(str):
 
 
 def load(model: str | None) -> Model:
-    """Load a model by name or path, None for the default model; ModelError."""
+    """Load a model by name or path; None for the default model.
+
+    Raises:
+        ModelError: there is no such model, or its file is damaged.
+    """
     from italic.coding.model_files.loading import load_model
 
     return load_model(model)
@@ -156,7 +160,11 @@ def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:
 
 
 def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encoded]:
-    """Compress each picture to a record, and verify it if asked for; ValueError."""
+    """Compress each picture to a record, and verify it if asked for.
+
+    Raises:
+        ValueError: as `compress_each`, or a record does not decode to its picture.
+    """
     from italic.compressor.compression import compress_each
 
     fraction = 0.5 if how.verify else 1.0
@@ -187,7 +195,11 @@ def encode(pictures: list[Picture], report: Report, how: Encoding) -> list[Encod
 
 
 def _verify(pictures: list[Picture], compressed: list[Compressed], report: Report) -> None:
-    """Decode the records on the CPU by the models that made them, and compare; ValueError."""
+    """Decode the records on the CPU by the models that made them, and compare.
+
+    Raises:
+        ValueError: a record can't be decoded, or not to its picture.
+    """
     from italic.compressor.decompression import decompress_records
 
     for model in dict.fromkeys(each.model for each in compressed):
@@ -221,9 +233,22 @@ def decode(
     region: Region | None = None,
     device: str | None = None,
 ) -> list[Decoded]:
-    """Decompress each record, given with the hash of its model, to a file; ValueError.
+    """Decompress each record, given with the hash of its model, to a file.
 
     The file is the JPEG file if the record holds one and no region is wanted, otherwise a PNG file.
+
+    Args:
+        items: the records.
+        report: called with the finished fraction of the work.
+        model: name or path of the model; None to find it among the installed models.
+        steps_done: number of steps to decode, see `decompress_records`; None for all.
+        max_work: as for `italic.decompress`.
+        region: left, top, width and height of the region to decode; None for whole pictures.
+        device: device of the estimator; None for the CPU.
+
+    Raises:
+        ValueError: as `decompress_records`, or a record needs another model or one that is not
+            installed.
     """
     from italic.coding.files.pictures import to_png
     from italic.compressor.decompression import decompress_records, model_for, steps_held
@@ -250,9 +275,12 @@ def decode(
 
 
 def enhance(files: list[bytes], report: Report, model: str | None, **options: Any) -> list[bytes]:
-    """Enhance each BPG file to a PNG file; ValueError.
+    """Enhance each BPG file to a PNG file.
 
     `options` are those of `italic.compressor.enhancement.enhance`: steps, sample, mirrored, device.
+
+    Raises:
+        ValueError: as `italic.compressor.enhancement.enhance`.
     """
     from italic.coding.files.pictures import from_array, to_png
     from italic.compressor.enhancement import enhance

@@ -78,9 +78,10 @@ class _Workers:
 
 
 def _compute_alone(threads: int) -> None:
-    """Let a new thread compute with one thread of PyTorch, and threads that start later with more.
+    """Let the current, new thread compute with one thread of PyTorch.
 
-    Each thread has a number of its own, which it takes from the last call in any thread.
+    Threads that start later get `threads` again: PyTorch has a number for each thread, and a new
+    thread takes that of the last `set_num_threads` in any thread.
     """
     torch.get_num_threads()  # the thread takes its number here, so later calls don't change it
     torch.set_num_threads(1)

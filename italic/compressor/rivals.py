@@ -1,4 +1,4 @@
-"""Records of pictures by classical codecs, which the estimator has to beat. PyTorch is not needed.
+"""Records of pictures by classical codecs, the rivals of the estimator. PyTorch is not needed.
 
 Fast settings come first. A test on their results tells pictures that the estimator can't code in
 fewer bytes: graphics and noise. Slow settings follow where a classical codec is likely to win.

@@ -35,7 +35,7 @@ def steps_within(seconds: float, height: int, width: int, model: Model) -> int:
 
 
 def speed(model: Model, steps: int) -> float:
-    """Measured time in seconds per megapixel in a number of steps."""
+    """Measured time of the network in seconds per megapixel, in a number of steps."""
     return _seconds(model, TRIAL_SIDE, TRIAL_SIDE, steps) * 1e6 / TRIAL_SIDE**2
 
 
@@ -52,7 +52,7 @@ def _seconds(model: Model, height: int, width: int, steps: int) -> float:
             due = partition.due(step)
             for _ in model.network.estimates(image, image, partition, due, codec.rung, memory):
                 pass
-        if device.type != "cpu":  # it works on while the program goes on
+        if device.type != "cpu":  # such devices compute asynchronously
             torch.accelerator.synchronize(device)
 
     with torch.inference_mode(), exact_arithmetic():

@@ -44,6 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
             support the input.
         ExtensionError: the function of the mode or of a metric does not exist.
         ModelError: there is no such device, or a model file does not exist or is damaged.
+        DataError: the images are missing or can't be used.
     """
     experiment.check_complete(cfg)
     with on_device(cfg.device):

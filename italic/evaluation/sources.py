@@ -69,7 +69,7 @@ class Inputs:
 
     @property
     def measured(self) -> Sequence[np.ndarray] | np.ndarray:
-        """The images of the curve: full images if there are any, else `images`."""
+        """The images of the curve, uint8 (H, W, 3) each: full images if any, else `images`."""
         return self.images if self.whole is None else self.whole
 
     @property
@@ -84,7 +84,11 @@ class Inputs:
         return self.images[: self.cfg.evaluate.pictures]
 
     def steps(self, default: Sequence[int]) -> list[int]:
-        """The configured numbers of steps, or the default up to the number of pixels."""
+        """The configured numbers of steps, or the default up to the number of pixels.
+
+        Raises:
+            RunError: as `asked_steps`.
+        """
         asked = asked_steps(self.cfg)
         if asked is not None:
             return asked
@@ -92,7 +96,10 @@ class Inputs:
         return [steps for steps in default if steps <= pixels]
 
     def own_steps(self, model: Model) -> int:
-        """The number of steps of listed sizes, or the default of a model up to that of pixels."""
+        """The number of sizes that `evaluate.sizes` lists.
+
+        Without a list it is the default number of steps of the model, at most the number of pixels.
+        """
         listed = listed_steps(self.cfg)
         return min(model.steps, self.images[0, ..., 0].size) if listed is None else listed
 
@@ -105,7 +112,11 @@ class Inputs:
         return replace(model, recipe=replace(model.recipe, **changes))
 
     def codec(self, model: Model) -> Codec:
-        """The codec of a model with the largest configured number of steps, or its default."""
+        """The codec of a model with the largest configured number of steps, or its default.
+
+        Raises:
+            RunError: as `asked_steps`.
+        """
         return self.planned(model).codec(max(self.steps([self.own_steps(model)])))
 
     def folder(self, name: str) -> Path:

@@ -31,11 +31,15 @@ class Measurement(NamedTuple):
 
 
 class Estimate:
-    """Encoder callback that computes bits from the likelihood, and measures its own time.
+    """Observer of a codec that computes bits from the likelihood, and measures its own time.
+
+    Args:
+        images: B.
+        pixels: H·W.
 
     Attributes:
         maps: float64 (B, H·W), bits of each pixel.
-        seconds: time spent in the callback.
+        seconds: time spent in the observer.
     """
 
     def __init__(self, images: int, pixels: int) -> None:
@@ -43,7 +47,7 @@ class Estimate:
         self.seconds = 0.0
 
     def __call__(self, step: int, due: np.ndarray, mixture: Mixture, pixels: Tensor) -> None:
-        """Add the bits of one step."""
+        """Record the bits of a part of a step, see `Observer` in `italic.coding.streams.codec`."""
         start = time.perf_counter()
         self.maps[:, due] = mixture.bits(pixels).sum(-1).double().cpu().numpy()
         self.seconds += time.perf_counter() - start
@@ -96,7 +100,8 @@ def measure_curve(
                 restored, seconds = timed(lambda: _is_restored(codec, coded, rows))  # noqa: B023
                 decode_seconds += seconds
                 lossless &= bool(restored)
-                # If an image is not restored, the caller refuses the whole measurement.
+                # The originals stand for the decoded images: if one is not restored, the caller
+                # refuses the whole measurement.
                 of_batch = measured(metrics or {}, rows, rows, [item.bits for item in coded])
                 for name, numbers in of_batch.items():
                     values[name][members] = numbers

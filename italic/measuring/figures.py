@@ -63,7 +63,11 @@ def draw_curve(
     published: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Save `curve_figure` as .png and .svg; `path` has no suffix."""
+    """Save `curve_figure` as .png and .svg; `path` has no suffix.
+
+    Raises:
+        ValueError: there is no row to draw.
+    """
     figure = curve_figure(curves, codecs, published)
     save_figure(figure, path.with_name(f"{path.name}.png"))
     save_figure(figure, path.with_name(f"{path.name}.svg"))
@@ -224,7 +228,7 @@ def draw_panel(
         bases: uint8 (N, H, W, 3), the base codes' reconstructions; None for no such column.
         known: uint8 (N, S, H, W, 3), known pixels before each of the S shown steps.
         known_steps: numbers of the shown steps, from 1.
-        bits: float (N, H, W), bits of each pixel.
+        bits: float64 (N, H, W), bits of each pixel.
         samples: uint8 (N, H, W, 3), samples from the model, conditional on the base codes; None for
             no such column.
     """

@@ -12,7 +12,7 @@ Metric = Callable[[np.ndarray, np.ndarray, float], float]
 
 
 def bits_per_pixel(original: np.ndarray, decoded: np.ndarray, bits: float) -> float:
-    """The bits divided by the number of pixels H·W."""
+    """The bits divided by the number of pixels H·W of the original, uint8 (H, W, 3)."""
     return bits / original[..., 0].size
 
 
@@ -22,7 +22,20 @@ def measured(
     decoded: Sequence[np.ndarray] | np.ndarray,
     bits: Sequence[float] | np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """The values of each metric, float64 (N,), for N images."""
+    """The values of each metric for N images.
+
+    Args:
+        metrics: metrics by name.
+        originals: uint8 (H, W, 3) each.
+        decoded: the decoded or estimated images, of the same shapes.
+        bits: bits of each image.
+
+    Returns:
+        float64 (N,) by name of the metric.
+
+    Raises:
+        ValueError: the numbers of images differ.
+    """
     return {
         name: np.array(
             [
@@ -35,5 +48,5 @@ def measured(
 
 
 def means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each metric over the images, with 6 significant digits."""
+    """The mean of the values of each metric, float64 (N,), with 6 significant digits."""
     return {name: float(f"{value.mean():.6g}") for name, value in values.items()}

@@ -14,7 +14,11 @@ UNKNOWN = 128  # grey level of unknown pixels in figures
 
 
 def known_before(codec: Codec, images: np.ndarray, step: int) -> np.ndarray:
-    """Images uint8 (N, H, W, 3) with the pixels that are unknown before a step (from 0) in grey."""
+    """Images, uint8 (N, H, W, 3), with grey at the pixels that are unknown before a step (from 0).
+
+    Returns:
+        uint8 (N, H, W, 3).
+    """
     known = codec.partition(*images.shape[1:3]).step_of_pixel < step
     return np.where(known[..., None], images, np.uint8(UNKNOWN))
 

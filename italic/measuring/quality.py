@@ -13,18 +13,25 @@ EXACT_PSNR = 100.0  # dB of an image without errors in a mean, as usual in codec
 
 
 def squared_errors(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """Mean squared error of each image, float64 (N,), from uint8 (N, H, W, 3)."""
+    """Mean squared error of each image, float64 (N,), between images uint8 (N, H, W, 3)."""
     return ((pictures.astype(np.float64) - originals) ** 2).mean((1, 2, 3))
 
 
 def psnr(squared_error: np.ndarray | float) -> np.ndarray:
-    """PSNR in dB from mean squared errors, 10 · log10(255² / error); infinite for 0."""
+    """PSNR in dB from mean squared errors of any shape: 10 · log10(255² / error), infinite for 0.
+
+    Returns:
+        float64, of the same shape.
+    """
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255**2 / np.asarray(squared_error))
 
 
 def mean_psnr(squared_errors: np.ndarray) -> float:
-    """Mean PSNR of images in dB; an exact one counts as `EXACT_PSNR`; infinite if all are exact."""
+    """Mean PSNR in dB of images with these mean squared errors, float64 (N,).
+
+    An exact image counts as `EXACT_PSNR`. If all images are exact, the result is infinite.
+    """
     of_each = psnr(squared_errors)
     if squared_errors.any():
         of_each = np.where(squared_errors == 0, EXACT_PSNR, of_each)
@@ -32,9 +39,12 @@ def mean_psnr(squared_errors: np.ndarray) -> float:
 
 
 def ssim(pictures: np.ndarray, originals: np.ndarray) -> np.ndarray:
-    """SSIM of each image, float64 (N,), mean over the colours, from uint8 (N, H, W, 3).
+    """SSIM of each image, float64 (N,), between images uint8 (N, H, W, 3); mean over the colours.
 
-    The Gaussian window is that of Wang et al. (2004). Images must have at least 11×11 pixels.
+    The Gaussian window is that of Wang et al. (2004).
+
+    Raises:
+        ValueError: an image has a side of fewer than 11 pixels.
     """
     return np.array(
         [

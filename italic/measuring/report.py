@@ -68,6 +68,9 @@ def write_run_report(
         run_dir: run directory of train.py.
         curve: rows of the curve of validation images; may be empty.
         panel: panel of validation images, see `panel.make_panel`; None for no panel.
+
+    Raises:
+        RunError: the directory is not a run directory.
     """
     history = read_history(run_dir)
     sections = []
@@ -131,7 +134,7 @@ def write_evaluation_report(
 
 
 def differences(configs: Mapping[str, DictConfig]) -> tuple[list[str], list[list[str]]]:
-    """The keys in which configurations differ, and for each key its values."""
+    """The keys in which configurations differ, and for each key its value in each of them."""
     flat = {
         name: {key: str(value) for key, value in leaves(OmegaConf.to_container(cfg))}
         for name, cfg in configs.items()

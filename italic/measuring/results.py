@@ -133,7 +133,7 @@ def write_rows(
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows with the same keys atomically as .csv."""
+    """Write rows, at least one, with the same keys atomically as .csv."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -58,8 +58,11 @@ def bootstrapped_bpsp(bits: np.ndarray, subpixels: np.ndarray) -> Interval:
     the paired difference. It is reproducible: the random numbers have a fixed seed.
 
     Args:
-        bits: (N,), bits or differences of bits of each image, N ≥ 1.
-        subpixels: (N,), sub-pixels of each image.
+        bits: int or float (N,), bits or differences of bits of each image, N ≥ 1.
+        subpixels: int (N,), sub-pixels of each image.
+
+    Returns:
+        The interval in bpsp; its ends are NaN for a single image.
     """
     random, count = np.random.default_rng(0), len(bits)
     values = []

@@ -111,7 +111,7 @@ def on_cluster(
 
 
 def _attempt(code: Callable[[Item], Result], item: Item) -> tuple[Result | None, str]:
-    """In a worker: the result, or the message of the exception, whose class may be unknown here."""
+    """In a worker: the result, or the exception's message, since the caller may lack its class."""
     import torch
 
     torch.set_num_threads(1)

@@ -36,7 +36,11 @@ log = logging.getLogger(__name__)
 
 
 def callbacks_of(cfg: DictConfig) -> list[Callback]:
-    """The callbacks that the configuration of a run asks for."""
+    """The callbacks of every run, with the settings of its configuration.
+
+    Raises:
+        SettingError: as `moving_average`.
+    """
     callbacks: list[Callback] = [
         Dashboard(cfg.logger.pictures, cfg.logger.curve_every),
         WeightAveraging(use_buffers=False, multi_avg_fn=moving_average(cfg.training.average_decay)),
@@ -140,8 +144,8 @@ class EarlyStopping(of_lightning.EarlyStopping):
         settings: further arguments of Lightning's callback.
 
     Raises:
-        SettingError: there is no such value, or the patience is no whole number of 0 or more. That
-            a step does not exist is noticed when the training begins.
+        SettingError: there is no such value, or the patience is no whole number of 0 or more. A
+            step that does not exist is refused when the training begins.
     """
 
     def __init__(self, monitor: str = "val/bpsp", patience: int = 10, **settings: Any) -> None:
@@ -154,7 +158,11 @@ class EarlyStopping(of_lightning.EarlyStopping):
         super().__init__(monitor, patience=patience, **settings)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a step that does not exist, and a training without validation."""
+        """Refuse a step that does not exist, and a training without validation.
+
+        Raises:
+            SettingError: in these cases.
+        """
         assert isinstance(pl_module, Estimator)
         *_, step = self.monitor.rpartition("_step_")
         if "_step_" in self.monitor and not 1 <= int(step) <= pl_module.steps:
@@ -176,16 +184,16 @@ class QuantisedInputs(Callback):
     learning rates: inputs that are clipped have no effect on the loss, so nothing limits their
     growth until the scales are chosen again.
 
-    The scales are chosen from the inputs of several batches, which are not quantised, because the
-    ranges of inputs depend on the partition and on the base code. This is done after 1, 2, 4, 8, …
-    batches too, because the ranges of new blocks change fast.
+    The scales are chosen from the inputs of several batches, because the ranges of inputs depend on
+    the partition and on the base code. Inputs are not quantised in these batches. The scales are
+    also chosen after 1, 2, 4, 8, … batches, because the ranges of new blocks change fast.
 
     Args:
         every: number of batches after which the scales are chosen again.
-        begin: share of the training after which it begins, 0 to 1.
+        begin: share of the training after which the quantisation begins, 0 to 1.
 
     Raises:
-        SettingError: a number is out of range, or the network has another scheme.
+        SettingError: a number is out of range.
     """
 
     OBSERVED = 8  # largest number of batches from which scales are chosen
@@ -205,7 +213,11 @@ class QuantisedInputs(Callback):
         return bool(self.quantisation.grids)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the quantisation to the network."""
+        """Add the quantisation to the network.
+
+        Raises:
+            SettingError: the network has another scheme than "int8".
+        """
         network = pl_module.network
         assert isinstance(network, nn.Module)
         if scheme_of(network) != "int8":
@@ -232,7 +244,7 @@ class QuantisedInputs(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Choose the scales after the last observed batch: those of the first process."""
+        """Choose the scales after the last observed batch; all processes use those of the first."""
         if self.remaining:
             self.remaining -= 1
             if not self.remaining:

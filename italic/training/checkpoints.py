@@ -44,8 +44,8 @@ class Checkpoints(Callback):
     network has the weights of best.ckpt. This callback must precede the callback that averages the
     weights, which swaps the weights at the end of training.
 
-    With `QuantisedInputs`, a validation with quantised inputs counts more than any without: the
-    exact network quantises them too, which takes more bits.
+    With `QuantisedInputs`, best.ckpt is chosen among the validations with quantised inputs, if any.
+    They take more bits than those without, but the exact network quantises its inputs too.
 
     Args:
         resumes: whether the run is resumed and continues from its best checkpoint.

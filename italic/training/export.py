@@ -203,6 +203,7 @@ def publish(run_dir: Path, path: Path, steps: int | None = None) -> None:
     Raises:
         RunError: as `exported`.
         DataError: the training images, which are counted for the card, can't be loaded.
+        CardError: the card that is there already is damaged.
     """
     model = exported(run_dir)
     cfg = run_directory.read_config(run_dir)

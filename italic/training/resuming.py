@@ -46,7 +46,7 @@ def configure(words: Sequence[str]) -> str:
     run_dir = resume.value() if resume is not None else None
     if not isinstance(run_dir, str) or {"-m", "--multirun"} & set(words):
         return NEW
-    if not run_dir:  # of a variable that is not set; as a path it would be the current folder
+    if not run_dir:  # from an unset shell variable; as a path it would be the current folder
         raise RunError("resume names no run: expected resume=RUN_DIR")
     if any(item.get_key_element() == "weights" for item in overrides):
         raise RunError("a resumed run continues with its own weights: leave out weights=…")

@@ -75,6 +75,10 @@ def train(cfg: DictConfig) -> float:
             applied to a resumed run, a run of a sweep would start processes, trainer settings are
             not supported, or another training is running in the directory.
         SettingError: a setting is out of range.
+        ExtensionError: the configuration names code that does not exist or is not allowed.
+        ModelError: a model that the configuration names does not exist or is damaged.
+        DataError: the images are missing or can't be used.
+        InexactError: the network must be exact, but has layers without an exact form.
     """
     experiment.check_complete(cfg)
     with reserved(_run_dir(cfg)):

@@ -34,7 +34,9 @@ _JPEG_XL_FRAME = re.compile("00[01]1")
 _JPEG_XL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _JPEG_XL_SIDES = (9, 13, 18, 30)  # bits
 JPEG_XL_CODESTREAM = b"\xff\x0a"  # signature of a codestream
-_JPEG_XL_HEAD = 32  # bytes; more than signature, size, metadata and the first bits of the frame
+# Bytes at the start of a codestream: enough for signature, size, metadata and the first bits of the
+# frame.
+_JPEG_XL_HEAD = 32
 
 
 def decode(

@@ -24,7 +24,7 @@ from italic.coding.files.container.fields import Cursor, varint
 from italic.coding.files.pictures import Picture
 from italic.coding.files.pictures.jpeg import jpeg_shape, largest_jpeg
 
-_START = 64  # bytes of a codestream; more than those of its size
+_START = 64  # bytes at the start of a codestream, which are enough to hold its size
 _PART, _RECONSTRUCTION = b"jxlp", b"jbrd"
 _BOXES = {_PART, _RECONSTRUCTION, b"brob", b"Exif", b"xml "}
 

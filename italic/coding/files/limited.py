@@ -34,7 +34,7 @@ SHORTEST_ROW = 64
 MEMORY, MEMORY_PER_PIXEL = 2**26, 64  # bytes
 SECONDS, SECONDS_PER_PIXEL = 1.0, 1e-5  # CPU time
 
-READY = b"R"  # first byte of the process, after it has loaded its libraries
+READY = b"R"  # first byte that the process sends, after it has loaded its libraries
 # Task, height, width, channels, bytes in a sample; length of the last box, of the answer and of the
 # data; memory in bytes, time in seconds.
 _REQUEST = struct.Struct("<BIIBBIQQQd")

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from italic.coding.streams.entropy import Writer
 
-# After this share of the pixels, those that remain take at least this share of the bits per pixel
-# of the steps before: 0.28 to 0.91 on photographs, least on decoded JPEG (docs/results.md).
+# After the share EARLIEST of the pixels, the remaining ones are assumed to take at least the share
+# LEAST_SHARE of the bits per pixel of the steps before. Measured on photographs: 0.28 to 0.91, with
+# the smallest values on decoded JPEG files (docs/results.md).
 EARLIEST, LEAST_SHARE = 1 / 16, 0.25
 # Bits per pixel are measured over whole steps with at least this number of pixels in all. Fewer
-# pixels are no sample of the picture: the first ones are predicted from few known pixels.
+# pixels are not typical of the picture, because the first ones are predicted from few known pixels.
 SAMPLE = 1024
 
 

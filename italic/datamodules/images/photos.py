@@ -62,7 +62,11 @@ class Photos:
         return [folder / name for name in self.PHOTOGRAPHS[split]]
 
     def load(self, split: Split) -> np.ndarray:
-        """The tiles of a split, uint8 (N, size, size, 3), shuffled."""
+        """The tiles of a split, uint8 (N, size, size, 3), shuffled.
+
+        Raises:
+            DataError: scikit-image lacks a photograph.
+        """
         photographs = [_resized(read_rgb(path), self.scale) for path in self._files(split)]
         stride = self.size
         if split == "train":

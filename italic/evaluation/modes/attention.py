@@ -34,8 +34,8 @@ class Attention(NamedTuple):
     """Attention weights of one non-local block for one query pixel.
 
     Attributes:
-        weights: float32 (B, h, w), weights of the query at the position that covers the pixel; they
-            sum to 1.
+        weights: float32 (B, h, w), weights of the query at the position that covers the pixel. The
+            weights of an image sum to 1.
         side: a position covers side × side pixels of the image.
     """
 
@@ -43,7 +43,7 @@ class Attention(NamedTuple):
     side: int
 
     def over(self, height: int, width: int) -> np.ndarray:
-        """The weights, upsampled to the pixels by nearest neighbour, (B, H, W)."""
+        """The weights, upsampled to the pixels by nearest neighbour, float32 (B, H, W)."""
         return self.weights.repeat(self.side, 1).repeat(self.side, 2)[:, :height, :width]
 
 

@@ -37,11 +37,11 @@ class Spent(NamedTuple):
     """The bits of images.
 
     Attributes:
-        bits: float (N, H, W), bits of each pixel, from the likelihood.
-        step_of_pixel: int (H, W), the step (from 0) that codes each pixel.
+        bits: float64 (N, H, W), bits of each pixel, from the likelihood.
+        step_of_pixel: int32 (H, W), the step (from 0) that codes each pixel.
         bases: uint8 (N, H, W, 3), the base codes' reconstructions.
-        base_bits: int (N,), bits of the base codes.
-        coded_bits: int (N,), bits of the complete coded bytes.
+        base_bits: int64 (N,), bits of the base codes.
+        coded_bits: int64 (N,), bits of base codes and streams.
     """
 
     bits: np.ndarray
@@ -61,7 +61,7 @@ class Spent(NamedTuple):
         return max(1.0, float(np.percentile(self.bits, 99.5)))
 
     def until(self, step: int) -> np.ndarray:
-        """Bits before a step (from 0), including the base code, float (N,)."""
+        """Bits before a step (from 0), including the base code, float64 (N,)."""
         return self.base_bits + self.bits[:, self.step_of_pixel < step].sum(-1)
 
 

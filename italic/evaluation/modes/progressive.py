@@ -66,7 +66,11 @@ def measure(inputs: Inputs) -> None:
 
 
 def decode_progressively(codec: Codec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encode images, uint8 (N, H, W, 3), and decode them up to each step.
+    """Encode images and decode them up to each step.
+
+    Args:
+        codec: the codec.
+        images: uint8 (N, H, W, 3).
 
     Returns:
         bpsp up to each step, float64 (steps + 1, N), including the base code, and the partially

@@ -50,6 +50,9 @@ def sample_columns(codecs: list[Codec], images: np.ndarray) -> list[Column]:
     Args:
         codecs: the codecs.
         images: uint8 (N, H, W, 3).
+
+    Raises:
+        SettingError: a codec has more steps than an image has pixels.
     """
     height, width = images.shape[1:3]
     columns: list[Column] = []

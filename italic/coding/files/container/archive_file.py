@@ -37,6 +37,8 @@ _COPIED = 2**20  # bytes of records that are copied at a time
 class ArchiveWriter:
     """Writes an archive sequentially; the file need not be seekable.
 
+    After `finish`, its methods raise a ValueError.
+
     Args:
         file: a file open for writing in binary mode; the writer does not close it.
         model_hash: the first 8 bytes of the model's SHA-256; zeros if no picture needs a model.

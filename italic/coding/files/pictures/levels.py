@@ -18,10 +18,12 @@ from italic.coding.files.pictures.picture import LAYOUTS
 LEVELS = 256
 SET_BYTES = LEVELS // 8  # bytes of a set of levels
 REACH = 32  # distance of the levels that are compared with a level
-# Ranks are tried for a colour if this many bits per sample or more are saved by an estimate, which
-# is near 0 for most photographs. Measured: docs/experiments.md, "Unused levels".
+# Ranks are tried for a colour if they are estimated to save more than this many bits per sample and
+# the bits of the set. The estimate is near 0 for most photographs. Measured: docs/experiments.md,
+# "Unused levels".
 LEAST_SAVING = 0.015
-MOST_WEIGHT = 4  # pixels of a level that count, relative to the mean of the levels around it
+# Most pixels of a level that count in the estimate, relative to the mean of the levels around it.
+MOST_WEIGHT = 4
 
 
 def ranked(
