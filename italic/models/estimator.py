@@ -55,7 +55,7 @@ class Part(NamedTuple):
     mixture: Mixture
 
     def bits(self, selected: Tensor) -> Tensor:
-        """Bits of the sub-pixels at a boolean mask (n, h, w) with m true entries, (m, 3)."""
+        """Bits of the sub-pixels at a mask, bool (n, h, w), with m true entries, float (m, 3)."""
         return self.mixture.at(selected).bits(self.pixels[selected])
 
     def weighted_bits(self, selected: Tensor, weight: Tensor) -> Tensor:
