@@ -95,8 +95,8 @@ def _with_warnings(
         if not isinstance(item, Failure):
             record, text = item[1], None
             if steps_done is not None and steps_done < record.steps:
-                text = f"after {steps_done} of {record.steps} steps the checksum can't be verified"
-                text += ": it needs all steps"
+                text = f"after {steps_done} of {steps_text(record.steps)} "
+                text += "the checksum can't be verified: it needs all steps"
             elif region is not None and record.part and region[2] * region[3] < pixels:
                 text = "of a region the checksum can't be verified: it needs the whole picture"
             if text:
@@ -237,7 +237,8 @@ def _write(jobs: Sequence[Job], results: Outputs, args: argparse.Namespace, erro
             coded = about if isinstance(about, Encoded) else None
             picture = about if isinstance(about, Decoded) else None
             if picture is not None and picture.held is not None:
-                text = f"the file is truncated: it holds {picture.held} of {picture.steps} steps"
+                steps = steps_text(picture.steps)
+                text = f"the file is truncated: it holds {picture.held} of {steps}"
                 if args.steps_done is None:
                     text += ", and the picture is the expected one after them"
                 print(f"italic: {shown(job)}: {text}", file=sys.stderr)

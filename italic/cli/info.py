@@ -11,6 +11,7 @@ from italic.cli.reporting import SAMPLES
 from italic.cli.work import Failure, read_records
 from italic.coding.files.container import MAX_AREA, Chunk, FileFormatError, Grid, PartCodes, Record
 from italic.coding.model_files.installed import file_of_hash
+from italic.schedule import steps_text
 
 
 def info(args: argparse.Namespace, errors: Errors) -> None:
@@ -69,7 +70,7 @@ def _bytes_of_base_codes(record: Record) -> int:
 
 def _describe(record: Record) -> str:
     """Size, kind of samples and coding method as a text."""
-    method = f"{record.steps} steps" if record.steps else record.method.name.replace("_", " ")
+    method = steps_text(record.steps) if record.steps else record.method.name.replace("_", " ")
     if record.part:
         method += f", {len(Grid(record.height, record.width, record.part)):,} parts"
     colour = record.colour.name.replace("_", " ")

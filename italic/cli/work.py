@@ -9,6 +9,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,19 +135,23 @@ def read_records(
     jobs: Sequence[Job], max_pixels: int, partial: bool = False
 ) -> Iterator[tuple[CodedPicture | Failure, int]]:
     """Read each record; yield it with its model's hash, or a `Failure`, and the pixels."""
-    opened: tuple[Path, ArchiveReader] | None = None
-    for job in jobs:
-        try:
-            if job.member:
-                if opened is None or opened[0] != job.path:
-                    opened = job.path, ArchiveReader(job.open(), max_pixels)
-                model_hash, record = opened[1].model_hash, opened[1].read(job.member)
-            else:
-                with job.open() as file:
-                    model_hash, record = unpack(file.read(), max_pixels, partial)
-            yield (model_hash, record), record.height * record.width
-        except Exception as error:  # the caller adds the picture's name to the message
-            yield Failure(sentence(error).removeprefix(f"picture {job.member!r}: ")), 0
+    with ExitStack() as archive:  # the open one
+        opened: tuple[Path, ArchiveReader] | None = None
+        for job in jobs:
+            try:
+                if job.member:
+                    if opened is None or opened[0] != job.path:
+                        archive.close()
+                        opened = None  # also if this one can't be opened
+                        file = archive.enter_context(job.open())
+                        opened = job.path, ArchiveReader(file, max_pixels)
+                    model_hash, record = opened[1].model_hash, opened[1].read(job.member)
+                else:
+                    with job.open() as file:
+                        model_hash, record = unpack(file.read(), max_pixels, partial)
+                yield (model_hash, record), record.height * record.width
+            except Exception as error:  # the caller adds the picture's name to the message
+                yield Failure(sentence(error).removeprefix(f"picture {job.member!r}: ")), 0
 
 
 def read_files(jobs: Sequence[Job]) -> Iterator[tuple[bytes | Failure, int]]:

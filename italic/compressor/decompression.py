@@ -25,6 +25,7 @@ from italic.compressor.batches import Progress, ProgressTracker, batches
 from italic.compressor.regions import Region, box_of, cropped
 from italic.compressor.rivals import checksum
 from italic.compressor.work_limit import check_work
+from italic.schedule import steps_text
 
 # PyTorch takes seconds to import, and what classical codecs code does not need it.
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def steps_held(record: Record, model: Model | None, max_work: float | None = Non
         has_base = bool(record.base)
     if not held and not has_base:
         raise FileFormatError(
-            f"the file is truncated within the first of its {record.steps} steps: there is "
+            f"the file is truncated within the first of its {steps_text(record.steps)}: there is "
             "nothing to show"
         )
     return held
@@ -222,6 +223,6 @@ def _check_steps(record: Record, steps_done: int) -> None:
         )
     if not 0 <= steps_done <= record.steps:
         raise ValueError(
-            f"the picture has {record.steps} steps: expected from 0 to {record.steps} of them; "
-            f"got {steps_done}"
+            f"the picture has {steps_text(record.steps)}: expected from 0 to {record.steps} of "
+            f"them; got {steps_done}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from italic.coding.files.container import Grid, Record
+from italic.schedule import steps_text
 
 if TYPE_CHECKING:
     from italic.coding.model_files.model import Model
@@ -42,6 +43,6 @@ def check_work(record: Record, model: Model, max_work: float | None) -> None:
     if found > most:
         raise ValueError(
             f"decoding the picture takes work for {found} pixels ({record.height} × {record.width} "
-            f"in {record.steps} steps), more than the limit of {most:.0f} for its bytes: if you "
-            "trust the file, raise max_work"
+            f"in {steps_text(record.steps)}), more than the limit of {most:.0f} for its bytes: if "
+            "you trust the file, raise max_work"
         )

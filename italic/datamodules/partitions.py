@@ -11,7 +11,7 @@ from torch import Tensor
 
 from italic.coding.files.container import MAX_STEPS
 from italic.errors import SettingError, check_range
-from italic.schedule import SMALLEST_LATTICE, Schedule
+from italic.schedule import SMALLEST_LATTICE, Schedule, steps_text
 
 MOST_GROWTH = 2.5  # largest growth exponent of the step sizes
 MANY_STEPS = 8  # least number of steps of a random partition that completes lattices in turn
@@ -62,8 +62,8 @@ class TrainingPartitions:
         plans = self.schedule.plans
         if plans and self.min_steps > len(plans):
             raise SettingError(
-                f"the model has plans for at most {len(plans)} steps: expected masks.min_steps of "
-                f"at most that, or masks.plans=null; got {self.min_steps}"
+                f"the model has plans for at most {steps_text(len(plans))}: expected "
+                f"masks.min_steps of at most that, or masks.plans=null; got {self.min_steps}"
             )
 
 

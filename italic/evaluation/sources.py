@@ -21,6 +21,7 @@ from italic.coding.streams.codec import Codec
 from italic.config import IMAGES
 from italic.measuring.metrics import Metric
 from italic.run_directory import RunError
+from italic.schedule import steps_text
 from italic.training.export import exported
 
 
@@ -143,7 +144,7 @@ def asked_steps(cfg: DictConfig) -> list[int] | None:
         return steps
     if steps is not None and set(steps) != {listed}:
         raise RunError(
-            f"evaluate.sizes lists the sizes of {listed} steps, but the numbers of steps are "
+            f"evaluate.sizes lists the sizes of {steps_text(listed)}, but the numbers of steps are "
             f"{steps}: expected steps=[{listed}], or evaluate.sizes=equal, power or planned"
         )
     return [listed]

@@ -22,6 +22,7 @@ from italic.measuring.history import Validation, read_history, read_training
 from italic.measuring.machine import describe_machine
 from italic.measuring.results import CodecRow, CurveRow, envelope
 from italic.run_directory import CONFIG, leaves, name_of, read_config
+from italic.schedule import steps_text
 
 REPORT = "report.html"
 WIDE, NARROW = (9.6, 5.6), (4.4, 4.6)  # sizes of charts in inches, for desktops and for phones
@@ -123,7 +124,7 @@ def write_evaluation_report(
         sections.append(_panel_section(panels))
     facts = {"images": str(next(rows[0].images for rows in curves.values() if rows))}
     best = min((row for rows in curves.values() for row in rows), key=lambda row: row.bpsp_coded)
-    facts["fewest bits"] = f"{best.bpsp_coded:.4f} bpsp in {best.steps} steps"
+    facts["fewest bits"] = f"{best.bpsp_coded:.4f} bpsp in {steps_text(best.steps)}"
     facts["decoded images"] = (
         "all equal to their originals"
         if all(row.lossless for rows in curves.values() for row in rows)

@@ -29,6 +29,7 @@ from italic.errors import SettingError, check_range, check_whole
 from italic.measuring.dashboard import Dashboard
 from italic.models.estimator import Estimator
 from italic.run_directory import CONFIG
+from italic.schedule import steps_text
 from italic.training.experiment import is_exact
 from italic.training.meter import Meter
 
@@ -168,7 +169,7 @@ class EarlyStopping(of_lightning.EarlyStopping):
         if "_step_" in self.monitor and not 1 <= int(step) <= pl_module.steps:
             raise SettingError(
                 f"callbacks.early_stopping.monitor is {self.monitor}, but there are only "
-                f"{pl_module.steps} steps"
+                + steps_text(pl_module.steps)
             )
         if trainer.limit_val_batches == 0:
             raise SettingError(

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from italic.coding.base_codes.base import BaseCode, Ladder, NoBase
 from italic.coding.base_codes.hevc_headers import BPGError
 from italic.coding.exact import InexactError, check_layers, exchange_modules
+from italic.coding.model_files.installed import CardError
 from italic.coding.model_files.loading import load_model
 from italic.coding.model_files.model import ModelError
 from italic.config import TrainingConfig
@@ -52,8 +53,9 @@ def is_refusal(error: Exception) -> bool:
     traceback. ValueError and TypeError raised inside Lightning, Hydra or an optimiser of PyTorch
     report invalid settings or unknown arguments of a class.
     """
-    ours = (RunError, DataError, SettingError, ExtensionError, ModelError, InexactError, BPGError)
-    if isinstance(error, (*ours, MisconfigurationException, wandb.Error, OSError)):
+    ours = RunError, DataError, SettingError, ExtensionError
+    of_models = ModelError, CardError, InexactError, BPGError
+    if isinstance(error, (*ours, *of_models, MisconfigurationException, wandb.Error, OSError)):
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     package = frame.f_globals["__name__"].partition(".")[0]

@@ -37,7 +37,7 @@ _COPIED = 2**20  # bytes of records that are copied at a time
 class ArchiveWriter:
     """Writes an archive sequentially; the file need not be seekable.
 
-    After `finish`, its methods raise a ValueError.
+    After `finish`, or after an error while pictures were written, its methods raise a ValueError.
 
     Args:
         file: a file open for writing in binary mode; the writer does not close it.
@@ -83,16 +83,19 @@ class ArchiveWriter:
             index.groups.append(1)
             index.checksums.append(zlib.crc32(body))
             self._group = len(body)
+        self._finished = True  # until the body is written
         self._file.write(body)
+        self._finished = False
 
     def copy(self, reader: ArchiveReader) -> None:
         """Write all pictures of another archive, without decoding them.
 
         Raises:
             FileFormatError: a name is in this archive already, or the other archive is damaged.
-                Then this archive can't be finished.
+                This archive can't be finished then.
         """
         self._check_open()
+        self._finished = True  # until all of the other archive is here
         other = reader.index
         for name, kind, length, check in zip(
             other.names, other.kinds, other.lengths, other.checks, strict=True
@@ -101,12 +104,9 @@ class ArchiveWriter:
         self._index.groups += other.groups
         self._index.checksums += other.checksums
         self._group = archive_index.GROUP  # the next picture begins a group
-        try:
-            for part in reader.bodies():
-                self._file.write(part)
-        except FileFormatError:
-            self._finished = True
-            raise
+        for part in reader.bodies():
+            self._file.write(part)
+        self._finished = False
 
     def finish(self) -> None:
         """Write the index; an archive without it can't be read."""
@@ -145,7 +145,7 @@ class ArchiveWriter:
 
     def _check_open(self) -> None:
         if self._finished:
-            raise ValueError("the archive is finished: no more pictures can be added")
+            raise ValueError("the archive is finished, or ended by an error: no more can be added")
 
 
 class ArchiveReader:

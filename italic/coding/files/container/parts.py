@@ -11,6 +11,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from italic.coding.files.container.fields import Cursor, FileFormatError, block, varint
+from italic.schedule import steps_text
 
 
 class Box(NamedTuple):
@@ -167,7 +168,7 @@ class PartCodes:
         if least > len(data):
             raise FileFormatError(
                 f"the record is damaged or ends early: it has {len(data)} bytes for {len(grid)} "
-                f"parts in {steps} steps, expected {least} or more"
+                f"parts in {steps_text(steps)}, expected {least} or more"
             )
         cursor = Cursor(data, "the list of parts")
         bases = tuple(cursor.block() for _ in range(len(grid)))
@@ -185,7 +186,7 @@ class PartCodes:
                 own = min(steps, grid.box(part).pixels)
                 if any(codes.length(part, step, step + 1) for step in range(own, steps)):
                     raise FileFormatError(
-                        f"the list of parts is damaged: part {part} has more than {own} steps"
+                        f"the list of parts is damaged: part {part} has more than {steps_text(own)}"
                     )
         return codes
 
