@@ -37,8 +37,8 @@ from italic.compressor import compression, parts, rivals, work_limit
 from italic.compressor.decompression import decompress_records
 from italic.compressor.rivals import Rival, checksum
 from italic.models.lattice import LatticeNetwork
-from tests.coding.exact.test_exact import OPTIONS, trained
-from tests.coding.exact.test_exact import pictures as gradients
+from tests.coding.exact.grid_networks import OPTIONS, trained
+from tests.coding.exact.grid_networks import pictures as gradients
 from tests.compressor.files import compress_pictures
 
 NETWORK = {"kind": "lattice", "features": 8, "blocks": 1, "components": 2, "window": 3}

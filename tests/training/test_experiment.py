@@ -27,7 +27,7 @@ from italic.training.experiment import (
     build_optimiser,
     build_schedule,
 )
-from tests.coding.exact.test_exact import SMALL, pictures, trained
+from tests.coding.exact.grid_networks import SMALL, pictures, trained
 from tests.models.test_estimator import Batch
 from tests.test_config import composed
 

@@ -15,7 +15,7 @@ from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
 from italic.run_directory import RunError
 from italic.training.warm_start import begin_with
-from tests.coding.exact.test_exact import FULL, HOURGLASS, SMALL, pictures, trained, weights
+from tests.coding.exact.grid_networks import FULL, HOURGLASS, SMALL, pictures, trained, weights
 
 FOUR_PIXELS = torch.arange(256).view(1, 1, 16, 16) % 64 == 0
 

@@ -1,4 +1,4 @@
-"""Calibration: cross-layer equalisation and optimised rounding."""
+"""Calibration for grids: cross-layer equalisation and optimised rounding."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,11 @@ from italic.coding.exact import (
 )
 from italic.coding.exact.grid_calibration import equalise
 from italic.coding.exact.grid_layers import ExactConvolution
-from italic.coding.exact.rounding import round_compensated
 from italic.coding.streams.codec import Codec
 from italic.models.layers import ResidualBlock
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
-from tests.coding.exact.test_exact import OPTIONS, pictures, weights
+from tests.coding.exact.grid_networks import OPTIONS, pictures, weights
 
 
 def calibrate(network: nn.Module) -> None:
@@ -90,26 +89,6 @@ def test_infinite_weights_are_refused() -> None:
         network.exit.weight[0, 0, 0, 0] = torch.inf
     with pytest.raises(InexactError, match="not finite"):
         calibrated(network, lambda untouched: [features(untouched)].clear())
-
-
-def test_rounding_makes_up_for_its_errors_where_inputs_go_together() -> None:
-    random = np.random.default_rng(0)
-    patches = random.normal(size=(1000, 4)) @ random.normal(size=(4, 30))
-    patches += 0.1 * random.normal(size=patches.shape)
-    covariance = torch.from_numpy(np.cov(patches.T))
-    wanted = torch.from_numpy(random.normal(size=(8, 30)))
-    units = torch.tensor([2.0**-4, 2.0**-2] * 4, dtype=torch.float64)
-    rounded = round_compensated(wanted, units, covariance)
-    counts = rounded / units[:, None]
-    assert torch.equal(counts, counts.round())
-    nearest = (wanted / units[:, None]).round() * units[:, None]
-
-    def error(weights: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("ni,ij,nj->n", wanted - weights, covariance, wanted - weights)
-
-    assert (error(rounded) < 0.5 * error(nearest)).all()
-    apart = round_compensated(wanted, units, torch.eye(30, dtype=torch.float64))
-    torch.testing.assert_close(apart, nearest)
 
 
 def test_weights_whose_sums_would_not_fit_are_rounded_to_the_nearest(
