@@ -18,7 +18,7 @@ from italic.extensions import IMPORT, ExtensionError, import_own, own
 from italic.models.rnan import RNAN
 from italic.training.experiment import build_images, build_network
 from italic.training.named_code import import_own_code, named, targets
-from tests.coding.model_files.test_model import NETWORK, RECIPE, tiny_network
+from tests.coding.model_files.tiny import NETWORK, RECIPE, tiny_network
 
 MODULE = """
 from os import system
