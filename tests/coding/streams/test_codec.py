@@ -1,3 +1,5 @@
+"""The codec: images to streams and back."""
+
 import numpy as np
 import pytest
 import torch
@@ -5,37 +7,15 @@ import torch
 from italic.coding.base_codes.base import BPG, NoBase
 from italic.coding.exact import make_exact
 from italic.coding.streams.codec import Codec, Coded
-from italic.coding.streams.entropy import StreamError, Writer, bits
-from italic.coding.streams.pixel_sources import integer_parameters, writing
-from italic.errors import SettingError
+from italic.coding.streams.entropy import StreamError, Writer
+from italic.coding.streams.pixel_sources import writing
 from italic.models import step_network
 from italic.models.lattice import LatticeNetwork
 from italic.models.likelihood import GaussianMixture, Mixture
 from italic.models.network import Network
 from italic.models.rnan import RNAN
 from italic.schedule import Schedule
-
-OPTIONS = [{}, {"recurrent": False, "deep": 1, "largest_stride": 4}]
-
-
-@pytest.fixture(scope="module", params=OPTIONS, ids=["recurrent", "lattices"])
-def network(request: pytest.FixtureRequest) -> RNAN:
-    torch.manual_seed(0)
-    options = {"space_to_depth": 2, "mask_branch": False, **request.param}
-    network = RNAN(features=8, groups=1, components=3, **options)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return network.eval()
-
-
-def images(count: int, height: int, width: int) -> np.ndarray:
-    """Smooth images with some noise."""
-    random = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width]
-    slopes = random.normal(size=(count, 2, 1, 1, 3))
-    smooth = 128 + slopes[:, 0] * y[..., None] + slopes[:, 1] * x[..., None]
-    return np.clip(smooth + random.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+from tests.coding.streams.smooth import images
 
 
 @pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
@@ -44,52 +24,6 @@ def test_what_is_decoded_is_what_was_encoded(network: RNAN, base: object, steps:
     originals = images(3, 16, 16)
     codec = Codec(network, base, Schedule(), steps)  # type: ignore[arg-type]
     assert np.array_equal(codec.decode(codec.encode(originals), 16, 16), originals)
-
-
-@pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
-def test_coding_ends_when_no_image_can_stay_within_its_limit(network: RNAN, base: object) -> None:
-    originals = images(3, 48, 48)
-    codec = Codec(network, base, Schedule(), 8)  # type: ignore[arg-type]
-    coded = codec.encode(originals)
-    sizes = [item.bits // 8 for item in coded]
-    seen: list[int] = []
-
-    def within(limits: list[int]) -> list[Coded | None]:
-        seen.clear()
-        return codec.encode_within(originals, limits, lambda step, *_: seen.append(step))
-
-    assert within(sizes) == coded and seen[-1] == 7
-    assert within([sizes[0], sizes[1] - 1, sizes[2]]) == [coded[0], None, coded[2]]
-    assert within([size // 2 for size in sizes]) == [None] * 3 and seen[-1] < 6
-    assert within([0] * 3) == [None] * 3
-
-
-@pytest.mark.parametrize("side", [5, 12, 33])
-def test_a_small_image_is_within_its_own_size_in_any_number_of_steps(
-    network: RNAN, side: int
-) -> None:
-    originals = images(2, side, side)
-    for steps in (1, 3, 16, 25):
-        codec = Codec(network, NoBase(), Schedule(), steps)
-        coded = codec.encode(originals)
-        assert codec.encode_within(originals, [len(item.stream) for item in coded]) == coded
-
-
-def test_an_image_within_its_limit_does_not_depend_on_the_other_images(network: RNAN) -> None:
-    originals = images(3, 48, 48)
-    originals[2, ::2] = 128  # hard after an easy beginning
-    codec = Codec(network, NoBase(), Schedule(), 32)
-    sizes = [len(item.stream) for item in codec.encode(originals)]
-    for share in (0.5, 0.8, 0.95, 1.0):
-        limits = [round(share * size) for size in sizes]
-        alone = [
-            codec.encode_within(image[None], [limit])[0]
-            for image, limit in zip(originals, limits, strict=True)
-        ]
-        for unlimited in range(3):  # the batch runs to its end for one image
-            some = [10**6 if i == unlimited else limits[i] for i in range(3)]
-            found = codec.encode_within(originals, some)
-            assert all(found[i] == alone[i] for i in range(3) if i != unlimited)
 
 
 @pytest.mark.parametrize("base", [NoBase(), BPG(qp=40)])
@@ -220,21 +154,6 @@ def test_segments_hold_what_the_decoder_reads_in_their_steps(network: RNAN) -> N
         assert codec.steps_held(Coded(base, head[:-1]), 12, 9) == max(0, done - 1)
 
 
-def test_integer_parameters_cost_what_the_floats_say() -> None:
-    torch.manual_seed(0)
-    shape = (1, 200, 3, 5)
-    mixture = Mixture(
-        torch.randn(shape),
-        60 + 120 * torch.rand(shape),
-        torch.randn(shape) + 2,
-        0.5 * torch.randn(shape),
-    )
-    pixels = torch.randint(60, 180, (1, 200, 3)).float()
-    (parameters,) = integer_parameters(mixture)
-    cost = bits(parameters, pixels[0].numpy().astype(np.uint8)).sum()
-    assert cost == pytest.approx(mixture.bits(pixels).sum().item(), rel=2e-3)
-
-
 def test_damaged_streams_never_pass_for_whole(network: RNAN) -> None:
     originals = images(1, 8, 8)
     codec = Codec(network, NoBase(), Schedule(), 4)
@@ -258,14 +177,6 @@ def test_images_of_another_kind_are_refused(network: RNAN) -> None:
         Codec(network, NoBase(), Schedule(), 65).encode(images(1, 8, 8))
 
 
-def test_a_network_gone_wrong_is_refused() -> None:
-    shape = (1, 1, 3, 2)
-    fields = [torch.zeros(shape) for _ in range(4)]
-    fields[1][...] = torch.nan
-    with pytest.raises(StreamError, match="not finite"):
-        integer_parameters(Mixture(*fields))
-
-
 @pytest.mark.parametrize("kind", [RNAN, LatticeNetwork])
 def test_a_gaussian_mixture_is_coded_in_the_bits_of_its_likelihood(kind: type) -> None:
     torch.manual_seed(0)
@@ -287,11 +198,3 @@ def test_a_gaussian_mixture_is_coded_in_the_bits_of_its_likelihood(kind: type) -
 
 def _encode(network: Network, originals: np.ndarray) -> None:
     Codec(network, NoBase(), Schedule(), 4).encode(originals)
-
-
-def test_a_likelihood_without_a_coder_is_refused() -> None:
-    class Own(Mixture):
-        pass
-
-    with pytest.raises(SettingError, match="the likelihood Own has no coder"):
-        integer_parameters(Own(*(torch.zeros(1, 1, 3, 2) for _ in range(4))))

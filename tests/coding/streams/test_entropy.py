@@ -1,103 +1,29 @@
+"""The entropy coder: pixels to streams and back."""
+
 from __future__ import annotations
 
 import hashlib
 import math
 from dataclasses import replace
-from decimal import Decimal, localcontext
 from statistics import NormalDist
 
 import constriction
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from italic.coding.streams import entropy, range_coder
+from italic.coding.streams import entropy
 from italic.coding.streams.entropy import MixtureParameters, Reader, StreamError, Writer, bits
-from italic.coding.streams.range_coder import TOTAL, tables_of
-from italic.compiled import compiled
-from tests.coding.streams.mixtures import float_probabilities, typical
-
-INT32 = np.iinfo(np.int32)
-TABLES = tables_of("logistic")
-
-
-def extreme(n: int, components: int, rng: np.random.Generator) -> MixtureParameters:
-    """Typical parameters mixed with values at and beyond all limits."""
-
-    def draw(low: int, high: int, ends: list[int]) -> np.ndarray:
-        shape = (n, 3, components)
-        ordinary = rng.integers(low, high, shape)
-        return np.where(rng.random(shape) < 0.3, rng.choice(ends, shape), ordinary).astype(np.int32)
-
-    ends = [INT32.min, INT32.max]
-    return MixtureParameters(
-        draw(-200, 200, [*ends, -2000, 2000]),
-        draw(-(1 << 13), 1 << 13, [*ends, 0, 255 * 16, 2040]),
-        draw(-120, 200, [*ends, -112, 183]),
-        draw(-2000, 2000, [*ends, 0]),
-    )
-
-
-def sampled(parameters: MixtureParameters, seed: int = 0) -> np.ndarray:
-    """Pixels sampled from the mixtures by decoding random bytes."""
-    noise = np.random.default_rng(seed).bytes(12 * len(parameters) + 8)
-    return Reader(noise).code(parameters)
-
-
-def encoded(parameters: MixtureParameters, pixels: np.ndarray) -> bytes:
-    writer = Writer()
-    writer.code(parameters, pixels)
-    return writer.finish()
-
-
-def frequencies(parameters: MixtureParameters, pixel: tuple[int, int, int]) -> np.ndarray:
-    """All 256 frequencies of the three sub-pixels of a single pixel: int64 (3, 256)."""
-    repeated = MixtureParameters(*(np.repeat(array, 256, axis=0) for array in parameters.arrays))
-    rows = []
-    for colour in range(3):
-        pixels = np.tile(np.array(pixel, np.uint8), (256, 1))
-        pixels[:, colour] = np.arange(256)
-        starts = np.empty((256, 3), np.uint32)
-        freqs = np.empty((256, 3), np.uint32)
-        range_coder.intervals(repeated.arrays, TABLES, pixels, starts, freqs)
-        row = freqs[:, colour].astype(np.int64)
-        # Each value starts where the one before it ends, so the intervals tile 0..total.
-        np.testing.assert_array_equal(starts[:, colour], np.cumsum(row) - row)
-        rows.append(row)
-    return np.stack(rows)
-
-
-def cdf_in_python(parameters: MixtureParameters, pixel: tuple[int, int, int]) -> list[list[int]]:
-    """The definition for a single pixel in Python's integers, which can't overflow."""
-    logits, means, log_scales, coefficients = (a[0].tolist() for a in parameters.arrays)
-    components = range(len(logits[0]))
-    red, green = pixel[0] - 128, pixel[1] - 128
-    cdfs = []
-    for colour in range(3):
-        top = max(logits[colour])
-        exponentials = [int(TABLES.exponential[min(top - x, 1023)]) for x in logits[colour]]
-        reciprocal = 2**58 // sum(exponentials)
-        weights = [(x * reciprocal) >> 40 for x in exponentials]
-        weights[logits[colour].index(top)] += 2**18 - sum(weights)
-        edges = [0]
-        for value in range(1, 256):
-            mixture = 0
-            for k in components:
-                shift = [
-                    0,
-                    coefficients[0][k] * red,
-                    coefficients[1][k] * red + coefficients[2][k] * green,
-                ][colour]
-                mean = means[colour][k] + ((shift + 32) >> 6)
-                log_scale = min(max(log_scales[colour][k], -112), 183)
-                inverse = int(TABLES.inverse_scale[log_scale + 112])
-                position = ((16 * value - 8 - mean) * inverse + 2**15) >> 16
-                mixture += weights[k] * int(TABLES.cdf[min(max(position, -16384), 16384) + 16384])
-            edges.append(((mixture * (2**22 - 256)) >> 40) + value)
-        cdfs.append([*edges, 2**22])
-    return cdfs
+from italic.coding.streams.range_coder import TOTAL
+from tests.coding.streams.mixtures import (
+    encoded,
+    extreme,
+    float_probabilities,
+    frequencies,
+    sampled,
+    typical,
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -143,30 +69,6 @@ def test_round_trip_of_every_colour_value() -> None:
     reader = Reader(encoded(parameters, pixels))
     np.testing.assert_array_equal(reader.code(parameters), pixels)
     reader.finish()
-
-
-@settings(deadline=None, max_examples=15)
-@given(components=st.integers(1, 32), seed=st.integers(0, 2**32))
-def test_cdf_is_strictly_increasing_and_as_defined(components: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    parameters = extreme(1, components, rng)
-    r, g, b = rng.choice([0, 1, 128, 254, 255, int(rng.integers(256))], 3).tolist()
-    table = frequencies(parameters, (r, g, b))
-    assert table.min() >= 1
-    assert (table.sum(axis=1) == TOTAL).all()
-    np.testing.assert_array_equal(
-        np.cumsum(table, axis=1), np.array(cdf_in_python(parameters, (r, g, b)))[:, 1:]
-    )
-
-
-def test_known_probabilities() -> None:
-    logits = np.zeros((1, 3, 1), np.int32)
-    means = np.array([100 * 16, 2040, 50_000], np.int32).reshape(1, 3, 1)
-    log_scales = np.array([-112, 183, 0], np.int32).reshape(1, 3, 1)
-    table = frequencies(MixtureParameters(logits, means, log_scales, logits), (0, 0, 0))
-    assert table[0, 100] == TOTAL - 255  # narrow: all but the minimum of 1 for each other value
-    assert table[1, :128].sum() == TOTAL // 2  # centred on 127.5: half lies under 128
-    assert table[2, 255] == TOTAL - 255  # far above white: all the mass at the open end
 
 
 @pytest.mark.parametrize("components", [1, 5, 10])
@@ -240,29 +142,6 @@ def test_golden_stream() -> None:
     assert hashlib.sha256(data).hexdigest() == (
         "39f50b87236983381c35ee0d52534f2eba84a0fe072aa6a4455247bf041278ea"
     )
-
-
-def test_golden_tables() -> None:
-    digest = hashlib.sha256()
-    for table in TABLES:
-        digest.update(table.astype("<i8").tobytes())
-    assert digest.hexdigest() == (
-        "5676abd7841cd42139e7b6a2bbb2278f8fce44af6d9576ada457595a11b310b7"
-    )
-
-
-def test_tables_do_not_hang_on_the_last_bits_of_exp() -> None:
-    with localcontext(prec=40):
-        exact = {
-            "cdf": [2**22 / (1 + (Decimal(-x) / 1024).exp()) for x in range(-16384, 16385)],
-            "exponential": [2**20 * (Decimal(-x) / 64).exp() for x in range(1024)],
-            "inverse_scale": [2**22 * (Decimal(-x) / 32).exp() for x in range(-112, 184)],
-        }
-        for name, values in exact.items():
-            table = getattr(TABLES, name)
-            assert len(table) == len(values)
-            distances = [abs(v - int(entry)) for v, entry in zip(values, table, strict=True)]
-            assert max(distances) < Decimal("0.499999"), name
 
 
 def test_truncated_streams_give_an_error_or_other_pixels() -> None:
@@ -454,14 +333,6 @@ def test_parameters_are_read_only() -> None:
         parameters.means[0] = 0
 
 
-def test_compiles_without_a_place_for_the_cache() -> None:
-    namespace: dict = {}
-    exec(
-        "def double(x): return 2 * x", namespace
-    )  # without a source file numba has no folder for its cache
-    assert compiled()(namespace["double"])(21) == 42
-
-
 def test_gaussian_mixtures_are_coded_by_their_own_tables() -> None:
     """Known probabilities, a strictly increasing CDF, and a round trip."""
     shape = (1, 3, 1)
@@ -488,16 +359,3 @@ def test_gaussian_mixtures_are_coded_by_their_own_tables() -> None:
         np.testing.assert_array_equal(reader.code(parameters), pixels)
         reader.finish()
         assert data != encoded(replace(parameters, likelihood="logistic"), pixels)
-
-
-def test_the_table_of_the_gaussian_does_not_hang_on_the_last_bits_of_erfc() -> None:
-    table = tables_of("gaussian").cdf
-    assert hashlib.sha256(table.astype("<i8").tobytes()).hexdigest() == (
-        "5ec20f41feaa3d53d7456bc9cee564019757e47b2cc18958c0f60c2b6d0e559a"
-    )
-    assert (table[::-1] == 2**22 - table).all() and (np.diff(table) >= 0).all()
-    with mpmath.workdps(40):
-        for x in range(0, 8 * 1024):  # beyond, all entries round to 2^22
-            value = 2**22 * mpmath.ncdf(mpmath.mpf(x) / 1024)
-            assert abs(value - int(table[16384 + x])) < 0.49999
-    assert (table[16384 + 8 * 1024 :] == 2**22).all()
