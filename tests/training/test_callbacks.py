@@ -1,12 +1,24 @@
+"""Callbacks of a training."""
+
+from pathlib import Path
 from typing import Any, cast
 from unittest.mock import create_autospec
 
 import pytest
 import pytorch_lightning as pl
+import torch
+from torch import nn
 
+from italic.coding.exact.fake_quantisation import FakeQuantisation
 from italic.errors import SettingError
 from italic.models.estimator import Estimator
-from italic.training.callbacks import EarlyStopping, ProgressBar, QuantisedInputs
+from italic.training.callbacks import (
+    EarlyStopping,
+    ProgressBar,
+    QuantisedInputs,
+    moving_average,
+)
+from tests.runs import TINY, trained
 
 
 class Recorder:
@@ -106,3 +118,42 @@ def test_the_progress_bar_names_the_last_epoch_if_there_is_one(max_epochs: int, 
     bar = ProgressBar()
     bar._trainer = create_autospec(pl.Trainer, max_epochs=max_epochs)
     assert bar._get_train_description(3).rstrip() == text
+
+
+@pytest.mark.slow
+def test_the_moving_average_begins_short_and_ends_at_its_decay() -> None:
+    update = moving_average(0.9)
+    average, value = [torch.zeros(2)], [torch.ones(2)]
+    update(average, value, 0)
+    assert average[0].tolist() == pytest.approx([0.9, 0.9])  # decay 1/10
+    average = [torch.zeros(2)]
+    update(average, value, torch.tensor(10**6))
+    assert average[0].tolist() == pytest.approx([0.1, 0.1])
+    constant = [torch.full((2,), 3.0)]
+    for count in range(50):
+        update(constant, [torch.full((2,), 3.0)], count)
+    assert constant[0].tolist() == pytest.approx([3.0, 3.0])
+
+
+@pytest.mark.slow
+def test_inputs_are_quantised_until_the_end_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[FakeQuantisation] = []
+
+    class Observed(FakeQuantisation):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__(network)
+            self.network = network
+            used.append(self)
+
+    monkeypatch.setattr("italic.training.callbacks.FakeQuantisation", Observed)
+    quantised = "callbacks=quantised", "callbacks.quantised.every=2"
+    trained(*TINY, *quantised, f"hydra.run.dir={tmp_path}")
+    (quantisation,) = used
+    linear = [module for module in quantisation.network.modules() if type(module) is nn.Linear]
+    assert len(linear) == len(quantisation.grids) == 2  # both layers of the residual block
+    assert not any(module._forward_pre_hooks for module in linear)
+    rnan = "model=rnan", "model.features=8", "model.groups=1", "model.components=1"
+    with pytest.raises(SettingError, match="RNAN has finer ones"):
+        trained(*TINY[6:], *rnan, *quantised, f"hydra.run.dir={tmp_path / 'rnan'}")

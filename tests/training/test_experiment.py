@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from italic.coding.exact import InexactError
 from italic.coding.model_files.model import save_model
@@ -30,6 +30,7 @@ from italic.training.experiment import (
 from tests.coding.exact.grid_networks import SMALL, pictures, trained
 from tests.models.test_estimator import Batch
 from tests.test_config import composed
+from tests.training.changes import changed
 
 
 def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
@@ -133,3 +134,38 @@ def test_presets_of_the_lattice_estimator_train(name: str) -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[2] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("datamodule.batch_size=0", "batch_size must be 1 or more"),
+        ("datamodule.eval_batch_size=0", "eval_batch_size must be 1 or more"),
+        ("datamodule.workers=-1", "workers must be 0 or more"),
+        ("datamodule.eval_limit=-1", "eval_limit must be 0 or more"),
+        ("masks.unroll=-1", "unroll must be 0 or more"),
+        ("steps=0", "steps must be 1 or more"),
+        ("optimiser.learning_rate=-1", "optimiser.learning_rate must be 0 or more"),
+        ("optimiser.learning_rate=nan", "optimiser.learning_rate must be 0 or more"),
+        ("optimiser.learning_rate=inf", "optimiser.learning_rate must be a finite number"),
+        ("optimiser.learning_rate=1e400", "optimiser.learning_rate must be a finite number"),
+        ("lr_schedule.warmup=-1", "lr_schedule.warmup must be 0 or more"),
+        ("model.features=0", "features must be from 1 to"),
+        ("model.components=0", "components must be from 1 to"),
+        ("model.space_to_depth=0", "space_to_depth must be from 1 to"),
+    ],
+)
+def test_numbers_out_of_range_are_named(setting: str, message: str, small: DictConfig) -> None:
+    cfg = changed(small, setting)
+    with pytest.raises((RunError, SettingError), match=message):
+        build_estimator(cfg)
+        build_datamodule(cfg)
+
+
+@pytest.mark.slow
+def test_more_steps_than_there_are_plans_are_refused() -> None:
+    plans = ["model=rnan_small", "base=none", "masks.plans=cifar10"]
+    with pytest.raises(SettingError, match=r"masks\.min_steps of at most that"):
+        build_datamodule(composed("train", *plans, "masks.min_steps=65", "masks.max_steps=80"))
+    build_datamodule(composed("train", *plans, "masks.min_steps=64", "masks.max_steps=80"))

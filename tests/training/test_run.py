@@ -1,242 +1,29 @@
-import itertools
-import math
+"""Training runs, from the configuration to the exported model."""
+
 import os
 import runpy
 import sys
-import time
-from copy import deepcopy
-from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast, get_args
 from unittest.mock import patch
 
 import lightning_fabric.loggers.tensorboard
 import numpy as np
 import pytest
-import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from lightning_fabric.connector import _PRECISION_INPUT
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboardX.proto import event_pb2
-from torch import nn
 
 from italic import extensions
 from italic.coding.exact import InexactError
-from italic.coding.exact.fake_quantisation import FakeQuantisation
 from italic.coding.model_files.loading import load_model
 from italic.datamodules.images import DataError
 from italic.errors import SettingError
 from italic.extensions import ExtensionError
 from italic.run_directory import CONFIG, RunError, read_config
-from italic.training.callbacks import QuantisedInputs, moving_average
-from italic.training.checkpoints import Checkpoints, WholeCheckpoints
-from italic.training.experiment import build_datamodule, build_estimator, build_images, is_refusal
+from italic.training.experiment import build_images, is_refusal
 from italic.training.export import exported
-from italic.training.trainer_settings import trainer_settings
 from tests.runs import ROOT, TINY, refused, trained
-from tests.test_config import composed
 
 pytestmark = pytest.mark.slow
-
-
-def save_forever(path: Path) -> None:
-    torch.set_num_threads(1)  # threads do not survive a fork
-    for count in itertools.count():
-        WholeCheckpoints().save_checkpoint({"weights": torch.full((10**6,), count)}, path)
-
-
-def test_the_moving_average_begins_short_and_ends_at_its_decay() -> None:
-    update = moving_average(0.9)
-    average, value = [torch.zeros(2)], [torch.ones(2)]
-    update(average, value, 0)
-    assert average[0].tolist() == pytest.approx([0.9, 0.9])  # decay 1/10
-    average = [torch.zeros(2)]
-    update(average, value, torch.tensor(10**6))
-    assert average[0].tolist() == pytest.approx([0.1, 0.1])
-    constant = [torch.full((2,), 3.0)]
-    for count in range(50):
-        update(constant, [torch.full((2,), 3.0)], count)
-    assert constant[0].tolist() == pytest.approx([3.0, 3.0])
-
-
-def test_a_checkpoint_is_whole_however_its_writer_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    for pause in (0.0, 0.007):
-        path.unlink(missing_ok=True)
-        process = get_context("fork").Process(target=save_forever, args=(path,))
-        process.start()
-        while not path.exists() and process.is_alive():
-            time.sleep(0.001)
-        time.sleep(pause)
-        process.kill()
-        process.join()
-        weights = torch.load(path)["weights"]
-        assert (weights == weights[0]).all()
-    WholeCheckpoints().save_checkpoint({"weights": torch.ones(3)}, path)
-    assert torch.load(path)["weights"].tolist() == [1, 1, 1]
-
-
-def test_the_checkpoint_of_least_bpsp_is_the_best(tmp_path: Path) -> None:
-    saved: list[str] = []
-    quantised = QuantisedInputs()
-    quantised.quantisation = cast(Any, SimpleNamespace(grids={}))
-    trainer: Any = SimpleNamespace(
-        sanity_checking=True,
-        global_step=0,
-        is_global_zero=True,
-        default_root_dir=tmp_path,
-        callback_metrics={"val/bpsp": torch.tensor(1.0)},
-        callbacks=[quantised],
-        save_checkpoint=lambda path, weights_only: saved.append(path.name),
-    )
-    module: Any = None
-    checkpoints = Checkpoints()
-    checkpoints.on_validation_end(trainer, module)
-    assert not saved
-    trainer.sanity_checking = False
-    for bpsp, names in ((4.0, 2), (5.0, 1), (float("nan"), 1), (3.5, 2), (3.5, 1)):
-        saved.clear()
-        trainer.callback_metrics["val/bpsp"] = torch.tensor(bpsp)
-        checkpoints.on_validation_end(trainer, module)
-        assert saved == ["best.ckpt", "last.ckpt"][-names:]
-    assert checkpoints.state_dict() == {"bpsp": 3.5, "quantised": False}
-    # The exact network is quantised too, so results without it don't count any more.
-    quantised.quantisation.grids["layer"] = cast(Any, 1)
-    for bpsp, names in ((3.7, 2), (3.8, 1), (3.6, 2)):
-        saved.clear()
-        trainer.callback_metrics["val/bpsp"] = torch.tensor(bpsp)
-        checkpoints.on_validation_end(trainer, module)
-        assert saved == ["best.ckpt", "last.ckpt"][-names:]
-    quantised.quantisation.grids.clear()  # in a resumed run, before it begins
-    trainer.callback_metrics["val/bpsp"] = torch.tensor(3.5)
-    checkpoints.on_validation_end(trainer, module)
-    assert checkpoints.state_dict() == {"bpsp": pytest.approx(3.6), "quantised": True}
-
-
-@pytest.mark.parametrize("resumes", [False, True])
-def test_a_new_run_leaves_nothing_of_another_in_its_directory(
-    resumes: bool, tmp_path: Path
-) -> None:
-    """Else its result, if it ended early, would be the other's."""
-    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
-    module: Any = None
-    paths = [tmp_path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    for path in paths:
-        WholeCheckpoints().save_checkpoint({}, path)
-    Checkpoints(resumes).on_train_start(trainer, module)
-    assert [path.is_file() for path in paths] == [resumes, resumes]
-
-
-@pytest.mark.parametrize(
-    "saved, bpsp",
-    [
-        ({"Checkpoints": {"bpsp": 3.5, "quantised": True}}, 3.5),
-        ({"Meter": {"seconds": 1.0}}, math.nan),
-    ],
-)
-def test_a_resumed_run_knows_its_best(saved: dict[str, Any], bpsp: float, tmp_path: Path) -> None:
-    checkpoint = {"state_dict": {}, "global_step": 1, "callbacks": saved}
-    WholeCheckpoints().save_checkpoint(checkpoint, tmp_path / "checkpoints" / "best.ckpt")
-    trainer: Any = SimpleNamespace(default_root_dir=tmp_path)
-    module: Any = None
-    checkpoints = Checkpoints(resumes=True)
-    checkpoints.on_fit_start(trainer, module)
-    assert checkpoints.bpsp == pytest.approx(bpsp, nan_ok=True)
-    assert checkpoints.quantised == (bpsp == 3.5)
-
-
-def test_every_precision_of_lightnings_works_or_is_refused(tmp_path: Path) -> None:
-    every = [str(name) for name in itertools.chain(*map(get_args, get_args(_PRECISION_INPUT)))]
-    assert {"64-true", "bf16-true", "16-true", "transformer-engine", "bf16-mixed"} <= set(every)
-    works = set()
-    cfg = composed("train")
-    for name in every:
-        cfg.trainer.precision = name
-        try:
-            works.add(trainer_settings(cfg, tmp_path)["precision"])
-        except RunError as error:
-            assert "expected 32-true, bf16-mixed or 16-mixed" in str(error)
-    assert set(map(str, works)) == {"32", "16", "bf16", "32-true", "16-mixed", "bf16-mixed"}
-
-
-@pytest.fixture(scope="module")
-def small() -> DictConfig:
-    return composed("train", "model=rnan", "datamodule=photos", "base=none")
-
-
-def changed(cfg: DictConfig, setting: str) -> DictConfig:
-    """A copy of a configuration with one setting changed; faster than composing it by Hydra."""
-    override = OverridesParser.create().parse_override(setting)
-    cfg = deepcopy(cfg)
-    OmegaConf.update(cfg, override.key_or_group, override.value())
-    return cfg
-
-
-@pytest.mark.parametrize(
-    "setting, message",
-    [
-        ("trainer.max_epochs=0", "trainer.max_epochs must be 1 or more"),
-        ("trainer.max_epochs=-2", "trainer.max_epochs must be 1 or more"),
-        ("trainer.max_steps=0", "trainer.max_steps must be 1 or more"),
-        ("trainer.max_epochs=-1", "without an end"),
-        ("trainer.max_time=00:00:00:00", "max_time must be above 0"),
-        ("trainer.max_time={minutes:0}", "max_time must be above 0"),
-        ("trainer.max_time=soon", "DD:HH:MM:SS"),
-        ("trainer.max_time=5", "DD:HH:MM:SS"),
-        ("trainer.max_time=[1]", "DD:HH:MM:SS"),
-        ("trainer.max_time={hours:x}", "DD:HH:MM:SS"),
-        ("trainer.max_time={hours:inf}", "DD:HH:MM:SS"),
-        ("trainer.max_time={years:1}", "DD:HH:MM:SS"),
-        ("trainer.limit_train_batches=0", "limit_train_batches must be above 0"),
-        ("trainer.val_check_interval=0.0", "val_check_interval must be above 0"),
-        ("trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch must be 1 or more"),
-        ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be 1 or more"),
-        ("trainer.plugins=5", "plugins must be a list"),
-        ("trainer.fast_dev_run=true", "debug=fast"),
-    ],
-)
-def test_trainings_that_would_not_begin_or_end_are_refused(
-    setting: str, message: str, small: DictConfig, tmp_path: Path
-) -> None:
-    with pytest.raises((RunError, SettingError, MisconfigurationException), match=message):
-        trainer_settings(changed(small, setting), tmp_path)
-
-
-@pytest.mark.parametrize(
-    "setting, message",
-    [
-        ("datamodule.batch_size=0", "batch_size must be 1 or more"),
-        ("datamodule.eval_batch_size=0", "eval_batch_size must be 1 or more"),
-        ("datamodule.workers=-1", "workers must be 0 or more"),
-        ("datamodule.eval_limit=-1", "eval_limit must be 0 or more"),
-        ("masks.unroll=-1", "unroll must be 0 or more"),
-        ("steps=0", "steps must be 1 or more"),
-        ("optimiser.learning_rate=-1", "optimiser.learning_rate must be 0 or more"),
-        ("optimiser.learning_rate=nan", "optimiser.learning_rate must be 0 or more"),
-        ("optimiser.learning_rate=inf", "optimiser.learning_rate must be a finite number"),
-        ("optimiser.learning_rate=1e400", "optimiser.learning_rate must be a finite number"),
-        ("lr_schedule.warmup=-1", "lr_schedule.warmup must be 0 or more"),
-        ("model.features=0", "features must be from 1 to"),
-        ("model.components=0", "components must be from 1 to"),
-        ("model.space_to_depth=0", "space_to_depth must be from 1 to"),
-    ],
-)
-def test_numbers_out_of_range_are_named(setting: str, message: str, small: DictConfig) -> None:
-    cfg = changed(small, setting)
-    with pytest.raises((RunError, SettingError), match=message):
-        build_estimator(cfg)
-        build_datamodule(cfg)
-
-
-def test_more_steps_than_there_are_plans_are_refused() -> None:
-    plans = ["model=rnan_small", "base=none", "masks.plans=cifar10"]
-    with pytest.raises(SettingError, match=r"masks\.min_steps of at most that"):
-        build_datamodule(composed("train", *plans, "masks.min_steps=65", "masks.max_steps=80"))
-    build_datamodule(composed("train", *plans, "masks.min_steps=64", "masks.max_steps=80"))
-
 
 BROKEN = """
 from italic.models.lattice import LatticeNetwork
@@ -296,29 +83,6 @@ class Rates(Callback):
 class Csv(CSVLogger):
     def __init__(self, save_dir): super().__init__(save_dir, name="mine")
 """
-
-
-def test_inputs_are_quantised_until_the_end_of_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[FakeQuantisation] = []
-
-    class Observed(FakeQuantisation):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__(network)
-            self.network = network
-            used.append(self)
-
-    monkeypatch.setattr("italic.training.callbacks.FakeQuantisation", Observed)
-    quantised = "callbacks=quantised", "callbacks.quantised.every=2"
-    trained(*TINY, *quantised, f"hydra.run.dir={tmp_path}")
-    (quantisation,) = used
-    linear = [module for module in quantisation.network.modules() if type(module) is nn.Linear]
-    assert len(linear) == len(quantisation.grids) == 2  # both layers of the residual block
-    assert not any(module._forward_pre_hooks for module in linear)
-    rnan = "model=rnan", "model.features=8", "model.groups=1", "model.components=1"
-    with pytest.raises(SettingError, match="RNAN has finer ones"):
-        trained(*TINY[6:], *rnan, *quantised, f"hydra.run.dir={tmp_path / 'rnan'}")
 
 
 def test_parts_of_ones_own_are_trained_with_and_resumed_if_they_are_allowed(
