@@ -13,13 +13,9 @@ from PIL import Image, PngImagePlugin
 
 from italic.cli import archive_writing, commands, work
 from italic.coding.files import pictures
-from italic.coding.files.container import (
-    ArchiveReader,
-    ArchiveWriter,
-    archive_index,
-    unpack,
-)
+from italic.coding.files.container import ArchiveReader, ArchiveWriter, archive_index, unpack
 from italic.coding.model_files.loading import load_model
+from italic.compressor import compression
 from tests.cli.program import Capture, assert_equal, damage, noisy, run, script, tree
 
 pytestmark = pytest.mark.slow
@@ -272,3 +268,16 @@ def test_any_model_may_add_to_an_archive_that_needs_none(model: str, here: Path)
     assert run("decompress", "all.italic", "-o", "back", "--model", model) == 0
     assert_equal("photos/b.bmp", "back/b.png")
     assert_equal("graphics/flat.png", "back/flat.png")
+
+
+def test_an_archive_has_one_model(
+    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may load the model's file after it was replaced."""
+    monkeypatch.setattr(compression, "_hash_for", lambda *_: b"replaced")
+    before = tree()
+    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
+    assert "the file of the model was replaced" in capsys.readouterr().err
+    assert tree() == before
+    assert run("compress", "photos/a.png", "--model", model) == 0
+    assert unpack(Path("photos/a.italic").read_bytes())[0] == b"replaced"

@@ -1,16 +1,11 @@
-"""The command-line program, with a tiny untrained model."""
+"""The commands compress, decompress, extract, enhance, test and models, with a tiny model."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from glob import glob
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,35 +13,23 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from italic.cli import commands, work
-from italic.cli.jobs import renamed
-from italic.cli.work import Failure, outcomes, same_picture
+from italic.cli import commands
+from italic.cli.work import same_picture
 from italic.coding.base_codes import bpg
 from italic.coding.exact import make_exact
 from italic.coding.files import pictures
-from italic.coding.files.container import (
-    Colour,
-    FileFormatError,
-    Method,
-    PartCodes,
-    Record,
-    pack,
-    unpack,
-)
+from italic.coding.files.container import FileFormatError, pack, unpack
 from italic.coding.model_files import installed as model_files
 from italic.coding.model_files.installed import SEARCH_PATH
 from italic.coding.model_files.loading import load_model
 from italic.coding.model_files.model import save_model
 from italic.coding.model_files.recipe import Recipe
-from italic.compressor import compression, parts, rivals, time_budget
+from italic.compressor import parts, rivals, time_budget
 from italic.compressor.enhancement import enhance
 from italic.models.rnan import RNAN
-from tests.cli.program import NETWORK, Capture, assert_equal, damage, noisy, run, tree
+from tests.cli.program import NETWORK, Capture, assert_equal, damage, run, tree
 
 pytestmark = pytest.mark.slow
-
-
-# Inputs and outputs.
 
 
 def test_a_folder_and_back(model: str, here: Path, capsys: Capture) -> None:
@@ -90,169 +73,6 @@ def test_a_device_is_used_everywhere_or_refused_before_any_work(
     assert tree() == before
 
 
-def test_what_is_said_of_each_file_and_of_all(model: str, here: Path, capsys: Capture) -> None:
-    Image.new("RGB", (40, 30), "red").save("photos/flat.png")
-    options = ("photos", "-o", "small", "--force", "--model", model)
-    assert run("compress", *options) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7
-    sizes = {name: Path("small", name).stat().st_size for name in tree("small")}
-    rate = 8 * sizes["b.italic"] / np.asarray(Image.open("photos/b.bmp")).size
-    assert f" of PNG), {rate:.3f} bpsp, tiny in 4 steps, " in lines[1]
-    assert ": JPEG XL, " not in lines[0] and "of PNG" not in lines[0]
-    total = sum(sizes.values())
-    before = sum(Path(name).stat().st_size for name in glob("photos/**/*.[pbw]*", recursive=True))
-    change = f"{100 * (total / before - 1):+.1f} %"
-    assert lines[4].startswith(f"4 files: {before:,} → {total:,} bytes ({change}), ")
-    flat = sizes["flat.italic"]
-    assert lines[6] == f"  estimator: 3 files, {total - flat:,} bytes"
-
-    assert run("compress", *options, "--json") == 0
-    *files, summary = map(json.loads, capsys.readouterr().out.splitlines())
-    assert files[0].keys() == {
-        *("input", "output", "input_bytes", "output_bytes", "png_bytes", "width", "height"),
-        *("colour", "method", "model", "steps", "bpsp", "seconds"),
-    }
-    assert [file["method"] for file in files[:2]] == ["estimator"] * 2
-    assert files[2]["model"] is None and files[2]["steps"] is None and files[2]["width"] == 40
-    assert summary["summary"]["methods"]["estimator"]["files"] == 3
-    assert summary["summary"]["output_bytes"] == total
-
-    assert run("compress", *options, "--quiet") == 0
-    assert capsys.readouterr() == ("", "")
-    assert run("decompress", "small", "-o", "back", "--json") == 0
-    *files, summary = map(json.loads, capsys.readouterr().out.splitlines())
-    assert files[0]["input_bytes"] == sizes["a.italic"] and summary["summary"]["files"] == 4
-    assert run("compress", "photos/a.png", "-o", "-", "--model", model, "--json") == 2
-    assert "--json prints to stdout" in capsys.readouterr().err
-
-
-def test_beside_the_input_by_default(model: str, here: Path) -> None:
-    assert run("compress", "photos/a.png", "photos/sub", "--model", model) == 0
-    assert {"a.italic", "sub/c.italic"} <= set(tree("photos"))
-    Path("photos/a.png").rename("a.png")
-    assert run("decompress", "photos/a.italic") == 0
-    assert_equal("a.png", "photos/a.png")
-
-
-@pytest.mark.parametrize(
-    ("inputs", "out", "expected"),
-    [
-        (["photos/a.png"], "x.bin", ["x.bin"]),
-        (["photos/a.png"], "out/", ["out/a.italic"]),
-        (["photos/a.png"], "made", ["made/a.italic"]),
-        (["photos/*.png"], "x", ["x"]),
-        (["photos/[ab].*"], "x", ["x/a.italic", "x/b.italic"]),
-        (["photos/**/c.*", "photos/a.png"], "x", ["x/a.italic", "x/c.italic"]),
-        (["photos/**"], "x", ["x/a.italic", "x/b.italic", "x/c.italic"]),
-        (["photos/sub"], "x", ["x/c.italic"]),
-    ],
-)
-def test_where_outputs_go(
-    model: str, here: Path, inputs: list[str], out: str, expected: list[str]
-) -> None:
-    Path("made").mkdir()
-    Path("photos/notes.txt").unlink()
-    before = tree()
-    assert run("compress", *inputs, "-o", out, "--model", model) == 0
-    assert sorted(set(tree()) - set(before)) == expected
-
-
-def test_an_existing_file_with_the_name_of_a_pattern(model: str, here: Path) -> None:
-    noisy(Path("[a].png"))
-    assert run("compress", "[a].png", "--model", model) == 0
-    assert Path("[a].italic").is_file()
-
-
-def test_suffixes() -> None:
-    found = {name: renamed(Path(name), ".italic").name for name in ("a.b.JPG", "a.v2", "a")}
-    assert found == {"a.b.JPG": "a.b.italic", "a.v2": "a.v2.italic", "a": "a.italic"}
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["compress"],
-        ["compress", "photos", "-o", "-"],
-        ["compress", "photos/a.png", "photos/b.bmp", "-o", "-"],
-        ["compress", "-", "photos/a.png"],
-        ["compress", "-", "-o", "photos"],
-        ["compress", "photos/a.png", "--steps", "0"],
-        ["compress", "photos/a.png", "--steps", "2", "--time-budget", "1"],
-        ["compress", "photos/a.png", "--time-budget", "-1"],
-        ["compress", "photos/a.png", "--time-budget", "soon"],
-        ["compress", "photos/a.png", "--jobs", "x"],
-        ["compress", "photos/a.png", "--jobs", 20 * "9"],
-        ["compress", "photos/a.png", "--steps", 5000 * "9"],
-        ["decompress", "a.italic", "--steps-done", "-1"],
-        ["enhance"],
-        ["enhance", "a.bpg", "--steps", "0"],
-        ["archive", "photos", "-o", "-"],
-        ["archive", "photos"],
-        ["archive", ""],
-        ["archive", "photos", "-o", ""],
-        ["archive", "photos", "-o", "x", "--shards", "1", "--ray", ""],
-        ["compress", ""],
-        ["compress", "photos/a.png", ""],
-        ["compress", "photos/a.png", "-o", ""],
-        ["compress", "photos/a.png", "--model", ""],
-        ["decompress", "", "--force"],
-        ["info", ""],
-        ["test", "x.italic", "--model", ""],
-        ["enhance", "x.bpg", "--model", ""],
-    ],
-)
-def test_wrong_usage(
-    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
-    before = tree()
-    assert run(*arguments) == 2
-    assert "usage: italic" in capsys.readouterr().err
-    assert tree() == before
-
-
-def test_no_binary_data_on_a_terminal(
-    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert run("compress", "photos/a.png", "-o", "-") == 2
-    assert "terminal" in capsys.readouterr().err
-
-
-def test_outputs_that_cannot_be_written(
-    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All errors are reported before any work is done."""
-    monkeypatch.setattr(commands, "outcomes", lambda *_: pytest.fail("work was done"))
-    compress = ("compress", "--model", model)
-    Path("small/sub/c.italic").mkdir(parents=True)
-    Path("small/b.italic").write_text("mine")
-    shutil.copy("photos/a.png", "photos/a.jpg")
-    before = tree()
-
-    def errors(*arguments: str) -> list[str]:
-        assert run(*arguments) == 1
-        assert tree() == before
-        return capsys.readouterr().err.splitlines()
-
-    assert errors(*compress, "photos", "-o", "small") == [
-        "italic: small/a.italic: both photos/a.jpg and photos/a.png would be written to it",
-        "italic: small/b.italic: it exists already; --force overwrites it",
-        "italic: small/sub/c.italic: it exists and is not a regular file",
-    ]
-    assert len(errors(*compress, "photos", "-o", "small", "--force")) == 2
-    assert (
-        "it is an input"
-        in errors(*(*compress, "photos/a.png", "-o", "photos/sub/../a.png", "--force"))[0]
-    )
-    assert "a.png is not a folder" in errors(*compress, "photos/sub", "-o", "photos/a.png/x")[0]
-    assert "a.png is not a folder" in errors(*compress, "photos", "-o", "photos/a.png")[0]
-    both = errors(*compress, "photos/a.png", "photos/sub/../a.png", "-o", "new")
-    assert "both photos/a.png and photos/sub/../a.png" in both[0]
-
-
 def test_outputs_that_are_created_meanwhile(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,69 +106,6 @@ def test_force_overwrites(model: str, here: Path, capsys: Capture) -> None:
     assert Path("out/a.italic").read_bytes() == b""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["compress", "photos/a.png", "-o", "x.png"], "it becomes an ITALIC file: name a file in"),
-        (["decompress", "a.italic", "-o", "x.webp"], "it becomes a PNG file: name a file in .png"),
-        (["decompress", "a.italic", "-o", "x.italic"], "it becomes a PNG file: name a file in"),
-        (["enhance", "a.bpg", "-o", "x.jpg"], "it becomes a PNG file: name a file in .png"),
-        (["archive", "photos", "-o", "x.tif"], "it becomes an ITALIC file: name a file in"),
-        (["compress", "photos/a.png", "-o", 300 * "x"], "File name too long"),
-        (["archive", "photos", "-o", 300 * "x"], "File name too long"),
-    ],
-)
-def test_names_that_outputs_cannot_have(
-    model: str, here: Path, capsys: Capture, arguments: list[str], sentence: str
-) -> None:
-    Path("photos/notes.txt").unlink()
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    Path("a.bpg").touch()
-    before = tree()
-    capsys.readouterr()
-    assert run(*arguments, "--model", model) == 1
-    err = capsys.readouterr().err
-    assert sentence in err and len(err.splitlines()) == 1 and tree() == before
-
-
-def test_a_folder_with_the_name_of_a_picture(model: str, here: Path) -> None:
-    assert run("compress", "photos/a.png", "-o", "out.png/", "--model", model) == 0
-    assert run("decompress", "out.png/a.italic", "-o", "back.bmp/") == 0
-    assert_equal("photos/a.png", "back.bmp/a.png")
-
-
-def test_a_loop_of_links_hides_no_other_file(model: str, here: Path, capsys: Capture) -> None:
-    for name in ("photos/loop", "photos/sub/loop.png"):
-        Path(name).symlink_to(Path(name).name)
-    assert run("compress", "photos", "-o", "small", "--model", model) == 1
-    assert tree("small") == ["a.italic", "b.italic", "sub/c.italic"]
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("italic: photos/sub/loop.png: ")
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_of_all_pictures_is_reported(here: Path, capsys: Capture, processes: int) -> None:
-    Path("bad").mkdir()
-    for name in ("bad/a.png", "bad/b.png"):
-        Path(name).write_text("no picture")
-    for inputs in (["bad"], ["bad/a.png"]):
-        assert run("compress", *inputs, "--jobs", processes) == 1
-        lines = capsys.readouterr().err.splitlines()
-        assert all(": this is not a PNG, BMP, TIFF" in line for line in lines)
-        assert len(lines) == (2 if inputs == ["bad"] else 1)
-
-
-def test_an_error_affects_only_its_picture(model: str, here: Path, capsys: Capture) -> None:
-    Path("photos/aa.png").write_text("no picture")
-    assert run("compress", "photos", "gone.png", "x*y", "-o", "small", "--model", model) == 1
-    assert tree("small") == ["a.italic", "b.italic", "sub/c.italic"]
-    err = capsys.readouterr().err.splitlines()
-    assert err[:2] == [f"italic: {name}: No such file or directory" for name in ("gone.png", "x*y")]
-    assert err[2].startswith("italic: photos/aa.png: this is not a PNG") and len(err) == 3
-    assert run("compress", "small", "--model", model) == 1
-    assert "has one of the suffixes .bmp" in capsys.readouterr().err
-
-
 def test_odd_names(model: str, here: Path, capsys: Capture) -> None:
     os.rename(b"photos/a.png", b"photos/\xff\x1b[1m.png")
     assert run("compress", "photos", "-o", "small", "--model", model) == 0
@@ -375,9 +132,6 @@ def test_without_any_model_one_is_told_how_to_get_one(
     assert capsys.readouterr().err == "italic: gone.png: No such file or directory\n"
     assert run("models") == 0
     assert "no models are installed" in capsys.readouterr().out
-
-
-# Pictures.
 
 
 def test_all_kinds_and_metadata(model: str, here: Path) -> None:
@@ -419,58 +173,6 @@ def test_steps_and_time(model: str, here: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(trials) == 1 and trials[0][0] == 2.5
 
 
-def test_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order and sizes of batches; an error does not affect other pictures."""
-    batches = []
-
-    def code(numbers: list[int], report: Callable[[float], None]) -> list[bytes]:
-        batches.append(numbers)
-        if 1 in numbers:
-            raise ValueError("one")
-        return [bytes([number]) for number in numbers]
-
-    monkeypatch.setattr(work, "BATCH", 3)
-    monkeypatch.setattr(work, "BATCH_PIXELS", 40)
-    sizes = [10, 10, 10, 50, 0, 10, 10]
-    items: list[tuple[object, int]] = list(enumerate(sizes))
-    items[4] = Failure("broken"), 0
-    made = list(outcomes(items, len(items), code, 1))
-    assert made == [b"\0", "one", b"\2", b"\3", "broken", b"\5", b"\6"]
-    assert [batch for batch in batches if batch] == [[0, 1, 2], [0], [1], [2], [3], [5, 6]]
-
-
-def test_batches_are_shared_out_evenly() -> None:
-    items = [(number, 1) for number in range(600)]
-    for total, most in ((600, 64), (5, 1), (100, 25)):
-        assert len(next(work._batches(items[:total], most))) == most
-    assert len(next(work._batches([(0, work.BATCH_PIXELS), *items], 64))) == 1
-
-
-def test_a_wrong_picture_is_not_written(
-    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(work, "same_picture", lambda *_: False)
-    before = tree()
-    assert run("compress", "photos/a.png", "--model", model) == 1
-    assert "it decodes to another picture" in capsys.readouterr().err
-    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
-    assert tree() == before
-    assert run("compress", "photos/a.png", "--model", model, "--no-verify") == 0
-
-
-def test_an_archive_has_one_model(
-    model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process may load the model's file after it was replaced."""
-    monkeypatch.setattr(compression, "_hash_for", lambda *_: b"replaced")
-    before = tree()
-    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 1
-    assert "the file of the model was replaced" in capsys.readouterr().err
-    assert tree() == before
-    assert run("compress", "photos/a.png", "--model", model) == 0
-    assert unpack(Path("photos/a.italic").read_bytes())[0] == b"replaced"
-
-
 def test_a_record_that_is_too_long_affects_only_its_picture(
     model: str, here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,14 +201,6 @@ def test_a_model_that_is_not_installed(
     assert run("test", "a.italic", "--model", Path(model).with_stem("other")) == 1
     assert "not made with the model 'other'" in capsys.readouterr().err
     assert run("test", "a.italic", "--model", "gone") == 1
-
-
-def test_same_picture() -> None:
-    plain = pictures.from_array(np.zeros((2, 2), np.uint8))
-    assert same_picture(plain, pictures.from_array(np.zeros((2, 2, 1), np.uint8)))
-    for other in (np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint16), np.zeros((1, 4), "u1")):
-        assert not same_picture(plain, pictures.from_array(other))
-    assert not same_picture(plain, pictures.Picture(plain.samples, icc=b"x"))
 
 
 def test_a_picture_after_some_of_its_steps(model: str, here: Path, capsys: Capture) -> None:
@@ -625,41 +319,6 @@ def test_enhance(model: str, here: Path, capsys: Capture) -> None:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"italic: {name}: ") and reason in line
     assert not Path("x.png").exists()
-
-
-# Inspecting files.
-
-
-def test_info(model: str, here: Path, capsys: Capture) -> None:
-    assert run("compress", "photos/a.png", "-o", "a.italic", "--model", model) == 0
-    capsys.readouterr()
-    assert run("info", "a.italic", "gone", "photos/a.png") == 1
-    captured = capsys.readouterr()
-    lines = captured.out.splitlines()
-    assert lines[0] == "a.italic: one picture, 16 × 16 pixels, RGB, 4 steps"
-    assert lines[1].startswith("  model tiny, ")
-    bits = [int(line.split(" bits")[0].split()[-1].replace(",", "")) for line in lines[2:]]
-    assert [line.split()[0] for line in lines[2:]] == ["base", "stream", "header", "file"]
-    assert sum(bits[:-1]) == bits[-1] == 8 * Path("a.italic").stat().st_size
-    assert len(captured.err.splitlines()) == 2
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(SEARCH_PATH)
-        run("info", "a.italic")
-    assert "not installed" in capsys.readouterr().out
-
-
-def test_info_counts_the_base_codes_of_parts(here: Path, capsys: Capture) -> None:
-    codes = PartCodes.of([(b"base", [b"123", b"45"]), (b"more", [b"", b"6"])], 2).to_bytes()
-    for name, stream in (("a", codes), ("damaged", codes[:5])):
-        how = Method.ESTIMATOR_PARTS
-        record = Record(how, 8, 16, 0, Colour.RGB, steps=2, stream=stream, part=8)
-        Path(f"{name}.italic").write_bytes(pack(b"modelsha", record))
-    assert run("info", "a.italic") == 0
-    base, stream_line = capsys.readouterr().out.splitlines()[2:4]
-    # Beside the segments, the stream has their four lengths, and those of the base codes.
-    assert base.split()[:3] == ["base", "code", "64"] and stream_line.split()[1] == str(8 * 12)
-    assert run("info", "damaged.italic") == 1
-    assert "damaged.italic: the record is damaged" in capsys.readouterr().err
 
 
 def test_test(model: str, here: Path, capsys: Capture) -> None:
