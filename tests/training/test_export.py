@@ -9,9 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from italic.coding.model_files.installed import CardError
 from italic.datamodules.images import Photos
 from italic.run_directory import CHECKPOINTS, CONFIG, LAST
 from italic.training import export
+from italic.training.experiment import is_refusal
 
 PHOTOS = {"_target_": "italic.datamodules.images.photos.Photos", "size": 64}
 LOGS = {
@@ -68,6 +70,17 @@ def test_what_a_run_has_not_measured_is_null(tmp_path: Path) -> None:
     assert card["validation_curve"] == [{"updates": 3, "seconds": None, "bpsp": 5.5}]
     card = published(tmp_path / "none" / "run", old, {})
     assert card["validation_bpsp"] is None and card["validation_curve"] == []
+
+
+def test_a_damaged_card_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    card = tmp_path / "weights" / "small.json"
+    card.write_text("{")
+    with pytest.raises(CardError, match="can't be read") as error:
+        published(tmp_path / "run", {"global_step": 3, "callbacks": {}}, {})
+    assert is_refusal(error.value)
+    assert card.read_text() == "{"
+    assert not card.with_suffix(".safetensors").exists()
 
 
 def test_what_a_model_declares_to_be_for_is_kept(tmp_path: Path) -> None:

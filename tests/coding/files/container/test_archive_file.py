@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -116,6 +117,27 @@ def test_copying_an_archive_and_adding_to_it() -> None:
     with pytest.raises(FileFormatError, match="its record or a neighbour is damaged"):
         writer.copy(ArchiveReader(io.BytesIO(damaged)))
     with pytest.raises(ValueError, match="the archive is finished"):
+        writer.finish()
+
+
+def test_an_archive_that_an_error_ended_cannot_be_finished() -> None:
+    writer = ArchiveWriter(io.BytesIO(), HASH)
+    writer.add("sub/ü.png", KEPT)  # the second name of the copied archive
+    with pytest.raises(FileFormatError, match=r"already holds a picture 'sub/ü\.png'"):
+        writer.copy(ArchiveReader(io.BytesIO(ARCHIVE)))
+    with pytest.raises(ValueError, match="ended by an error"):
+        writer.finish()
+
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell():
+                raise OSError("no space left on device")
+            return super().write(data)
+
+    writer = ArchiveWriter(Full(), HASH)
+    with pytest.raises(OSError, match="no space"):
+        writer.add("a.png", KEPT)
+    with pytest.raises(ValueError, match="ended by an error"):
         writer.finish()
 
 
