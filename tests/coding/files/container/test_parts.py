@@ -34,7 +34,7 @@ def test_golden_block() -> None:
     expected = "00 00 00 00 00 0462617365" + "01" * 6 + "0202020202 00"
     expected += "00 01 02 03 04 78 3030 3131 3232 3333 3434"
     assert block == bytes.fromhex(expected)
-    with pytest.raises(FileFormatError, match="part 0 has more than 1 steps"):
+    with pytest.raises(FileFormatError, match=r"part 0 has more than 1 step$"):
         PartCodes.from_bytes(block, grid, 2)
     codes = PartCodes.from_bytes(block, Grid(4, 6, 2), 2)
     assert codes.stream(3, 2) == b"\x0333" and codes.bases[5] == b"base"
