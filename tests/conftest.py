@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from italic.processes.cluster import cluster
 
 ROOT = Path(__file__).parents[1]
+
+# A test may take long on a busy machine.
+settings.register_profile("italic", deadline=None)
+settings.load_profile("italic")
 
 # Processes that compute base codes are forked from one that has imported PyTorch already.
 multiprocessing.set_forkserver_preload(["__main__", "italic.datamodules.pairs"])

@@ -26,7 +26,7 @@ from tests.coding.streams.mixtures import (
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     n=st.integers(0, 40),
     components=st.integers(1, 32),
@@ -190,7 +190,7 @@ def stream_in_python(intervals: list[tuple[int, int]]) -> bytes:
     raise AssertionError
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(count=st.integers(1, 40), seed=st.integers(0, 2**32))
 def test_streams_are_as_defined_through_every_carry(count: int, seed: int) -> None:
     # Intervals that begin just below a round number leave words of ones behind. When at last one
@@ -234,7 +234,7 @@ def test_overlong_streams_are_found(tail: bytes) -> None:
         reader.finish()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(position=st.integers(0, 10**6), change=st.integers(1, 255), seed=st.integers(0, 5))
 def test_changed_bytes_give_an_error_or_other_pixels(position: int, change: int, seed: int) -> None:
     parameters = typical(50, 4, seed)
@@ -250,7 +250,7 @@ def test_changed_bytes_give_an_error_or_other_pixels(position: int, change: int,
     assert (decoded != pixels).any()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=40), seed=st.integers(0, 2**32))
 def test_noise_gives_an_error_or_the_pixels_it_stands_for(data: bytes, seed: int) -> None:
     parameters = extreme(20, 3, np.random.default_rng(seed))

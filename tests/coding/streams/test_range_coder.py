@@ -46,7 +46,7 @@ def cdf_in_python(parameters: MixtureParameters, pixel: tuple[int, int, int]) ->
     return cdfs
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(components=st.integers(1, 32), seed=st.integers(0, 2**32))
 def test_cdf_is_strictly_increasing_and_as_defined(components: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

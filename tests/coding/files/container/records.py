@@ -63,7 +63,7 @@ ARCHIVE += bytes.fromhex(
     "46216606868a30560646a6be79bb560200ccf10a21"
     "4100000000000000 09c35557 4c544989"
 )
-quick = settings(derandomize=True, deadline=None, max_examples=100)
+quick = settings(derandomize=True, max_examples=100)
 contents = st.binary(max_size=40)
 sides, checksums = st.integers(1, 2**31 - 1), st.integers(0, 2**32 - 1)
 
