@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from italic.cli.commands import encoded
-from italic.cli.jobs import Job, unpacked_name
+from italic.cli.jobs import Job, file_above, unpacked_name
 from italic.cli.messages import Errors, progress_bar
 from italic.cli.work import Encoding, Failure, load, read_pictures
 from italic.coding.files.container import (
@@ -77,6 +77,14 @@ def check_pictures(
                 errors.report(
                     job, f"it and {other} would both be unpacked to {target}: rename one of them"
                 )
+    for target, owner in unpacked.items():
+        above = file_above(target, unpacked)
+        if above and Job in {type(owner), type(unpacked[above])}:
+            errors.report(
+                owner,
+                f"it would be unpacked to {target}, and {unpacked[above]} to {above}, its folder: "
+                "rename one of them",
+            )
     if errors.count:
         raise SystemExit(1)
 

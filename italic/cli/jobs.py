@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -271,8 +271,17 @@ def check_targets(jobs: Sequence[Job], force: bool, errors: Errors) -> None:
             errors.report(job.target, "it is an input")
         elif obstacle := in_the_way(job.target, force):
             errors.report(job.target, obstacle)
+    for resolved, job in owners.items():
+        if above := file_above(resolved, owners):
+            other = owners[above]
+            errors.report(job.target, f"{other} would be written to {other.target}, its folder")
     if errors.count > before:
         raise SystemExit(1)
+
+
+def file_above(path: Path, files: Container[Path]) -> Path | None:
+    """The nearest folder of a path that is one of the files, so that both can't be written."""
+    return next((parent for parent in path.parents if parent in files), None)
 
 
 def _invalid(path: Path) -> str | None:

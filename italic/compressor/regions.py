@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from italic.coding.files.container import Box
-from italic.coding.files.pictures import Picture, read
+from italic.coding.files.pictures import Picture, with_jpeg_metadata
 
 Region = tuple[int, int, int, int]  # left, top, width and height in pixels
 
@@ -53,5 +53,5 @@ def cropped(picture: Picture, box: Box | None) -> Picture:
     if box is None:
         return picture
     if picture.jpeg is not None:
-        picture = replace(read(picture.jpeg), samples=picture.samples)
+        picture = with_jpeg_metadata(picture.samples, picture.jpeg)
     return replace(picture, samples=np.ascontiguousarray(picture.samples[box.slices]))

@@ -112,6 +112,27 @@ def test_no_archive_of_nothing(model: str, here: Path, capsys: Capture) -> None:
     assert "would both be unpacked to a.png" in capsys.readouterr().err
 
 
+def test_a_name_that_is_both_a_file_and_a_folder_is_refused(
+    model: str, here: Path, capsys: Capture
+) -> None:
+    noisy(Path("clash/a.bmp"), 1)
+    noisy(Path("clash/a.png/b.bmp"), 2)
+    noisy(Path("clash/c.italic/d.bmp"), 3)
+    noisy(Path("clash/c.bmp"), 4)
+    noisy(Path("more/b.png/e.png"), 5)
+    assert run("archive", "clash", "-o", "x.italic", "--model", model) == 1
+    reason = "it would be unpacked to a.png/b.png, and clash/a.bmp to a.png, its folder"
+    assert f"clash/a.png/b.bmp: {reason}" in capsys.readouterr().err
+    assert not Path("x.italic").exists()
+    assert run("archive", "photos", "-o", "x.italic", "--model", model) == 0
+    assert run("archive", "more", "-o", "x.italic", "--add") == 1
+    assert "and b.bmp to b.png, its folder" in capsys.readouterr().err
+    assert run("compress", "clash", "-o", "coded", "--model", model) == 1
+    told = "coded/c.italic/d.italic: clash/c.bmp would be written to coded/c.italic, its folder"
+    assert told in capsys.readouterr().err
+    assert not Path("coded").exists()
+
+
 def test_archives_with_colliding_names(model: str, here: Path, capsys: Capture) -> None:
     """If names collide, nothing is written."""
     write_archive(model, "a.png", "a.bmp")

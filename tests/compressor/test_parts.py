@@ -1,6 +1,7 @@
 """Pictures in parts, their regions, and files that were cut short."""
 
 import hashlib
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +12,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import italic
@@ -301,6 +303,19 @@ def test_regions_of_classical_codecs_and_jpeg_files(model: Model) -> None:
     file = italic.compress_jpeg(bytes(imagecodecs.jpeg8_encode(noisy())))
     whole = italic.decompress(file)
     assert np.array_equal(italic.decompress(file, region=(3, 4, 5, 6)), whole[4:10, 3:8])
+
+
+def test_regions_of_jpeg_files_whose_metadata_is_unusual() -> None:
+    """A file of several pictures, as phones write them, and one with half a colour profile."""
+    first, several = Image.fromarray(noisy()), io.BytesIO()
+    first.save(several, "MPO", save_all=True, append_images=[first])
+    plain = bytes(imagecodecs.jpeg8_encode(noisy()))
+    body = b"ICC_PROFILE\0\1\2abc"
+    segment = b"\xff\xe2" + (len(body) + 2).to_bytes(2) + body
+    for data in (several.getvalue(), plain[:2] + segment + plain[2:]):
+        file = italic.compress_jpeg(data)
+        whole = italic.decompress(file)
+        assert np.array_equal(italic.decompress(file, region=(3, 4, 5, 6)), whole[4:10, 3:8])
 
 
 @pytest.mark.parametrize(

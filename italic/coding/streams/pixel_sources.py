@@ -28,13 +28,15 @@ def flat_pixels(images: np.ndarray) -> np.ndarray:
     """The pixels of images, uint8 (B, H, W, 3), row by row, uint8 (B, H·W, 3).
 
     Raises:
-        ValueError: the images have another type or shape.
+        ValueError: the images have another type or shape, or masked samples.
     """
+    if np.ma.is_masked(images):
+        raise ValueError("the images have masked samples: fill them with array.filled(…)")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
             f"expected images as uint8 (B, H, W, 3); got {images.dtype} {images.shape}"
         )
-    return images.reshape(len(images), -1, 3)
+    return np.asarray(images).reshape(len(images), -1, 3)
 
 
 def writing(writers: Sequence[Writer], images: np.ndarray) -> PixelSource:

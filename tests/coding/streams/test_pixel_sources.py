@@ -5,9 +5,16 @@ import pytest
 import torch
 
 from italic.coding.streams.entropy import StreamError, bits
-from italic.coding.streams.pixel_sources import integer_parameters
+from italic.coding.streams.pixel_sources import flat_pixels, integer_parameters
 from italic.errors import SettingError
 from italic.models.likelihood import Mixture
+
+
+def test_masked_images_are_refused() -> None:
+    images = np.zeros((2, 4, 5, 3), np.uint8)
+    assert type(flat_pixels(np.ma.array(images))) is np.ndarray
+    with pytest.raises(ValueError, match="masked samples"):
+        flat_pixels(np.ma.array(images, mask=images == 0))
 
 
 def test_integer_parameters_cost_what_the_floats_say() -> None:

@@ -16,6 +16,7 @@ from italic.coding.files.pictures.picture import (
     from_array,
     native,
 )
+from italic.coding.files.pictures.pillow_formats import with_jpeg_metadata
 from italic.coding.files.pictures.png import to_png
 from italic.coding.files.pictures.png_chunks import PNG_SIGNATURE, png_chunks
 from italic.coding.files.pictures.reading import pixels_in, read
@@ -46,5 +47,6 @@ __all__ = [
     "read",
     "split",
     "to_png",
+    "with_jpeg_metadata",
     "without_samples",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import imagecodecs
@@ -43,21 +45,44 @@ def read_by_pillow(data: bytes, keep_metadata: bool) -> Picture:
             raise damaged("its header contradicts itself")
         bilevel = image.mode == "1"
         palette = bytes(image.getpalette("RGB") or ()) if image.mode == "P" else None
-        icc = exif = None
-        chunks = []
-        if keep_metadata:
-            icc = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
-            if isinstance(icc, str) or isinstance(image.info.get("xmp"), str):  # TIFF tags
-                raise damaged("its colour profile or XMP is a text", MetadataError)
-            markers = getattr(image, "applist", ())  # of JPEG files
-            if not icc and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
-                raise damaged("part of its colour profile is missing", MetadataError)
-            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
-            if image.info.get("xmp"):
-                chunks.append((b"iTXt", _XMP + image.info["xmp"]))
-    if bilevel:
-        samples = samples.astype(np.uint8) * 255
-    return Picture(native(samples), palette, None, bilevel, icc or None, exif, tuple(chunks))
+        picture = Picture(
+            native(samples * np.uint8(255) if bilevel else samples), palette, None, bilevel
+        )
+        if not keep_metadata:
+            return picture
+        markers = getattr(image, "applist", ())  # of JPEG files
+        profile = image.info.get("icc_profile")
+        if not profile and any(body.startswith(b"ICC_PROFILE\0") for _, body in markers):
+            raise damaged("part of its colour profile is missing", MetadataError)
+        return _with_metadata(picture, image, data)
+
+
+def with_jpeg_metadata(samples: np.ndarray, file: bytes) -> Picture:
+    """The decoded samples of a JPEG file, or a region of them, with the file's metadata.
+
+    Args:
+        samples: uint8 (H, W) or (H, W, 3).
+        file: the JPEG file. What Pillow can't read of its metadata is left out.
+    """
+    picture = Picture(samples)
+    with suppress(Exception), Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
+        return _with_metadata(picture, image, file)
+    return picture
+
+
+def _with_metadata(picture: Picture, image: Image.Image, data: bytes) -> Picture:
+    """A picture with the profile, EXIF and XMP of its file, opened by Pillow.
+
+    Raises:
+        MetadataError: they are damaged.
+    """
+    icc = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
+    xmp = image.info.get("xmp")
+    if isinstance(icc, str) or isinstance(xmp, str):  # TIFF tags
+        raise damaged("its colour profile or XMP is a text", MetadataError)
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
+    chunks = ((b"iTXt", _XMP + xmp),) if xmp else ()
+    return replace(picture, icc=icc or None, exif=exif, chunks=chunks)
 
 
 def _tiff_samples(image: Image.Image, data: bytes, keep_metadata: bool) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 
 import imagecodecs
 import numpy as np
@@ -67,7 +68,7 @@ def read_png(data: bytes, keep_metadata: bool) -> Picture:
     # Pillow checks the size. It would reduce 16-bit colours to 8 bits, so imagecodecs decodes them.
     with Image.open(io.BytesIO(bare), formats=("PNG",)) as image:
         _check_raster(b"".join(parts.get(b"IDAT", ())), size)
-        samples = imagecodecs.png_decode(bare) if depth == 16 else np.asarray(image)
+        samples = _deep_samples(critical, size) if depth == 16 else np.asarray(image)
     if depth == 1 and kind == 0:
         samples = samples.astype(np.uint8) * 255
 
@@ -103,13 +104,49 @@ def _png_header(body: bytes) -> tuple[int, int, int]:
     if len(body) == 13:
         width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", body)
         if width and height and depth in _PNG_DEPTHS.get(kind, ()):
-            bits = depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
-            size = 0
-            for top, left, down, right in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-                rows, columns = -((top - height) // down), -((left - width) // right)
-                size += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
-            return depth, kind, size
+            passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+            return depth, kind, sum(_size_of_pass(body, *each)[2] for each in passes)
     raise damaged("its header is not a valid PNG header")
+
+
+def _size_of_pass(header: bytes, top: int, left: int, down: int, right: int) -> tuple[int, ...]:
+    """Rows and columns of a pass, and the size of its filtered rows in bytes."""
+    width, height, depth, kind, *_ = struct.unpack(">IIBBBBB", header)
+    rows, columns = -((top - height) // down), -((left - width) // right)
+    bits = columns * depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
+    return rows, columns, rows * (1 + (bits + 7) // 8) if columns > 0 else 0
+
+
+def _deep_samples(critical: Sequence[tuple[bytes, bytes]], size: int) -> np.ndarray:
+    """The samples of 16 bits of a PNG file, uint16 (H, W) or (H, W, C).
+
+    The passes of an interlaced file are decoded one by one, because libpng prints a warning when
+    imagecodecs decodes all of them.
+
+    Args:
+        critical: names and bodies of the critical chunks.
+        size: size of the filtered rows in bytes.
+    """
+    chunks = dict(critical)
+    header = chunks[b"IHDR"]
+    if header[-1] != 1:
+        return imagecodecs.png_decode(png_file(critical))
+    filtered = zlib.decompressobj().decompress(chunks[b"IDAT"], size)
+    width, height = struct.unpack_from(">II", header)
+    samples, start = None, 0
+    for top, left, down, right in _ADAM7:
+        rows, columns, length = _size_of_pass(header, top, left, down, right)
+        if not length:
+            continue
+        own = struct.pack(">II", columns, rows) + header[8:-1] + b"\0"  # not interlaced
+        data = zlib.compress(filtered[start : start + length], 0)
+        start += length
+        part = imagecodecs.png_decode(png_file([(b"IHDR", own), (b"IDAT", data), (b"IEND", b"")]))
+        if samples is None:
+            samples = np.empty((height, width, *part.shape[2:]), part.dtype)
+        samples[top::down, left::right] = part
+    assert samples is not None  # the first pass has at least one pixel
+    return samples
 
 
 def _check_raster(data: bytes, size: int) -> None:

@@ -67,7 +67,25 @@ def test_png_of_each_kind_of_samples(
     assert (Chunk.LOW_BYTES in chunks) == (dtype == np.uint16)
 
 
-def test_interlaced_png_of_16_bits() -> None:
+@pytest.mark.parametrize(("kind", "channels"), [(0, ()), (4, (2,)), (2, (3,)), (6, (4,))])
+def test_interlaced_png_of_16_bits(
+    kind: int, channels: tuple[int, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = noise(*channels, bits=16, dtype=np.uint16)
+    height, width = SIZE
+    rows = b"".join(
+        b"\0" + row.astype(">u2").tobytes()
+        for top, left, down, right in _ADAM7
+        for row in samples[top::down, left::right]
+        if row.size
+    )
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 1)
+    data = png_file([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+    assert np.array_equal(read(data).samples, samples)
+    assert capfd.readouterr() == ("", "")  # libpng prints warnings
+
+
+def test_interlaced_png_of_two_pixels() -> None:
     # Two of the seven passes of a 1×2 picture are not empty: one pixel each.
     rows = b"\0" + bytes(range(6)) + b"\0" + bytes(range(6, 12))
     data = bytearray(png(16, 2, rows))
