@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,22 @@ class Validation(NamedTuple):
         seconds: training time before the validation; None if it was not measured.
         bpsp: total bpsp.
         parts: bpsp of "base" and of each step, "1", "2", …; parts that were not logged are missing.
+        quantised: whether inputs were quantised as in the exact network, see `QuantisedInputs`.
     """
 
     updates: int
     seconds: float | None
     bpsp: float
     parts: dict[str, float]
+    quantised: bool = False
+
+
+def best(history: Sequence[Validation]) -> Validation:
+    """The validation of least bpsp, of those with quantised inputs if there are any.
+
+    It is the one of best.ckpt, see `italic.training.checkpoints`.
+    """
+    return min(history, key=lambda item: (not item.quantised, item.bpsp))
 
 
 def read_history(run_dir: Path) -> list[Validation]:
@@ -44,10 +55,15 @@ def read_training(run_dir: Path) -> dict[str, tuple[list[float], list[float]]]:
     return series
 
 
+def logs(run_dir: Path) -> list[Path]:
+    """The CSV logs of a run in chronological order; there is one for each start."""
+    found = run_dir.glob("csv/version_*/metrics.csv")
+    return sorted(found, key=lambda log: log.stat().st_mtime)
+
+
 def _rows(run_dir: Path) -> list[dict[str, str]]:
     """The rows of the CSV logs in chronological order."""
-    logs = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda log: log.stat().st_mtime)
-    return [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+    return [row for log in logs(run_dir) for row in csv.DictReader(log.read_text().splitlines())]
 
 
 def _validation(row: dict[str, str]) -> Validation:
@@ -61,4 +77,5 @@ def _validation(row: dict[str, str]) -> Validation:
         float(row["val/seconds"]) if row.get("val/seconds") else None,
         float(row["val/bpsp"]),
         parts,
+        bool(float(row.get("val/quantised") or 0)),
     )

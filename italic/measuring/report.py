@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from italic.atomic import write_whole
 from italic.measuring import figures
-from italic.measuring.history import Validation, read_history, read_training
+from italic.measuring.history import Validation, best, read_history, read_training
 from italic.measuring.machine import describe_machine
 from italic.measuring.results import CodecRow, CurveRow, envelope
 from italic.run_directory import CONFIG, leaves, name_of, read_config
@@ -219,9 +219,9 @@ def _losses_section(
 
 
 def _parts_section(history: Sequence[Validation]) -> Section:
-    best = min(history, key=lambda item: item.bpsp)
-    times = {"first validation": history[0].parts, "best validation": best.parts}
-    names = list(best.parts)
+    parts = best(history).parts
+    times = {"first validation": history[0].parts, "best validation": parts}
+    names = list(parts)
     rows = [[time, *(parts.get(name, "") for name in names)] for time, parts in times.items()]
     return Section(
         "Bits by part",
@@ -250,9 +250,10 @@ def _differences_section(configs: Mapping[str, DictConfig]) -> Section:
 def _facts(history: Sequence[Validation]) -> dict[str, str]:
     if not history:
         return {"validations": "none yet"}
-    best = min(history, key=lambda item: item.bpsp)
-    facts = {"best validation": f"{best.bpsp:.4f} bpsp after {best.updates:,} updates"}
-    facts["last validation"] = f"{history[-1].bpsp:.4f} bpsp after {history[-1].updates:,} updates"
+    facts = {
+        f"{name} validation": f"{item.bpsp:.4f} bpsp after {item.updates:,} updates"
+        for name, item in (("best", best(history)), ("last", history[-1]))
+    }
     if history[-1].seconds is not None:
         facts["training time"] = f"{history[-1].seconds / 60:.1f} minutes"
     return facts

@@ -156,7 +156,13 @@ class EarlyStopping(of_lightning.EarlyStopping):
                 f"val/bpsp_step_NN; got {monitor}"
             )
         check_whole("callbacks.early_stopping.patience", patience, 0)
+        # At the end of an epoch, the checkpoint of its last validation would be written already.
+        settings.setdefault("check_on_train_epoch_end", False)
         super().__init__(monitor, patience=patience, **settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint, except the patience, which may change on resume."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a step that does not exist, and a training without validation.
@@ -257,6 +263,10 @@ class QuantisedInputs(Callback):
         self.interrupted = self.quantisation.observed
         if self.quantisation.grids:
             self.quantisation.observed = None
+
+    def on_validation_epoch_end(self, _: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log whether the validation is quantised."""
+        pl_module.log("val/quantised", float(self.active), sync_dist=True)
 
     def on_validation_end(self, *_: Any) -> None:
         """Resume the observation."""

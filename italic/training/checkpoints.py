@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from italic import run_directory
 from italic.atomic import whole_file
+from italic.measuring.history import logs
 from italic.run_directory import BEST, CHECKPOINTS, LAST
 from italic.training.callbacks import QuantisedInputs
 
@@ -42,7 +43,8 @@ class Checkpoints(Callback):
 
     Training ends with a validation, so that the final weights are compared too. After training, the
     network has the weights of best.ckpt. This callback must precede the callback that averages the
-    weights, which swaps the weights at the end of training.
+    weights, which swaps the weights at the end of training, and follow early stopping, whose state
+    a checkpoint holds.
 
     With `QuantisedInputs`, best.ckpt is chosen among the validations with quantised inputs, if any.
     They take more bits than those without, but the exact network quantises its inputs too.
@@ -69,10 +71,11 @@ class Checkpoints(Callback):
             self.quantised = bool(saved.get("quantised", False))
 
     def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Delete the checkpoints of an earlier run in the directory of a new run."""
+        """Delete the checkpoints and the logs of an earlier run in the directory of a new run."""
         if trainer.is_global_zero and not self.resumes:
-            for name in (BEST, LAST):
-                self._path(trainer, name).unlink(missing_ok=True)
+            checkpoints = [self._path(trainer, name) for name in (BEST, LAST)]
+            for path in [*checkpoints, *logs(Path(trainer.default_root_dir))]:
+                path.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop after the last batch, which makes Lightning run a validation."""

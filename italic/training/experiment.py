@@ -155,7 +155,7 @@ def build_schedule(cfg: DictConfig) -> Schedule:
 
     Raises:
         RunError: `masks.sizes` belongs to another number of steps, or the model `masks.plans` has
-            no plans or another pixel order.
+            no plans or another pixel order, or `masks.sizes` is not planned.
         SettingError: `masks.sizes` or `masks.exponent` is invalid.
         ModelError: the model `masks.plans` does not exist or is damaged.
     """
@@ -174,7 +174,12 @@ def build_schedule(cfg: DictConfig) -> Schedule:
             f"masks.plans names '{masks.plans}', which has no plans for the order {masks.order}: "
             "expected a model trained with masks.sizes=planned and this order"
         )
-    return replace(own, sizes="planned", plans=planned.plans)
+    if own.sizes != "planned":
+        raise RunError(
+            f"masks.plans trains and validates in planned steps, but masks.sizes is {masks.sizes}: "
+            "expected masks.sizes=planned, or no masks.plans"
+        )
+    return replace(own, plans=planned.plans)
 
 
 def build_images(cfg: DictConfig) -> ImageSource:

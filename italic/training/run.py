@@ -27,7 +27,7 @@ from italic.run_directory import CHECKPOINTS, RunError
 from italic.training import experiment, named_code
 from italic.training.allocator import keep_freed_memory
 from italic.training.batch_size import largest_batch_size
-from italic.training.callbacks import SaveConfig, callbacks_of
+from italic.training.callbacks import EarlyStopping, SaveConfig, callbacks_of
 from italic.training.checkpoints import Checkpoints
 from italic.training.export import MODEL, check_recipe, exported
 from italic.training.resuming import resumed
@@ -101,7 +101,9 @@ def _train(cfg: DictConfig) -> float:
     if start.path is None and cfg.training.find_batch_size:
         cfg.datamodule.batch_size = largest_batch_size(cfg, settings, estimator, datamodule)
     checkpoints = Checkpoints(resumes=start.path is not None)
-    trainer = _trainer(start, settings, [checkpoints, *callbacks])
+    stopping = [item for item in callbacks if isinstance(item, EarlyStopping)]
+    others = [item for item in callbacks if item not in stopping]
+    trainer = _trainer(start, settings, [*stopping, checkpoints, *others])
     trainer.loggers = [*_loggers(cfg, start.run_dir), *loggers]
     try:
         trainer.fit(estimator, datamodule, ckpt_path=start.path, weights_only=True)

@@ -79,6 +79,11 @@ def _check_length(settings: dict[str, Any]) -> None:
             raise RunError(
                 f"trainer.max_{name} must be 1 or more, or -1 for no limit; got {number}"
             )
+        least = settings[f"min_{name}"]
+        if least is not None and number is not None and -1 < number < least:
+            raise RunError(
+                f"trainer.min_{name} must be at most trainer.max_{name}; got {least} and {number}"
+            )
     if time_limit is not None and not _seconds(time_limit) > 0:
         raise RunError(
             f"trainer.max_time must be above 0, as DD:HH:MM:SS or {{hours: 1}}; got {time_limit}"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from italic.measuring.figures import draw_panel
-from italic.measuring.history import read_history, read_training
+from italic.measuring.history import Validation, best, read_history, read_training
 from italic.measuring.report import differences, write_evaluation_report, write_run_report
 from italic.measuring.results import CodecRow, CurveRow
 from tests.measuring.rows import CURVE_ROW
@@ -119,3 +119,13 @@ def test_history_has_each_validation_with_its_parts(tmp_path: Path) -> None:
     assert (first.updates, first.seconds, first.bpsp) == (10, None, 4.5)
     assert last.parts == pytest.approx({"base": 0.5, "1": 1.25, "2": 2.5})
     assert read_history(tmp_path) == []
+
+
+def test_the_best_validation_is_quantised_if_one_is() -> None:
+    """As best.ckpt: the exact network quantises its inputs."""
+    history = [
+        Validation(updates, None, bpsp, {}, quantised)
+        for updates, bpsp, quantised in ((1, 3.4, False), (2, 3.6, True), (3, 3.5, True))
+    ]
+    assert best(history).updates == 3
+    assert best(history[:1]).updates == 1

@@ -87,8 +87,11 @@ def test_a_new_run_leaves_nothing_of_another_in_its_directory(
     paths = [tmp_path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     for path in paths:
         WholeCheckpoints().save_checkpoint({}, path)
+    paths.append(tmp_path / "csv" / "version_0" / "metrics.csv")
+    paths[-1].parent.mkdir(parents=True)
+    paths[-1].touch()
     Checkpoints(resumes).on_train_start(trainer, module)
-    assert [path.is_file() for path in paths] == [resumes, resumes]
+    assert [path.is_file() for path in paths] == 3 * [resumes]
 
 
 @pytest.mark.parametrize(

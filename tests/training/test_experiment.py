@@ -52,7 +52,7 @@ def test_a_configuration_has_one_schedule(tmp_path: Path) -> None:
     plans = {"1": [256], "2": [100, 156]}
     path = tmp_path / "planned.safetensors"
     save_model(path, trained(SMALL), Recipe(SMALL, None, 2, "nested", "planned", 1.0, plans))
-    found = schedule(plans=str(path))
+    found = schedule(sizes="planned", plans=str(path))
     assert found.plans == {1: (256,), 2: (100, 156)}
     assert found.bounds(256, 2).tolist() == [0, 100, 256]
     with pytest.raises(RunError, match="no plans for the order normal"):
@@ -165,7 +165,15 @@ def test_numbers_out_of_range_are_named(setting: str, message: str, small: DictC
 
 @pytest.mark.slow
 def test_more_steps_than_there_are_plans_are_refused() -> None:
-    plans = ["model=rnan_small", "base=none", "masks.plans=cifar10"]
+    plans = ["model=rnan_small", "base=none", "masks.sizes=planned", "masks.plans=cifar10"]
     with pytest.raises(SettingError, match=r"masks\.min_steps of at most that"):
         build_datamodule(composed("train", *plans, "masks.min_steps=65", "masks.max_steps=80"))
     build_datamodule(composed("train", *plans, "masks.min_steps=64", "masks.max_steps=80"))
+
+
+@pytest.mark.slow
+def test_plans_for_other_sizes_are_refused() -> None:
+    """The validation would be in planned steps, the exported model in those of `masks.sizes`."""
+    plans = ["model=lattice", "base=none", "masks.plans=cifar10", "masks.sizes=equal"]
+    with pytest.raises(RunError, match=r"but masks\.sizes is equal: expected masks\.sizes=planned"):
+        build_datamodule(composed("train", *plans))

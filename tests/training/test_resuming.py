@@ -232,6 +232,24 @@ def test_latest_is_the_run_with_a_checkpoint_that_began_last(
     assert with_latest(["resume=./latest", "x=latest"]) == ["resume=./latest", "x=latest"]
 
 
+def test_early_stopping_goes_on_from_the_last_validation_with_another_patience(
+    tmp_path: Path,
+) -> None:
+    def state() -> dict[str, Any]:
+        path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        callbacks = load_checkpoint(path)["callbacks"]
+        return next(value for name, value in callbacks.items() if "EarlyStopping" in name)
+
+    places = [f"datamodule.cache_dir={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
+    still = ["optimiser.learning_rate=0", "optimiser.body_learning_rate=0"]
+    often = ["trainer.val_check_interval=1", "trainer.max_steps=30", "trainer.max_epochs=-1"]
+    stopping = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    trained(*TINY, *places, *still, *often, *stopping)
+    assert state()["wait_count"] == state()["patience"] == 1
+    trained(f"resume={tmp_path}/run", "callbacks.early_stopping.patience=3")
+    assert state()["wait_count"] == state()["patience"] == 3
+
+
 def test_a_resumed_run_finishes_the_epoch_that_was_interrupted(tmp_path: Path) -> None:
     places = [f"datamodule.cache_dir={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
     sizes = ["datamodule.train_limit=12", "datamodule.batch_size=4", "trainer.max_epochs=2"]

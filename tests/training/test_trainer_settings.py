@@ -51,6 +51,7 @@ def test_every_precision_of_lightnings_works_or_is_refused(tmp_path: Path) -> No
         ("trainer.val_check_interval=0.0", "val_check_interval must be above 0"),
         ("trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch must be 1 or more"),
         ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches must be 1 or more"),
+        ("trainer.min_epochs=100", "min_epochs must be at most trainer.max_epochs; got 100 and"),
         ("trainer.plugins=5", "plugins must be a list"),
         ("trainer.fast_dev_run=true", "debug=fast"),
     ],
