@@ -29,6 +29,11 @@ def import_own(module: str) -> None:
     Raises:
         ExtensionError: the module can't be imported.
     """
+    if not all(module.split(".")):
+        raise ExtensionError(
+            f"the name of the module '{module}' has an empty part: expected MODULE.NAME, with dots "
+            "only between names"
+        )
     try:
         _plugin_modules[module] = import_module(module)
     except ModuleNotFoundError as error:

@@ -98,6 +98,14 @@ def test_an_absent_module_is_named() -> None:
         import_own("my_absent_module")
 
 
+@pytest.mark.parametrize("module", ["", ".", "..my", "my.", "my..orders"])
+def test_a_module_whose_name_has_an_empty_part_is_refused(module: str) -> None:
+    with pytest.raises(ExtensionError, match=f"module '{module}' has an empty part"):
+        import_own(module)
+    with pytest.raises(ExtensionError):
+        import_own_code(OmegaConf.create({"masks": {"order": f"{module}.columns"}}))
+
+
 def test_an_order_of_ones_own_gives_every_pixel_once(module: str) -> None:
     import_own(module)
     assert np.array_equal(orders.pixel_order(f"{module}.down", 2, 3), [5, 4, 3, 2, 1, 0])
