@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Collection, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from italic.coding.model_files.loading import on_device
+from italic.config import EvaluationConfig
 from italic.datamodules.images.crops import centre_crops
 from italic.datamodules.images.sources import whole_of
 from italic.errors import check_range
@@ -31,7 +33,10 @@ COLUMNS = {column.name for column in fields(CurveRow)} | {
     *("picture", "psnr", "psnr_of_mse", "ssim", "steps_done", "bpsp"),
 }
 OF_TRAINING = "logger.pictures", "logger.curve_every", "logger.artifact"  # keys not used here
-USES = "whole", "metrics"  # what a mode can use besides the other inputs, see docs/extending.md
+# Groups of keys of a single mode: curve, attention, …
+OF_MODES = [group.name for group in fields(EvaluationConfig) if is_dataclass(group.default_factory)]
+# What a mode can use besides the other inputs, see docs/extending.md.
+USES = "whole", "metrics", "steps", "logger", *OF_MODES
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -51,16 +56,33 @@ def evaluate(cfg: DictConfig) -> None:
         _evaluate(cfg)
 
 
-def _refuse_unused(overrides: Sequence[str]) -> None:
-    """RunError if the command sets a key that is only for trainings."""
-    for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+def _refuse_unused(cfg: DictConfig, uses: Collection[str]) -> None:
+    """RunError if the command sets a key that trainings, other modes or other loggers use."""
+    if cfg.metrics and "metrics" not in uses:
+        raise RunError("this mode has no table for metrics: expected metrics=[], or mode=curve")
+    if cfg.steps is not None and len(cfg.steps) > 1 and "steps" not in uses:
+        raise RunError(
+            f"this mode uses a single number of steps, but steps={list(cfg.steps)} has "
+            f"{len(cfg.steps)}: expected steps=[{max(cfg.steps)}], or mode=curve"
+        )
+    if cfg.logger.wandb and "logger" not in uses:
+        raise RunError("this mode logs nothing to W&B: expected logger=csv, or mode=curve")
+    hydra = HydraConfig.get()
+    for override in hydra.overrides.task:
+        key = override.lstrip("+~").partition("=")[0]
+        group, name, *_ = (*key.split("."), "")
+        # The jobs of a multirun have the same keys, but may have different modes.
+        of_another = group == "evaluate" and name in OF_MODES and name not in uses
+        if of_another and hydra.mode != RunMode.MULTIRUN:
+            raise RunError(f"{key} has no effect in this mode: leave it out, or use mode={name}")
         of_batches = key.startswith("datamodule.") and not key.startswith("datamodule.images.")
         if of_batches or key in OF_TRAINING:
             raise RunError(
                 f"{key} has no effect in evaluate.py: leave it out; evaluate.limit and "
                 "evaluate.batch_size are the number of images, and of those coded together"
             )
+        if group == "logger" and name not in ("", "wandb") and not cfg.logger.wandb:
+            raise RunError(f"{key} has no effect without W&B: leave it out, or use logger=wandb")
 
 
 def _evaluate(cfg: DictConfig) -> None:
@@ -68,16 +90,14 @@ def _evaluate(cfg: DictConfig) -> None:
     mode = function(cfg.mode, "the mode", ["inputs"], leave_out=["uses"])
     uses = list(cfg.mode.get("uses") or ())
     if not set(uses) <= set(USES):
-        raise RunError(f"a mode may use {' and '.join(USES)}; got uses: {uses}")
+        raise RunError(f"a mode may use {', '.join(USES)}; got uses: {uses}")
     arguments = ["original", "decoded", "bits"]
     metrics = {
         name: function(node, f"the metric {name}", arguments) for name, node in cfg.metrics.items()
     }
     if taken := metrics.keys() & COLUMNS:
         raise RunError(f"the tables have a column {min(taken)} already: rename the metric")
-    if metrics and "metrics" not in uses:
-        raise RunError("this mode has no table for metrics: expected metrics=[], or mode=curve")
-    _refuse_unused(HydraConfig.get().overrides.task)
+    _refuse_unused(cfg, uses)
     experiment.use_threads(cfg.threads)
     keep_freed_memory()
     check_settings(cfg.logger)
@@ -128,6 +148,13 @@ def _evaluate(cfg: DictConfig) -> None:
     run_dirs = {name: source.run_dir for name, source in sources.items() if source.run_dir}
     kind = data.datamodule.images._target_.rpartition(".")[2]
     inputs = Inputs(cfg, models, run_dirs, images, kind, output, whole, names, metrics)
+    for name, model in models.items():
+        sizes = inputs.planned(model).recipe.sizes
+        if cfg.evaluate.exponent is not None and sizes != "power":
+            raise RunError(
+                f"evaluate.exponent applies to power sizes, but those of {name} are {sizes}: leave "
+                "it out, or use evaluate.sizes=power too"
+            )
     size = "{}×{}".format(*images.shape[1:3]) if whole is None else "different numbers of"
     log.info("%d images of %s pixels; results go to %s", len(inputs.measured), size, output)
     mode(inputs)

@@ -91,7 +91,7 @@ def test_a_device_is_refused_before_models_and_data() -> None:
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"mode": {"uses": ["time"]}}, "a mode may use whole and metrics"),
+        ({"mode": {"uses": ["time"]}}, "a mode may use whole, metrics, steps, "),
         ({"mode": {"bins": 3}}, "unexpected keyword argument 'bins'"),
         ({"mode": {"uses": []}, "metrics": {"bpp": {}}}, "has no table for metrics"),
         ({"metrics": {"images": {}}}, "have a column images already"),

@@ -40,7 +40,9 @@ class AblationRow(CurveRow):
 
 
 def ablate(inputs: Inputs) -> None:
-    """Code all images with the model of each run, in its default number of steps, and compare.
+    """Code all images with the model of each run and compare.
+
+    The number of steps is `steps`, or by default that of each model.
 
     Raises:
         RunError: a run has no ablation preset or no reference run of the same seed, or a decoded
@@ -58,7 +60,7 @@ def ablate(inputs: Inputs) -> None:
     )
     for name, model in inputs.models.items():
         run, codec = runs[name], inputs.planned(model).codec
-        steps = [inputs.own_steps(model)]
+        steps = [inputs.codec(model).steps]
         ((row, *_),) = measure_curve(codec, inputs.images, steps, cfg.evaluate.batch_size, alone=0)
         if not row.lossless:
             raise RunError(f"decoded images of {name} differ from their originals")
