@@ -93,7 +93,7 @@ def draw(inputs: Inputs) -> None:
             f"{name}: attention of the non-local blocks for the pixel y={pixel[0]}, x={pixel[1]} "
             f"in step {step + 1} of {codec.steps}"
         )
-        path = inputs.folder(name) / "attention.png"
+        path = inputs.file("attention.png", name)
         save_figure(attention_figure(images, known, attentions, pixel, title), path)
         log.info("%s: drew %s", name, path)
 
@@ -165,7 +165,8 @@ def attention_figure(
     """
     count, height, width, _ = images.shape
     columns = 2 + len(attentions)
-    figure = Figure(figsize=(2.1 * columns + 1.6, 2 * count + 1), dpi=110, layout="constrained")
+    # The layout for axes of a fixed aspect; with "constrained" a single row is cut off.
+    figure = Figure(figsize=(2.1 * columns + 1.6, 2 * count + 1.4), dpi=110, layout="compressed")
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(count, columns, squeeze=False)
     for axes, heading in zip(grid[0], ("original", "known before this step"), strict=False):
@@ -192,7 +193,7 @@ def attention_figure(
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), HEAT), ax=grid[:, -1].tolist(), aspect=12 * count
     )
-    bar.set_label("attention weight, relative to the image's largest", fontsize=8)
+    bar.set_label("attention weight, relative\nto the image's largest", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     for axes in grid.flat:
         axes.set_xticks([])

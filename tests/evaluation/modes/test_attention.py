@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from italic.coding.exact import exact_arithmetic
 from italic.coding.exact.grid_attention import ExactNonLocalBlock
 from italic.coding.model_files.model import Model
-from italic.evaluation.modes.attention import Attention, attention_of, draw
+from italic.evaluation.modes.attention import Attention, attention_figure, attention_of, draw
 from italic.evaluation.sources import Inputs
 from italic.models.lattice import LatticeNetwork
 from italic.models.layers import NonLocalBlock
@@ -144,6 +145,22 @@ def test_the_figure_is_drawn(
     draw(inputs)
     with Image.open(inputs.output / "attention.png") as picture:
         assert picture.width > 600
+
+
+@pytest.mark.parametrize(
+    "count, height, width, blocks", [(1, 32, 32, 1), (1, 32, 32, 3), (2, 32, 32, 1), (3, 12, 16, 2)]
+)
+def test_nothing_in_the_figure_is_cut_off(count: int, height: int, width: int, blocks: int) -> None:
+    grey = np.full((count, height, width, 3), 128, np.uint8)
+    attention = Attention(np.full((count, height // 2, width // 2), 1e-3, np.float32), 2)
+    blocks_of = {f"group {number}": attention for number in range(blocks)}
+    figure = attention_figure(grey, grey, blocks_of, (3, 4), "a title")
+    figure.savefig(io.BytesIO())
+    drawn, (wide, tall) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0, wide - drawn.x1, tall - drawn.y1) > 0
+    (title,) = (text for text in figure.texts if text.get_text() == "a title")
+    headings = [axes.title.get_window_extent() for axes in figure.axes]
+    assert max(heading.y1 for heading in headings) < title.get_window_extent().y0
 
 
 def test_an_estimator_of_ones_own_is_refused(
