@@ -18,6 +18,7 @@ from italic.datamodules.images.crops import centre_crops
 from italic.datamodules.images.sources import whole_of
 from italic.errors import check_range
 from italic.evaluation.named_functions import function
+from italic.evaluation.results import replaced
 from italic.evaluation.sources import Inputs, asked_steps, find_sources, images_for
 from italic.measuring.dashboard import check_settings
 from italic.measuring.results import CurveRow
@@ -157,4 +158,5 @@ def _evaluate(cfg: DictConfig) -> None:
             )
     size = "{}×{}".format(*images.shape[1:3]) if whole is None else "different numbers of"
     log.info("%d images of %s pixels; results go to %s", len(inputs.measured), size, output)
-    mode(inputs)
+    with replaced(output, cfg.mode._target_, inputs.written):
+        mode(inputs)

@@ -56,6 +56,7 @@ class Inputs:
             `images` are measured.
         names: names of the full images; empty if they have none.
         metrics: metrics for further columns of the tables, by name; for modes that use them.
+        written: paths of the results below `output`, see `file`.
     """
 
     cfg: DictConfig
@@ -67,6 +68,7 @@ class Inputs:
     whole: Sequence[np.ndarray] | None = None
     names: Sequence[str] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
 
     @property
     def measured(self) -> Sequence[np.ndarray] | np.ndarray:
@@ -120,11 +122,16 @@ class Inputs:
         """
         return self.planned(model).codec(max(self.steps([self.own_steps(model)])))
 
-    def folder(self, name: str) -> Path:
-        """The folder for the results of a model: a separate one if there are several models."""
-        folder = self.output if len(self.models) == 1 else self.output / name
+    def file(self, name: str, model: str | None = None) -> Path:
+        """The path of a file that the mode writes now: of all results, or of a model.
+
+        If there are several models, each has a separate folder. A later evaluation with this mode
+        in the same directory removes the file if it does not write it.
+        """
+        folder = self.output if model is None or len(self.models) == 1 else self.output / model
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        self.written.add((folder / name).relative_to(self.output).as_posix())
+        return folder / name
 
 
 def listed_steps(cfg: DictConfig) -> int | None:

@@ -161,6 +161,7 @@ def log_evaluation(
     curves: Mapping[str, Sequence[CurveRow]],
     codecs: Sequence[CodecRow],
     output: Path,
+    pictures: Sequence[Path],
     run_dir: Path | None,
 ) -> None:
     """Log curves, codecs and figures of an evaluation to W&B, if configured.
@@ -170,6 +171,7 @@ def log_evaluation(
         curves: rows of each named curve.
         codecs: rows of classical codecs on the same images.
         output: directory with the files of the evaluation.
+        pictures: figures below `output`.
         run_dir: run directory of the training whose W&B run is extended; None for a new W&B run.
     """
     if not cfg.wandb:
@@ -188,12 +190,9 @@ def log_evaluation(
         items = curve_items(curves, "evaluation")
         if codecs:
             items["evaluation/codecs"] = _table([asdict(row) for row in codecs])
-        pictures = sorted(output.glob("**/curve.png")) + sorted(output.glob("**/panel.png"))
         for path in pictures:
-            if "wandb" not in path.parts:
-                items[f"evaluation/{path.relative_to(output).with_suffix('')}"] = wandb.Image(
-                    str(path)
-                )
+            key = f"evaluation/{path.relative_to(output).with_suffix('')}"
+            items[key] = wandb.Image(str(path))
         run.log(items)
     finally:
         run.finish()

@@ -71,3 +71,27 @@ def test_an_exponent_needs_power_sizes(tmp_path: Path) -> None:
     assert not (tmp_path / "bits.png").exists()
     ran("evaluate.py", *words, "evaluate.sizes=power")
     assert (tmp_path / "bits.png").is_file()
+
+
+@pytest.mark.slow
+def test_an_evaluation_replaces_the_files_of_the_earlier_one(tmp_path: Path) -> None:
+    def found() -> set[str]:
+        return {
+            path.relative_to(tmp_path).as_posix()
+            for path in tmp_path.rglob("*")
+            if path.is_file() and ".hydra" not in path.parts and path.suffix != ".log"
+        }
+
+    words = ["datamodule=photos", "datamodule.images.size=8", "evaluate.limit=2", "threads=1"]
+    words += ["steps=[2]", "evaluate.curve.timed=1", "evaluate.pictures=1", f"output={tmp_path}"]
+    of_all = {".results.json", "curve.png", "curve.svg", "images.csv", "report.html"}
+    of_model = {"curve.csv", "curve.json", "example.italic", "panel.png"}
+    ran("evaluate.py", *words, "weights=[cifar10,cifar10_fast]")
+    (tmp_path / "cifar10" / "notes.txt").write_text("mine")
+    of_several = {"codecs.csv", "differences.csv", "envelope.csv", "cifar10/notes.txt"}
+    of_several |= {f"{name}/{file}" for name in ("cifar10", "cifar10_fast") for file in of_model}
+    assert found() == of_all | of_several
+    refused("evaluate.py", *words, f"weights={NONE}")
+    assert found() == of_all | of_several
+    ran("evaluate.py", *words, "weights=cifar10", "evaluate.curve.codecs=false")
+    assert found() == of_all | of_model | {"cifar10/notes.txt"}

@@ -49,7 +49,7 @@ def ablate(inputs: Inputs) -> None:
             image differs from its original.
         SettingError: the file `evaluate.ablations.before` does not hold `AblationRow`s.
     """
-    cfg, output = inputs.cfg, inputs.output
+    cfg = inputs.cfg
     before = cfg.evaluate.ablations.before
     rows = read_rows(Path(before), AblationRow) if before else []
     presets = {name: _preset(inputs.run_dirs.get(name), name) for name in inputs.models}
@@ -77,10 +77,11 @@ def ablate(inputs: Inputs) -> None:
             )
         )
         log.info("%s, seed %d: %.4f bpsp", presets[name], run.seed, row.bpsp_coded)
-        write_rows(rows, output / "ablations.csv")
-    write_whole(output / "ablations.md", markdown(rows).encode())
-    save_figure(ablations_figure(rows), output / "ablations.png")
-    log.info("the table is %s, the figure ablations.png beside it", output / "ablations.md")
+        write_rows(rows, inputs.file("ablations.csv"))
+    table = inputs.file("ablations.md")
+    write_whole(table, markdown(rows).encode())
+    save_figure(ablations_figure(rows), inputs.file("ablations.png"))
+    log.info("the table is %s, the figure ablations.png beside it", table)
 
 
 def _preset(run_dir: Path | None, name: str) -> str:

@@ -73,16 +73,16 @@ def draw(inputs: Inputs) -> None:
     """
     images = inputs.pictures
     for name, model in inputs.models.items():
-        folder = inputs.folder(name)
         spent = spend(inputs.codec(model), images)
-        save_figure(bits_figure(images, spent, name), folder / "bits.png")
+        maps = inputs.file("bits.png", name)
+        save_figure(bits_figure(images, spent, name), maps)
         first, *frames = film(images, spent, name)
         buffer = io.BytesIO()
         pause = min(PAUSE, FILM // len(frames))
         durations = [*[pause] * len(frames), LAST]
         first.save(buffer, "GIF", save_all=True, append_images=frames, duration=durations, loop=0)
-        write_whole(folder / "film.gif", buffer.getvalue())
-        log.info("%s: drew %s and film.gif, in %d steps", name, folder / "bits.png", spent.steps)
+        write_whole(inputs.file("film.gif", name), buffer.getvalue())
+        log.info("%s: drew %s and film.gif, in %d steps", name, maps, spent.steps)
 
 
 def spend(codec: Codec, images: np.ndarray) -> Spent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -42,13 +41,12 @@ def measure(inputs: Inputs) -> None:
     measured: dict[str, list[Measurement]] = {}
     panels: dict[str, Figure] = {}
     for name in inputs.models:
-        folder = inputs.folder(name)
-        measured[name], panel = _evaluate_model(inputs, name, folder)
+        measured[name], panel = _evaluate_model(inputs, name)
         if panel is not None:
             panels[name] = panel
     curves = {name: [item.row for item in items] for name, items in measured.items()}
     if front := envelope(curves) if len(curves) > 1 else []:
-        write_rows(front, output / "envelope.csv")
+        write_rows(front, inputs.file("envelope.csv"))
     codecs = _classical(inputs)
     _write_images(inputs, measured, codecs)
     _write_differences(inputs, measured)
@@ -58,7 +56,8 @@ def measure(inputs: Inputs) -> None:
     write_evaluation_report(output, curves, rows, published, panels, inputs.run_dirs)
     log.info("drew %s and .svg; the report is %s", output / "curve.png", output / REPORT)
     run_dir = next(iter(inputs.run_dirs.values())) if cfg.logger.same_run else None
-    log_evaluation(cfg.logger, curves, rows, output, run_dir)
+    pictures = [output / "curve.png", *(inputs.file("panel.png", name) for name in panels)]
+    log_evaluation(cfg.logger, curves, rows, output, pictures, run_dir)
     changed = [name for name, rows in curves.items() if not all(row.lossless for row in rows)]
     if changed:
         raise RunError(
@@ -75,9 +74,7 @@ def _published(inputs: Inputs) -> dict[str, float]:
     return {}
 
 
-def _evaluate_model(
-    inputs: Inputs, name: str, folder: Path
-) -> tuple[list[Measurement], Figure | None]:
+def _evaluate_model(inputs: Inputs, name: str) -> tuple[list[Measurement], Figure | None]:
     cfg, images, model = inputs.cfg, inputs.measured, inputs.models[name]
     planned = inputs.planned(model)
     log.info("%s: encoding and decoding", name)
@@ -104,11 +101,11 @@ def _evaluate_model(
         )
         rows = [item.row for item in measured]
         more = [means(item.metrics) for item in measured]
-        write_rows(rows, folder / "curve.csv", more)
-        write_rows(rows, folder / "curve.json", more)
+        write_rows(rows, inputs.file("curve.csv", name), more)
+        write_rows(rows, inputs.file("curve.json", name), more)
     (compressed,) = compress_each([from_array(images[0])], model)
     file = compressed.to_file()
-    write_whole(folder / "example.italic", file)
+    write_whole(inputs.file("example.italic", name), file)
     log.info(
         "%s: wrote example.italic, the first image in %d bytes (%d uncompressed)",
         name,
@@ -119,7 +116,7 @@ def _evaluate_model(
         return measured, None
     codec = planned.codec(inputs.own_steps(model))
     panel = make_panel(codec, inputs.pictures)
-    figures.save_figure(panel, folder / "panel.png")
+    figures.save_figure(panel, inputs.file("panel.png", name))
     return measured, panel
 
 
@@ -153,7 +150,7 @@ def _write_images(
         | {column: f"{values[number]:.6g}" for column, values in metrics.items()}
         for number, image in enumerate(images)
     ]
-    write_table(rows, inputs.output / "images.csv")
+    write_table(rows, inputs.file("images.csv"))
     if inputs.whole is None or len(images) > SHOWN_IMAGES:
         return
     table = Table("image", *columns, box=None)
@@ -200,7 +197,7 @@ def _write_differences(inputs: Inputs, measured: Mapping[str, list[Measurement]]
                 high,
             )
     if rows:
-        write_table(rows, inputs.output / "differences.csv")
+        write_table(rows, inputs.file("differences.csv"))
 
 
 def _classical(inputs: Inputs) -> list[CodecMeasurement]:
@@ -210,5 +207,5 @@ def _classical(inputs: Inputs) -> list[CodecMeasurement]:
     codecs = classical.measure(inputs.measured, inputs.cfg.evaluate.curve.timed)
     for row, _ in codecs:
         log.info("%s: %.4f bpsp, decode %.2f ms", row.codec, row.bpsp, row.decode_ms)
-    write_rows([codec.row for codec in codecs], inputs.output / "codecs.csv")
+    write_rows([codec.row for codec in codecs], inputs.file("codecs.csv"))
     return codecs

@@ -48,7 +48,7 @@ def measure(inputs: Inputs) -> None:
     models = {name: inputs.planned(model) for name, model in inputs.models.items()}
     codecs = {name: _codecs(model, steps, cfg.enhance.qp) for name, model in models.items()}
     for name, of_model in codecs.items():
-        folder, rows = inputs.folder(name), []
+        rows = []
         versions, bits = _versions(of_model, images, cfg.batch_size)
         for title, version in versions.items():
             values = means(measured(inputs.metrics, images, version, bits))
@@ -60,10 +60,11 @@ def measure(inputs: Inputs) -> None:
                 "SSIM %.4f",
                 *(name, title, rows[-1]["psnr"], rows[-1]["psnr_of_mse"], rows[-1]["ssim"]),
             )
-        write_table(rows, folder / "enhance.csv")
+        write_table(rows, inputs.file("enhance.csv", name))
         if cfg.pictures:
-            save_figure(_grid(versions, images, cfg.pictures), folder / "enhance.png")
-            log.info("drew %s", folder / "enhance.png")
+            path = inputs.file("enhance.png", name)
+            save_figure(_grid(versions, images, cfg.pictures), path)
+            log.info("drew %s", path)
 
 
 def _codecs(model: Model, steps: Sequence[int], qp: int | None) -> list[Codec]:

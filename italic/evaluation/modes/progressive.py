@@ -35,7 +35,7 @@ def measure(inputs: Inputs) -> None:
     cfg, images = inputs.cfg.evaluate, inputs.images
     curves: dict[str, list[Row]] = {}
     for name, model in inputs.models.items():
-        codec, folder = inputs.codec(model), inputs.folder(name)
+        codec = inputs.codec(model)
         spent, errors = np.empty((2, codec.steps + 1, len(images)))
         values = {name: np.empty_like(spent) for name in inputs.metrics}
         for start in track(range(0, len(images), cfg.batch_size), name, transient=True):
@@ -49,7 +49,7 @@ def measure(inputs: Inputs) -> None:
                     values[metric][done, batch] = numbers
             if start == 0 and cfg.pictures:
                 strip = _strip(pictures[:, : cfg.pictures], spent[:, : cfg.pictures])
-                save_figure(strip, folder / "strip.png")
+                save_figure(strip, inputs.file("strip.png", name))
         if errors[-1].any():
             raise RunError(f"decoded images of {name} differ from their originals after all steps")
         curves[name] = [
@@ -57,12 +57,13 @@ def measure(inputs: Inputs) -> None:
             | means({metric: of_steps[done] for metric, of_steps in values.items()})
             for done in range(codec.steps + 1)
         ]
-        write_table(curves[name], folder / "progressive.csv")
+        write_table(curves[name], inputs.file("progressive.csv", name))
         for row in curves[name]:
             figures = (row[key] for key in ("steps_done", "bpsp", "psnr", "psnr_of_mse"))
             log.info("%s: %d steps done, %.4f bpsp, PSNR %.2f dB (%.2f dB)", name, *figures)
-    save_figure(progressive_figure(curves), inputs.output / "progressive.png")
-    log.info("drew %s", inputs.output / "progressive.png")
+    path = inputs.file("progressive.png")
+    save_figure(progressive_figure(curves), path)
+    log.info("drew %s", path)
 
 
 def decode_progressively(codec: Codec, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

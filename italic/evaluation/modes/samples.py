@@ -36,7 +36,7 @@ def draw(inputs: Inputs) -> None:
     for name, model in inputs.models.items():
         codecs = [inputs.planned(model).codec(steps) for steps in inputs.steps(STEPS)]
         log.info("%s: drawing samples of %d×%d pixels", name, *images.shape[1:3])
-        path = inputs.folder(name) / "samples.png"
+        path = inputs.file("samples.png", name)
         save_figure(samples_figure(sample_columns(codecs, images), name), path)
         log.info("%s: drew %s", name, path)
 
