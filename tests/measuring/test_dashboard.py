@@ -136,7 +136,7 @@ def test_an_evaluation_logs_to_the_trainings_run_on_request(run_dir: Path, tmp_p
 
 
 def test_the_trainings_run_must_be_named(tmp_path: Path) -> None:
-    settings = ["weights=cifar10", "logger.same_run=true", f"output={tmp_path}/out"]
+    settings = ["weights=cifar10", "logger=wandb", "logger.same_run=true", f"output={tmp_path}/out"]
     assert "expected ckpt_path=RUN_DIR" in refused("evaluate.py", *settings)
 
 
