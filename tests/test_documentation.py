@@ -65,7 +65,7 @@ RUN = {
         f"{FEW} steps=[1] output=mine/metrics",
     "python evaluate.py --config-dir mine/conf weights=cifar10 datamodule=gradients "
     "mode=histogram mode.bins=4":
-        f"{FEW} steps=[1] output=mine/mode",
+        "evaluate.limit=2 threads=1 steps=[1] output=mine/mode",
 }  # fmt: skip
 
 # Commands that are neither run nor checked, and why.
