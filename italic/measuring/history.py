@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +31,10 @@ class Validation(NamedTuple):
 def best(history: Sequence[Validation]) -> Validation:
     """The validation of least bpsp, of those with quantised inputs if there are any.
 
-    It is the one of best.ckpt, see `italic.training.checkpoints`.
+    It is the one of best.ckpt, see `italic.training.checkpoints`. A bpsp of NaN, of a training that
+    diverged, is never the least.
     """
-    return min(history, key=lambda item: (not item.quantised, item.bpsp))
+    return min(history, key=lambda item: (isnan(item.bpsp), not item.quantised, item.bpsp))
 
 
 def read_history(run_dir: Path) -> list[Validation]:

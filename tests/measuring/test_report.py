@@ -125,7 +125,12 @@ def test_the_best_validation_is_quantised_if_one_is() -> None:
     """As best.ckpt: the exact network quantises its inputs."""
     history = [
         Validation(updates, None, bpsp, {}, quantised)
-        for updates, bpsp, quantised in ((1, 3.4, False), (2, 3.6, True), (3, 3.5, True))
+        for updates, bpsp, quantised in (
+            (1, 3.4, False),
+            (2, float("nan"), True),
+            (3, 3.6, True),
+            (4, 3.5, True),
+        )
     ]
-    assert best(history).updates == 3
+    assert best(history).updates == 4
     assert best(history[:1]).updates == 1
